@@ -1,0 +1,63 @@
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+.PHONY: help demo test slow parity lint format hooks clean
+
+PYTHON ?= python3
+VENV ?= .venv
+PYTEST ?= $(VENV)/bin/python -m pytest
+
+help: ## print this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo "  PYTHON=python3.12 make demo   uses another Python for $(VENV)"
+
+demo: $(VENV)/.installed ## train, evaluate and predict on two CPU cores, in minutes
+	$(VENV)/bin/flaxmobile train fashion_mnist_mini --run-dir runs/demo --overwrite
+	$(VENV)/bin/flaxmobile evaluate runs/demo
+	$(VENV)/bin/flaxmobile predict runs/demo examples/fashion_mnist
+	@echo; echo "The report with its pictures: $(CURDIR)/runs/demo/report.md"
+
+test: $(VENV)/.installed-test ## the tests (under five minutes)
+	$(PYTEST)
+
+slow: $(VENV)/.installed-test ## the tests marked slow
+	$(PYTEST) -m slow
+
+parity: $(VENV)/.installed-parity ## the same weights in torch, torchvision, timm and Keras (installs them)
+	KERAS_BACKEND=jax $(PYTEST) -m parity
+
+lint: $(VENV)/.installed-lint ## ruff and mypy
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/mypy
+
+format: $(VENV)/.installed-lint ## let ruff rewrite what it can
+	$(VENV)/bin/ruff check --fix
+	$(VENV)/bin/ruff format
+
+hooks: $(VENV)/.installed-lint ## check every commit with pre-commit
+	$(VENV)/bin/pre-commit install
+
+clean: ## remove what was built (runs/ stays)
+	rm -rf "$(VENV)" build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A stamp is written last, so that an install that broke off is taken up again.
+$(VENV)/.python:
+	@command -v "$(PYTHON)" > /dev/null || { \
+	  echo "flaxmobile: no $(PYTHON) on this machine. Install Python 3.11 or newer, or name one: PYTHON=/path/to/python3.11 make ..."; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "flaxmobile: needs Python 3.11 or newer, and $(PYTHON) is $$("$(PYTHON)" --version 2>&1). Name another: PYTHON=python3.12 make ..."; exit 1; }
+	@"$(VENV)/bin/python" -c 'import pip, sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null || \
+	  "$(PYTHON)" -m venv --clear "$(VENV)" || { \
+	  echo "flaxmobile: $(PYTHON) cannot make a virtual environment. On Debian and Ubuntu: apt install python3-venv"; exit 1; }
+	@touch $@
+
+$(VENV)/.installed: pyproject.toml $(VENV)/.python
+	$(VENV)/bin/python -m pip install --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/.installed-%: pyproject.toml $(VENV)/.python
+	$(VENV)/bin/python -m pip install --disable-pip-version-check --editable '.[$*]'
+	@touch $@

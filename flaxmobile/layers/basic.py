@@ -1,0 +1,161 @@
+"""Convolution, dense layer and convolution + BatchNorm + activation."""
+
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax.numpy as jnp
+from flax.linen.dtypes import promote_dtype
+from jax import Array
+
+from flaxmobile import ops
+from flaxmobile.layers.convention import TENSORFLOW, Convention, get_convention
+
+Kind = Literal['standard', 'depthwise', 'pointwise']
+
+
+class Conv(nn.Module):
+    """A convolution of one of three kinds.
+
+    Input `[batch, height, width, channels]`, output `[batch, height', width', features]`. The kernel is
+    `[k, k, channels, features]`, for 'depthwise' `[k, k, 1, features]` with `features` a multiple of the channels (the
+    depth multiplier times them).
+
+    Attributes:
+        features: output channels; None keeps the input's.
+        kernel_size: height and width; 'pointwise' is always 1.
+        strides: in pixels.
+        dilation: distance in pixels between the kernel's taps.
+        kind: 'standard', 'depthwise' or 'pointwise'.
+        use_bias: add a bias per feature.
+        convention: padding and initialisation, an object or a name.
+        dtype: of the computation; None follows input and parameters.
+        param_dtype: of the parameters.
+
+    Raises:
+        ValueError: features below 1, features that are no multiple of a depthwise convolution's channels, an input that is
+            not `[batch, height, width, channels]`, or whose channels are not those the parameters were made for.
+    """
+
+    features: int | None = None
+    kernel_size: int = 1
+    strides: int = 1
+    dilation: int = 1
+    kind: Kind = 'standard'
+    use_bias: bool = False
+    convention: Convention | str = TENSORFLOW
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: Array) -> Array:
+        """Convolve."""
+        convention, groups, shape = get_convention(self.convention), self._groups(images), self._shape(images)
+        kernel = self.param('kernel', convention.conv_initializer(groups), shape, self.param_dtype)
+        bias = self.param('bias', nn.initializers.zeros, shape[-1:], self.param_dtype) if self.use_bias else None
+        images, kernel, bias = promote_dtype(images, kernel, bias, dtype=self.dtype)
+        if self.kind == 'pointwise':
+            outputs = ops.pointwise_conv(images, kernel, strides=self.strides)
+        else:
+            convolve = ops.depthwise_conv if self.kind == 'depthwise' else ops.conv
+            outputs = convolve(images, kernel, strides=self.strides, padding=convention.padding, dilation=self.dilation)
+        return outputs if bias is None else outputs + bias
+
+    def _groups(self, images: Array) -> int:
+        return images.shape[-1] if self.kind == 'depthwise' else 1
+
+    def _shape(self, images: Array) -> tuple[int, int, int, int]:
+        where = '/'.join(self.path) or type(self).__name__
+        if images.ndim != 4:
+            raise ValueError(f'{where}: expected [batch, height, width, channels], was given shape {images.shape}')
+        channels, size = images.shape[-1], 1 if self.kind == 'pointwise' else self.kernel_size
+        features = channels if self.features is None else self.features
+        if features < 1 or (self.kind == 'depthwise' and features % channels):
+            allowed = f'a multiple of the {channels} channels' if self.kind == 'depthwise' else '1 or more'
+            raise ValueError(f'{where}: features={features}, allowed is {allowed}')
+        shape = (size, size, channels // self._groups(images), features)
+        if self.has_variable('params', 'kernel'):
+            kernel = self.get_variable('params', 'kernel').shape
+            if kernel != shape:
+                expected = kernel[-1] if self.kind == 'depthwise' else kernel[-2]
+                raise ValueError(
+                    f'{where}: the parameters (kernel {kernel}) take {expected} channels, '
+                    f'the input {images.shape} has {channels}, which needs a kernel {shape}'
+                )
+        return shape
+
+
+class Dense(nn.Module):
+    """A dense layer with bias: `[batch, channels]` to `[batch, features]`.
+
+    Attributes:
+        features: output channels.
+        convention: initialisation, an object or a name.
+        dtype: of the computation; None follows input and parameters.
+        param_dtype: of the parameters.
+    """
+
+    features: int
+    convention: Convention | str = TENSORFLOW
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, values: Array) -> Array:
+        """Multiply and add."""
+        initializer = get_convention(self.convention).dense_initializer()
+        kernel = self.param('kernel', initializer, (values.shape[-1], self.features), self.param_dtype)
+        bias = self.param('bias', nn.initializers.zeros, (self.features,), self.param_dtype)
+        values, kernel, bias = promote_dtype(values, kernel, bias, dtype=self.dtype)
+        return values @ kernel + bias
+
+
+class ConvNorm(nn.Module):
+    """Convolution, BatchNorm and activation: `conv` and `norm` in the parameters.
+
+    Input `[batch, height, width, channels]`, output `[batch, height', width', features]`.
+
+    Attributes:
+        features, kernel_size, strides, dilation, kind: see `Conv`.
+        activation: by name, see `ops.activation`; 'linear' for none.
+        convention: padding, BatchNorm and initialisation, an object or a name.
+        dtype: of the computation; statistics stay in `param_dtype`.
+        param_dtype: of the parameters.
+        batch_norm_axis_name: mapped axis over which BatchNorm's statistics are shared, under `pmap`, `shard_map`, `vmap`.
+    """
+
+    features: int | None = None
+    kernel_size: int = 1
+    strides: int = 1
+    dilation: int = 1
+    kind: Kind = 'standard'
+    activation: str = 'relu6'
+    convention: Convention | str = TENSORFLOW
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+    batch_norm_axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, images: Array, *, train: bool = False) -> Array:
+        """Convolve, normalise (by the batch's statistics when `train`) and activate."""
+        convention = get_convention(self.convention)
+        outputs = Conv(
+            features=self.features,
+            kernel_size=self.kernel_size,
+            strides=self.strides,
+            dilation=self.dilation,
+            kind=self.kind,
+            convention=convention,
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+            name='conv',
+        )(images)
+        outputs = nn.BatchNorm(
+            use_running_average=not train,
+            momentum=convention.momentum,
+            epsilon=convention.epsilon,
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+            axis_name=self.batch_norm_axis_name,
+            name='norm',
+        )(outputs)
+        return ops.activation(self.activation)(outputs)

@@ -1,0 +1,77 @@
+"""How a weight's origin pads, normalises and initialises."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from flaxmobile.suggestions import unknown
+
+Initializer = Callable[..., Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Convention:
+    """Padding, BatchNorm constants and initialisation of one origin of weights.
+
+    Attributes:
+        padding: 'same' (TensorFlow's SAME) or 'symmetric' (`dilation * (kernel - 1) // 2` on both sides).
+        epsilon: what BatchNorm adds to the variance.
+        momentum: of BatchNorm's running statistics as Flax has it: `new = momentum * old + (1 - momentum) * batch`.
+        initialization: 'truncated_normal' (TensorFlow slim: 0.09 everywhere), 'fan_out' (timm: normal of variance
+            `2 / (k * k * features / groups)`, the classifier uniform in `+-1 / sqrt(features)`) or 'kaiming_fan_out'
+            (torchvision: groups not counted, the classifier normal of 0.01). Biases start at zero in all.
+    """
+
+    padding: Literal['same', 'symmetric'] = 'same'
+    epsilon: float = 1e-3
+    momentum: float = 0.99
+    initialization: Literal['truncated_normal', 'fan_out', 'kaiming_fan_out'] = 'truncated_normal'
+
+    def conv_initializer(self, groups: int = 1) -> Initializer:
+        """Initialiser of a kernel `[height, width, channels / groups, features]`."""
+        if self.initialization == 'truncated_normal':
+            return jax.nn.initializers.truncated_normal(0.09)
+
+        def fan_out(key: Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> Array:
+            outputs = shape[0] * shape[1] * shape[3] // (groups if self.initialization == 'fan_out' else 1)
+            return math.sqrt(2 / outputs) * jax.random.normal(key, shape, dtype)
+
+        return fan_out
+
+    def dense_initializer(self) -> Initializer:
+        """Initialiser of a kernel `[channels, features]`."""
+        if self.initialization == 'truncated_normal':
+            return jax.nn.initializers.truncated_normal(0.09)
+        if self.initialization == 'kaiming_fan_out':
+            return jax.nn.initializers.normal(0.01)
+
+        def uniform(key: Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> Array:
+            limit = 1 / math.sqrt(shape[1])
+            return jax.random.uniform(key, shape, dtype, -limit, limit)
+
+        return uniform
+
+
+TENSORFLOW = Convention()
+TORCH = Convention('symmetric', 1e-5, 0.9, 'fan_out')
+TORCHVISION_V3 = Convention('symmetric', 1e-3, 0.99, 'kaiming_fan_out')
+
+CONVENTIONS = {'tensorflow': TENSORFLOW, 'torch': TORCH, 'torchvision_v3': TORCHVISION_V3}
+
+
+def get_convention(convention: Convention | str) -> Convention:
+    """The convention itself, or the one of that name: 'tensorflow', 'torch' or 'torchvision_v3'.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    if isinstance(convention, Convention):
+        return convention
+    if convention not in CONVENTIONS:
+        raise ValueError(unknown('convention', convention, CONVENTIONS))
+    return CONVENTIONS[convention]

@@ -1,0 +1,208 @@
+"""What the generations share: stem, blocks, strides and dilation, the map at each stride, classifier."""
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any, ClassVar, NamedTuple
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import Array
+
+from flaxmobile.layers import TENSORFLOW, ConvNorm, Convention, Dense
+
+
+class BlockSpec(NamedTuple):
+    """One block of a network: its module, its stride and its further fields."""
+
+    module: type[nn.Module]
+    strides: int
+    fields: dict[str, Any]
+
+
+class Placed(NamedTuple):
+    """Where a block stands: its own stride and dilation, and the network's stride after it."""
+
+    strides: int
+    dilation: int
+    stride_after: int
+
+
+def place(strides: Sequence[int], stem_stride: int, output_stride: int, dilate_first: bool) -> list[Placed]:
+    """Turn the strides past `output_stride` into dilation of what follows.
+
+    Args:
+        strides: of each block as the paper's table has it.
+        stem_stride: of the stem.
+        output_stride: the deepest stride that the network may reach.
+        dilate_first: the block that loses its stride is dilated too (torchvision's rule), or only those after it (timm's).
+    """
+    placed, stride, dilation = [], stem_stride, 1
+    for own in strides:
+        fits = stride * own <= output_stride
+        after = dilation if fits else dilation * own
+        stride = stride * own if fits else stride
+        placed.append(Placed(own if fits else 1, after if dilate_first else dilation, stride))
+        dilation = after
+    return placed
+
+
+def scale_repeats(repeats: Sequence[int], depth_multiplier: float) -> list[int]:
+    """Repeats of a stage's rows whose sum grows to `ceil(sum * depth_multiplier)`, in proportion, the last rows first."""
+    left, scaled_left = sum(repeats), math.ceil(sum(repeats) * depth_multiplier)
+    scaled = []
+    for count in reversed(repeats):
+        share = max(1, round(count / left * scaled_left))
+        scaled.append(share)
+        left, scaled_left = left - count, scaled_left - share
+    return scaled[::-1]
+
+
+class MobileNet(nn.Module):
+    """The base of every generation.
+
+    `apply(variables, images)` takes float images `[batch, height, width, channels]` and returns logits
+    `[batch, num_classes]`; with `num_classes=0` what the classifier would have been given, `[batch, channels]`.
+    `apply(variables, images, method='features')` returns the last map at each stride, `{'stride_2': ...}`.
+    Training passes `train=True, mutable=['batch_stats'], rngs={'dropout': key}`.
+
+    Attributes:
+        num_classes: logits; 0 for none.
+        width_multiplier: scales the channels, rounded to multiples of 8 (timm's rules).
+        stem_stride: of the first convolution; 1 keeps small images large.
+        output_stride: 8, 16 or 32; past it, strides become dilation. With `stem_stride=1` everything is half as coarse,
+            and it takes an `output_stride` of 8 to change anything.
+        dropout_rate: before the classifier.
+        stochastic_depth_rate: of the last block, growing linearly from 0 at the first.
+        convention: padding, BatchNorm and initialisation: 'tensorflow', 'torch', 'torchvision_v3' or a `Convention`.
+        dtype: of the computation; None follows input and parameters.
+        param_dtype: of the parameters.
+        batch_norm_axis_name: mapped axis over which BatchNorm's statistics are shared, under `pmap`, `shard_map`, `vmap`.
+
+    Raises:
+        ValueError: a field out of its range; images of another rank, type or number of channels.
+    """
+
+    num_classes: int = 1000
+    width_multiplier: float = 1.0
+    stem_stride: int = 2
+    output_stride: int = 32
+    dropout_rate: float = 0.2
+    stochastic_depth_rate: float = 0.0
+    convention: Convention | str = TENSORFLOW
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+    batch_norm_axis_name: str | None = None
+
+    dilate_first: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        allowed = {
+            'num_classes': (self.num_classes >= 0, '0 (no classifier) or more'),
+            'width_multiplier': (self.width_multiplier > 0, 'above 0'),
+            'stem_stride': (self.stem_stride in (1, 2), '1 or 2'),
+            'output_stride': (self.output_stride in (8, 16, 32), '8, 16 or 32'),
+            'dropout_rate': (0 <= self.dropout_rate < 1, 'from 0 to below 1'),
+            'stochastic_depth_rate': (0 <= self.stochastic_depth_rate < 1, 'from 0 to below 1'),
+        }
+        for name, (holds, words) in allowed.items():
+            if not holds:
+                raise ValueError(f'{type(self).__name__}: {name}={getattr(self, name)!r}, allowed is {words}')
+        super().__post_init__()
+
+    def setup(self) -> None:
+        """Stem, blocks, head and classifier."""
+        self.stem = self.conv_norm(kernel_size=3, strides=self.stem_stride, **self.stem_fields())
+        specs = self.block_specs()
+        self.block = {
+            f'{index:02d}': self.build(spec, place, self.stochastic_depth_rate * index / len(specs))
+            for index, (spec, place) in enumerate(zip(specs, self.places(), strict=True))
+        }
+        self.setup_head()
+        self.dropout = nn.Dropout(self.dropout_rate)
+        if self.num_classes:
+            self.classifier = Dense(
+                self.num_classes, convention=self.convention, dtype=self.dtype, param_dtype=self.param_dtype
+            )
+
+    def stem_fields(self) -> dict[str, Any]:
+        """Features and activation of the stem."""
+        raise NotImplementedError
+
+    def block_specs(self) -> list[BlockSpec]:
+        """The blocks at this width, as the paper's table orders them."""
+        raise NotImplementedError
+
+    def setup_head(self) -> None:
+        """What lies between the deepest map and the classifier, if anything."""
+
+    def head(self, maps: Array, *, train: bool) -> Array:
+        """From the deepest map `[batch, height, width, channels]` to what the classifier is given, `[batch, channels]`."""
+        raise NotImplementedError
+
+    def common(self) -> dict[str, Any]:
+        """The fields that every layer takes from the network."""
+        return {
+            'convention': self.convention,
+            'dtype': self.dtype,
+            'param_dtype': self.param_dtype,
+            'batch_norm_axis_name': self.batch_norm_axis_name,
+        }
+
+    def conv_norm(self, **fields: Any) -> ConvNorm:
+        """A `ConvNorm` with the network's convention and types."""
+        return ConvNorm(**self.common(), **fields)
+
+    def places(self) -> list[Placed]:
+        """Stride and dilation of each block under `output_stride`."""
+        strides = [spec.strides for spec in self.block_specs()]
+        return place(strides, self.stem_stride, self.output_stride, self.dilate_first)
+
+    def build(self, spec: BlockSpec, placed: Placed, stochastic_depth_rate: float) -> nn.Module:
+        """The block of `spec` at its place."""
+        fields = {'strides': placed.strides, 'dilation': placed.dilation, **self.common(), **spec.fields}
+        if 'stochastic_depth_rate' in spec.module.__dataclass_fields__:
+            fields['stochastic_depth_rate'] = stochastic_depth_rate
+        return spec.module(**fields)
+
+    def features(self, images: Array, *, train: bool = False) -> dict[str, Array]:
+        """The last map at each stride, `{'stride_2': [batch, height / 2, width / 2, channels], ...}`."""
+        self._check(images)
+        maps = {}
+        values = self.stem(images, train=train)
+        maps[f'stride_{self.stem_stride}'] = values
+        for block, placed in zip(self.block.values(), self.places(), strict=True):
+            values = block(values, train=train)
+            maps[f'stride_{placed.stride_after}'] = values
+        return maps
+
+    def __call__(self, images: Array, *, train: bool = False) -> Array:
+        """Logits `[batch, num_classes]`, or with `num_classes=0` the classifier's input."""
+        *_, deepest = self.features(images, train=train).values()
+        values = self.dropout(self.head(deepest, train=train), deterministic=not train)
+        return self.classifier(values) if self.num_classes else values
+
+    def _check(self, images: Array) -> None:
+        name = type(self).__name__
+        if images.ndim != 4:
+            raise ValueError(f'{name}: images are [batch, height, width, channels], was given shape {images.shape}')
+        if not jnp.issubdtype(images.dtype, jnp.floating):
+            raise ValueError(
+                f'{name}: images are floats, was given {images.dtype}; '
+                'scale and normalise them first, as `flaxmobile.data.Preprocessing.normalize` does'
+            )
+
+
+def pool(maps: Array) -> Array:
+    """Global average pooling, `[batch, height, width, channels]` to `[batch, channels]`."""
+    return jnp.mean(maps, axis=(1, 2))
+
+
+def stages(rows: Sequence[Any], depth_multiplier: float) -> list[tuple[Any, int]]:
+    """A block for each row, deepened stage by stage (a stage: rows of equal output), each with its number in its row."""
+    blocks = []
+    for _, group in itertools.groupby(rows, key=lambda row: row.features):
+        stage = list(group)
+        for row, count in zip(stage, scale_repeats([1] * len(stage), depth_multiplier), strict=True):
+            blocks += [(row, repeat) for repeat in range(count)]
+    return blocks

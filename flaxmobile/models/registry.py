@@ -1,0 +1,89 @@
+"""Networks by name: timm's where timm has the network, its habit where it has not.
+
+The prefix is the convention: none for torch, `tf_` for TensorFlow and Keras, `tv_` for torchvision's MobileNetV3.
+"""
+
+import dataclasses
+import fnmatch
+from typing import Any, NamedTuple
+
+from flaxmobile.layers import TENSORFLOW, TORCH, TORCHVISION_V3, Convention
+from flaxmobile.models.mobilenetv1 import MobileNetV1
+from flaxmobile.models.mobilenetv2 import MobileNetV2
+from flaxmobile.models.mobilenetv3 import MobileNetV3Large, MobileNetV3Small
+from flaxmobile.models.network import MobileNet
+from flaxmobile.suggestions import unknown
+
+
+class Entry(NamedTuple):
+    """A registered network: its class, the fields that make it, and the size in pixels it is usually run at."""
+
+    module: type[MobileNet]
+    fields: dict[str, Any]
+    image_size: int = 224
+
+
+def _widths(prefix: str, module: type[MobileNet], convention: Convention, widths: str) -> dict[str, Entry]:
+    return {
+        f'{prefix}_{width}': Entry(module, {'width_multiplier': int(width) / 100, 'convention': convention})
+        for width in widths.split()
+    }
+
+
+def _one(module: type[MobileNet], convention: Convention, image_size: int = 224, **fields: Any) -> Entry:
+    return Entry(module, {'convention': convention, **fields}, image_size)
+
+
+REGISTRY: dict[str, Entry] = {
+    **_widths('mobilenetv1', MobileNetV1, TORCH, '025 050 075 100 125'),
+    'mobilenetv1_100h': _one(MobileNetV1, TORCH, head_features=1024),
+    **_widths('tf_mobilenetv1', MobileNetV1, TENSORFLOW, '025 050 075 100'),
+    **_widths('mobilenetv2', MobileNetV2, TORCH, '035 050 075 100 130 140'),
+    'mobilenetv2_110d': _one(MobileNetV2, TORCH, width_multiplier=1.1, depth_multiplier=1.2, fix_stem_and_head=True),
+    'mobilenetv2_120d': _one(MobileNetV2, TORCH, width_multiplier=1.2, depth_multiplier=1.4, fix_stem_and_head=True),
+    **_widths('tf_mobilenetv2', MobileNetV2, TENSORFLOW, '035 050 075 100 130 140'),
+    **_widths('mobilenetv3_large', MobileNetV3Large, TORCH, '035 050 075 100 125'),
+    'mobilenetv3_large_150d': _one(MobileNetV3Large, TORCH, 256, width_multiplier=1.5, depth_multiplier=1.2),
+    **_widths('mobilenetv3_small', MobileNetV3Small, TORCH, '035 050 075 100 125'),
+    'mobilenetv3_large_minimal_100': _one(MobileNetV3Large, TORCH, minimalistic=True),
+    'mobilenetv3_small_minimal_100': _one(MobileNetV3Small, TORCH, minimalistic=True),
+    'mobilenetv3_rw': _one(
+        MobileNetV3Large, dataclasses.replace(TORCH, epsilon=1e-3), squeeze_divisor=1, head_bias=False
+    ),
+    **_widths('tf_mobilenetv3_large', MobileNetV3Large, TENSORFLOW, '075 100'),
+    **_widths('tf_mobilenetv3_small', MobileNetV3Small, TENSORFLOW, '075 100'),
+    'tf_mobilenetv3_large_minimal_100': _one(MobileNetV3Large, TENSORFLOW, minimalistic=True),
+    'tf_mobilenetv3_small_minimal_100': _one(MobileNetV3Small, TENSORFLOW, minimalistic=True),
+    'tv_mobilenetv3_large_100': _one(MobileNetV3Large, TORCHVISION_V3),
+    'tv_mobilenetv3_small_100': _one(MobileNetV3Small, TORCHVISION_V3),
+}
+
+
+def list_models(pattern: str = '*') -> list[str]:
+    """The registered names that match a shell pattern, such as `'mobilenetv3_*'`, in order."""
+    return [name for name in REGISTRY if fnmatch.fnmatch(name, pattern)]
+
+
+def entry(name: str) -> Entry:
+    """The registered network of that name.
+
+    Raises:
+        ValueError: there is none, with the nearest names.
+    """
+    if name not in REGISTRY:
+        raise ValueError(unknown('model', name, REGISTRY))
+    return REGISTRY[name]
+
+
+def create_model(name: str, **overrides: Any) -> MobileNet:
+    """The registered network of that name, with some of its fields overridden: `num_classes=10`, `stem_stride=1`.
+
+    Raises:
+        ValueError: no such name or field, with the nearest, or a value out of its range.
+    """
+    module, fields, _ = entry(name)
+    allowed = {field.name for field in dataclasses.fields(module)} - {'parent', 'name'}
+    for given in overrides:
+        if given not in allowed:
+            raise ValueError(unknown(f'field of {module.__name__}', given, allowed))
+    return module(**{**fields, **overrides})

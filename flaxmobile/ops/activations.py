@@ -1,0 +1,35 @@
+"""Activations by name."""
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+from jax import Array
+
+from flaxmobile.suggestions import unknown
+
+relu = jax.nn.relu
+relu6 = jax.nn.relu6
+hard_sigmoid = jax.nn.hard_sigmoid
+hard_swish = jax.nn.hard_swish
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    'linear': lambda values: values,
+    'relu': relu,
+    'relu6': relu6,
+    'hard_swish': hard_swish,
+    'hard_sigmoid': hard_sigmoid,
+    'sigmoid': jax.nn.sigmoid,
+    'gelu': partial(jax.nn.gelu, approximate=False),
+}
+
+
+def activation(name: str) -> Callable[[Array], Array]:
+    """The function of that name; `hard_sigmoid` is `relu6(x + 3) / 6`, `gelu` the exact one.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    if name not in ACTIVATIONS:
+        raise ValueError(unknown('activation', name, ACTIVATIONS))
+    return ACTIVATIONS[name]

@@ -1,0 +1,91 @@
+"""Convolutions over `[batch, height, width, channels]`."""
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from flaxmobile.ops.depthwise import Window, depthwise_conv_p
+from flaxmobile.ops.padding import Padding, Pair, pair, padding_pairs
+
+
+def conv(
+    images: Array, kernel: Array, *, strides: int | Pair = 1, padding: Padding = 'same', dilation: int | Pair = 1
+) -> Array:
+    """Ordinary convolution.
+
+    Args:
+        images: `[batch, height, width, channels]`.
+        kernel: `[kernel height, kernel width, channels, features]`, of the dtype of the images.
+        strides: in pixels, one number or (height, width).
+        padding: 'same', 'symmetric' or pairs, see `padding_pairs`.
+        dilation: distance in pixels between the kernel's taps.
+
+    Returns:
+        `[batch, output height, output width, features]`.
+    """
+    strides, dilation = pair(strides), pair(dilation)
+    return lax.conv_general_dilated(
+        images,
+        kernel,
+        window_strides=strides,
+        padding=padding_pairs(padding, images.shape[1:3], kernel.shape[:2], strides, dilation),
+        rhs_dilation=dilation,
+        dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+    )
+
+
+def depthwise_conv(
+    images: Array, kernel: Array, *, strides: int | Pair = 1, padding: Padding = 'same', dilation: int | Pair = 1
+) -> Array:
+    """Depthwise convolution: each channel by filters of its own (`feature_group_count` equal to the channels).
+
+    Args:
+        images: `[batch, height, width, channels]`.
+        kernel: `[kernel height, kernel width, 1, channels * depth multiplier]`; features `c * m` to `c * m + m - 1` see
+            channel `c`.
+        strides: in pixels, one number or (height, width).
+        padding: 'same', 'symmetric' or pairs, see `padding_pairs`.
+        dilation: distance in pixels between the kernel's taps.
+
+    Returns:
+        `[batch, output height, output width, channels * depth multiplier]`.
+    """
+    strides, dilation = pair(strides), pair(dilation)
+    kernel_size, input_size = kernel.shape[:2], images.shape[1:3]
+    window = Window(
+        input_size, kernel_size, strides, padding_pairs(padding, input_size, kernel_size, strides, dilation), dilation
+    )
+    if kernel.shape[-1] != images.shape[-1]:
+        images = jnp.repeat(images, kernel.shape[-1] // images.shape[-1], axis=-1)
+    images, kernel = _vary_alike(images, kernel[:, :, 0, :])
+    return depthwise_conv_p.bind(images, kernel, window=window)
+
+
+def pointwise_conv(images: Array, kernel: Array, *, strides: int | Pair = 1) -> Array:
+    """Pointwise (1x1) convolution, as a matrix product.
+
+    Args:
+        images: `[batch, height, width, channels]`.
+        kernel: `[1, 1, channels, features]`, of the dtype of the images.
+        strides: in pixels, one number or (height, width).
+
+    Returns:
+        `[batch, ceil(height / stride), ceil(width / stride), features]`.
+    """
+    rows, columns = pair(strides)
+    return lax.dot_general(images[:, ::rows, ::columns, :], kernel[0, 0], (((3,), (0,)), ((), ())))
+
+
+def _vary_alike(*operands: Array) -> list[Array]:
+    """Inside `shard_map`, cast each operand to vary over every mesh axis that any of them varies over."""
+    axes = [_varying_axes(operand) for operand in operands]
+    every = frozenset().union(*axes)
+    return [
+        lax.pcast(operand, tuple(every - own), to='varying') if every - own else operand
+        for operand, own in zip(operands, axes, strict=True)
+    ]
+
+
+def _varying_axes(operand: Array) -> frozenset[str]:
+    aval = jax.typeof(operand)
+    return aval.mat.varying if hasattr(aval, 'mat') else aval.vma  # renamed within jax 0.10

@@ -1,0 +1,49 @@
+"""Padding: the two conventions of the family, as explicit pairs of pixels."""
+
+from typing import Literal
+
+Pair = tuple[int, int]
+PaddingPairs = tuple[Pair, Pair]
+Padding = Literal['same', 'symmetric'] | PaddingPairs
+
+
+def pair(value: int | Pair) -> Pair:
+    """An int for both axes, or (height, width) as it is."""
+    return (value, value) if isinstance(value, int) else value
+
+
+def padding_pairs(padding: Padding, input_size: Pair, kernel_size: Pair, strides: Pair, dilation: Pair) -> PaddingPairs:
+    """Pixels to add before and after each axis.
+
+    Args:
+        padding: 'same' as TensorFlow's SAME (output `ceil(input / stride)`, the odd pixel after), 'symmetric' as torch
+            networks have it (`dilation * (kernel - 1) // 2` on both sides), or the pairs themselves.
+        input_size: height and width in pixels.
+        kernel_size: height and width of the kernel.
+        strides: per axis.
+        dilation: per axis.
+
+    Raises:
+        ValueError: `padding` is none of these.
+    """
+    if padding == 'symmetric':
+        rows, columns = (step * (kernel - 1) // 2 for kernel, step in zip(kernel_size, dilation, strict=True))
+        return (rows, rows), (columns, columns)
+    if padding == 'same':
+        rows, columns = (
+            max(0, (-(-size // stride) - 1) * stride + step * (kernel - 1) + 1 - size)
+            for size, kernel, stride, step in zip(input_size, kernel_size, strides, dilation, strict=True)
+        )
+        return (rows // 2, rows - rows // 2), (columns // 2, columns - columns // 2)
+    if isinstance(padding, str):
+        raise ValueError(f"padding {padding!r} is not known: 'same', 'symmetric' or ((top, bottom), (left, right))")
+    return padding
+
+
+def output_size(size: Pair, kernel_size: Pair, strides: Pair, padding: PaddingPairs, dilation: Pair) -> Pair:
+    """Height and width of a convolution's output, in pixels; 0 where the kernel does not fit."""
+    rows, columns = (
+        max(0, (length + sum(added) - step * (kernel - 1) - 1) // stride + 1)
+        for length, kernel, stride, added, step in zip(size, kernel_size, strides, padding, dilation, strict=True)
+    )
+    return rows, columns

@@ -1,0 +1,260 @@
+"""What a training run is: one flat, frozen dataclass, written in a Python file and overridden on the command line."""
+
+import dataclasses
+import math
+import runpy
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import jax.numpy as jnp
+
+from flaxmobile.data.preprocessing import Augmentation, Preprocessing
+from flaxmobile.suggestions import unknown
+
+if TYPE_CHECKING:
+    from flax import linen as nn
+
+Optimizer = Literal['rmsprop', 'sgd', 'adamw', 'lamb']
+Schedule = Literal['constant', 'cosine', 'exponential', 'step']
+Interpolation = Literal['bicubic', 'bilinear']
+Precision = Literal['float32', 'bfloat16']
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Everything that decides a training run.
+
+    A step takes one batch; an update changes the parameters, once every `accumulation_steps` steps. Epochs are passes
+    over the training images, and may be fractions. Raises ValueError for a value that is not allowed.
+    """
+
+    model: str
+    """Name of the network, as `flaxmobile list` prints it."""
+    stem_stride: int | None = None
+    """Stride of the first convolution: 1 for images of 28 to 64 pixels; None: the network's own, 2."""
+    dropout_rate: float | None = None
+    """Share of features dropped before the classifier; None: the network's own."""
+    stochastic_depth_rate: float | None = None
+    """Chance to skip the last residual block, rising from 0 at the first; None: the network's own."""
+    convention: str | None = None
+    """Padding, BatchNorm and initialisation: torch, tensorflow or torchvision_v3; None: the name's own."""
+    init: str | None = None
+    """A run's folder to start from: all but the classifier, and that too where the number of classes agrees."""
+
+    dataset: str
+    """A TFDS name (cifar10), fashion_mnist_mini, fashion_mnist, or the path of a folder of images."""
+    data_dir: str | None = None
+    """Where TFDS keeps prepared data sets; None: its own default."""
+    download: bool = False
+    """Download and prepare the data set where it is missing."""
+    train_split: str = 'train[:90%]'
+    """Images to train on, in TFDS slicing."""
+    validation_split: str = 'train[90%:]'
+    """Images evaluated during training, which choose the best checkpoint."""
+    test_split: str = 'test'
+    """Images read once, at the end."""
+    image_size: int = 224
+    """Height and width the network sees, in pixels."""
+    channels: int = 3
+    """Channels of an image: 1 grey, 3 colour."""
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+    """Mean of each channel, pixels counted from 0 to 1, which is subtracted."""
+    std: tuple[float, ...] = (0.5, 0.5, 0.5)
+    """Standard deviation of each channel, pixels counted from 0 to 1, which divides."""
+    crop_fraction: float = 0.875
+    """Side of the centre crop in evaluation, as a share of the resized image."""
+    interpolation: Interpolation = 'bicubic'
+    """How images are resized in evaluation."""
+    crop_scale: tuple[float, float] = (0.08, 1.0)
+    """Least and greatest area of a random training crop, as a share of the image."""
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    """Least and greatest width over height of a random training crop."""
+    flip: bool = True
+    """Mirror half of the training images left to right."""
+    max_unreadable: float = 0.01
+    """Share of images that may be unreadable before the run stops."""
+
+    batch_size: int = 256
+    """Images a step, over all devices together."""
+    epochs: float = 100.0
+    """Passes over the training images."""
+    seed: int = 0
+    """Where all randomness comes from: initial parameters, order, crops, dropout."""
+    optimizer: Optimizer = 'rmsprop'
+    """rmsprop is TensorFlow's, as the papers used it; sgd has momentum."""
+    learning_rate: float = 0.045
+    """Greatest learning rate, that of the schedule before any decay."""
+    schedule: Schedule = 'exponential'
+    """cosine falls to 0 at the end; exponential multiplies by decay_rate every decay_epochs, step at the milestones."""
+    warmup_epochs: float = 0.0
+    """Epochs of linear warm-up, part of `epochs`; the decay counts from the start of training all the same."""
+    decay_rate: float = 0.98
+    """Factor of the schedules exponential and step."""
+    decay_epochs: float = 1.0
+    """Epochs between two decays of the schedule exponential."""
+    milestones: tuple[float, ...] = ()
+    """Epochs at which the schedule step decays."""
+    momentum: float = 0.9
+    """Decay of the momentum (rmsprop, sgd), or of the gradient's average (adamw, lamb)."""
+    rmsprop_decay: float = 0.9
+    """Decay of rmsprop's average of squared gradients."""
+    epsilon: float | None = None
+    """Added to the denominator (rmsprop: under the root); None: 1e-3 for rmsprop, 1e-8 for adamw, 1e-6 for lamb."""
+    weight_decay: float = 0.0
+    """Of kernels, not of BatchNorm and biases: added to the gradient (rmsprop, sgd) or to the update (adamw, lamb)."""
+    decay_depthwise: bool = False
+    """Whether weight decay reaches depthwise kernels; the papers spare them."""
+    clip_gradient_norm: float | None = None
+    """Greatest global norm of an update's gradient; None: no clipping."""
+    accumulation_steps: int = 1
+    """Steps whose gradients are averaged into one update, as in a batch so many times larger but for BatchNorm."""
+    label_smoothing: float = 0.0
+    """Share of the target spread evenly over all classes."""
+    ema_decay: float | None = None
+    """Decay, per update, of the average of parameters and BatchNorm statistics that is evaluated; None: no average."""
+    dtype: Precision = 'float32'
+    """Type the network computes in; parameters, loss and optimizer stay in float32."""
+
+    log_every: int = 50
+    """Steps between two lines of metrics."""
+    evaluate_every: float = 1.0
+    """Epochs between two evaluations and checkpoints."""
+    keep_checkpoints: int = 2
+    """Newest checkpoints kept, besides the best."""
+
+    def __post_init__(self) -> None:
+        _check_fields(self)
+        _check_agreement(self)
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How every image is resized, cropped and normalised."""
+        names = ('image_size', 'channels', 'mean', 'std', 'crop_fraction', 'interpolation')
+        return Preprocessing(**{name: getattr(self, name) for name in names})
+
+    @property
+    def augmentation(self) -> Augmentation:
+        """How training images are varied."""
+        return Augmentation(crop_scale=self.crop_scale, crop_ratio=self.crop_ratio, flip=self.flip)
+
+    @property
+    def model_overrides(self) -> dict[str, Any]:
+        """What the run changes of the named network, but for its classes and precision: plain values, fit for JSON."""
+        names = ('stem_stride', 'dropout_rate', 'stochastic_depth_rate', 'convention')
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
+
+    def build_model(self, num_classes: int) -> 'nn.Module':
+        """The network with `num_classes` outputs, computing in `dtype`. Raises ValueError for an unknown name."""
+        from flaxmobile.models import create_model
+
+        return create_model(self.model, num_classes=num_classes, dtype=jnp.dtype(self.dtype), **self.model_overrides)
+
+    def total_steps(self, steps_per_epoch: int) -> int:
+        """Steps of the whole run, at least one."""
+        return max(1, round(self.epochs * steps_per_epoch))
+
+
+def load_config(name_or_path: str | Path) -> TrainConfig:
+    """Read `config` from a Python file: a path, or the name of one that comes with flaxmobile.
+
+    Raises:
+        ValueError: there is no such file, or it defines no `config`.
+    """
+    path = Path(name_or_path)
+    if path.suffix != '.py':
+        shipped = {file.stem: file for file in _config_folder().glob('*.py')}
+        if str(name_or_path) not in shipped:
+            raise ValueError(f'{unknown("config", str(name_or_path), shipped)}. (A file of your own ends in .py.)')
+        path = shipped[str(name_or_path)]
+    elif not path.is_file():
+        raise ValueError(f'there is no config file {path}')
+    config = runpy.run_path(str(path)).get('config')
+    if not isinstance(config, TrainConfig):
+        raise ValueError(f'{path} must define `config = TrainConfig(...)`, and has {config!r}')
+    return config
+
+
+def list_configs() -> list[str]:
+    """Names of the configs that come with flaxmobile, sorted."""
+    return sorted(path.stem for path in _config_folder().glob('*.py'))
+
+
+def _config_folder() -> Path:
+    package = Path(__file__).parent.parent
+    packaged = package / 'configs'
+    return packaged if packaged.is_dir() else package.parent / 'configs'
+
+
+def parse_overrides(
+    config: TrainConfig, arguments: Sequence[str], prog: str = 'flaxmobile train CONFIG'
+) -> TrainConfig:
+    """Change fields of a config as the command line says: `['--batch-size', '64', '--flip']`.
+
+    A value of the wrong kind, or one that is not allowed, ends the program with a message and status 2, `--help`
+    with the list of fields.
+
+    Raises:
+        ValueError: an argument names no field.
+    """
+    import tyro
+
+    parsed, rest = tyro.cli(TrainConfig, prog=prog, default=config, args=list(arguments), return_unknown_args=True)
+    if rest:
+        fields = ('--' + field.name.replace('_', '-') for field in dataclasses.fields(TrainConfig))
+        raise ValueError(unknown('config field', rest[0].split('=')[0].replace('_', '-'), fields))
+    return parsed
+
+
+_RULES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
+    (
+        'a whole number, 1 or more',
+        lambda value: isinstance(value, int) and value >= 1,
+        ('image_size', 'channels', 'batch_size', 'accumulation_steps', 'log_every', 'keep_checkpoints', 'stem_stride'),
+    ),
+    (
+        'a number above 0',
+        lambda value: 0 < value < math.inf,
+        ('epochs', 'learning_rate', 'decay_epochs', 'evaluate_every', 'clip_gradient_norm', 'epsilon'),
+    ),
+    ('a number, 0 or more', lambda value: 0 <= value < math.inf, ('warmup_epochs', 'weight_decay')),
+    ('a whole number, 0 or more', lambda value: isinstance(value, int) and value >= 0, ('seed',)),
+    ('a number above 0, at most 1', lambda value: 0 < value <= 1, ('crop_fraction', 'decay_rate')),
+    ('a number from 0 to 1', lambda value: 0 <= value <= 1, ('max_unreadable',)),
+    (
+        'a number from 0 to 1, but not 1 itself',
+        lambda value: 0 <= value < 1,
+        ('dropout_rate', 'stochastic_depth_rate', 'momentum', 'rmsprop_decay', 'label_smoothing', 'ema_decay'),
+    ),
+)
+_CHOICES = {'optimizer': Optimizer, 'schedule': Schedule, 'interpolation': Interpolation, 'dtype': Precision}
+
+
+def _check_fields(config: TrainConfig) -> None:
+    for name, choices in _CHOICES.items():
+        if getattr(config, name) not in get_args(choices):
+            raise ValueError(unknown(name, str(getattr(config, name)), get_args(choices)))
+    optional = {field.name for field in dataclasses.fields(config) if field.default is None}
+    for words, holds, names in _RULES:
+        for name in names:
+            value = getattr(config, name)
+            if value is None and name in optional:
+                continue
+            if not isinstance(value, int | float) or not holds(value):
+                raise ValueError(f'{name} must be {words}, not {value!r}')
+
+
+def _check_agreement(config: TrainConfig) -> None:
+    for name in ('mean', 'std'):
+        if len(getattr(config, name)) != config.channels:
+            raise ValueError(f'{name} needs one value per channel ({config.channels}), not {getattr(config, name)}')
+    if min(config.std) <= 0:
+        raise ValueError(f'std must be above 0, not {config.std}')
+    for name, greatest in (('crop_scale', 1.0), ('crop_ratio', math.inf)):
+        low, high = getattr(config, name)
+        if not 0 < low <= high <= greatest:
+            raise ValueError(f'{name} must be a least and a greatest value above 0, not {(low, high)}')
+    if config.warmup_epochs > config.epochs:
+        raise ValueError(f'warmup_epochs ({config.warmup_epochs}) must not exceed epochs ({config.epochs})')
+    if config.schedule == 'step' and not config.milestones:
+        raise ValueError('the schedule step needs milestones, the epochs at which the learning rate falls')

@@ -1,0 +1,189 @@
+"""How well a model does on a data set: accuracy, loss, confusion, and which examples it gets wrong."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from flaxmobile.data import Dataset, Preprocessing
+from flaxmobile.training.step import shard_batch
+
+Rows = dict[str, np.ndarray]
+EvaluationStep = Callable[[Any, Any], Mapping[str, jax.Array]]
+
+
+@dataclass(frozen=True)
+class Example:
+    """An example of an evaluation with its image, uint8 [height, width, channels], as the model saw it."""
+
+    image: np.ndarray
+    label: int
+    prediction: int
+    probability: float
+    """Of the prediction."""
+    label_probability: float
+    """Of the true class."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The result over every readable example of a data set; the first `n` of each array belong together.
+
+    `labels` and `predictions` are int32 [examples], `indices` int64 [examples] (positions in the split), `probabilities` float32
+    [examples] (of the prediction), all in the order of `indices`; `confusion` is int64 [classes, classes] with a row a true class.
+    `mistakes` are some wrong examples, the least probable true class first; `right` some right ones, of different classes.
+    """
+
+    accuracy: float
+    accuracy_top5: float
+    loss: float
+    count: int
+    confusion: np.ndarray
+    indices: np.ndarray
+    labels: np.ndarray
+    predictions: np.ndarray
+    probabilities: np.ndarray
+    mistakes: tuple[Example, ...] = ()
+    right: tuple[Example, ...] = ()
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The figures alone, by name."""
+        return {'loss': self.loss, 'accuracy': self.accuracy, 'accuracy_top5': self.accuracy_top5, 'count': self.count}
+
+
+def label_positions(data_classes: Sequence[str], model_classes: Sequence[str]) -> np.ndarray:
+    """The model's number for each class of a data set, int32 [data classes], found by name.
+
+    Raises:
+        ValueError: the model does not know some of the classes.
+    """
+    positions = {name: number for number, name in enumerate(model_classes)}
+    foreign = [name for name in data_classes if name not in positions]
+    if foreign:
+        raise ValueError(
+            f'the model does not know {len(foreign)} of the {len(data_classes)} classes of the data set '
+            f'({", ".join(foreign[:5])}{", ..." if len(foreign) > 5 else ""}); it knows '
+            f'{", ".join(model_classes[:5])}{", ..." if len(model_classes) > 5 else ""}'
+        )
+    return np.array([positions[name] for name in data_classes], np.int32)
+
+
+def evaluate(
+    step: EvaluationStep,
+    variables: Any,
+    dataset: Dataset,
+    preprocessing: Preprocessing,
+    batch_size: int,
+    mesh: Mesh,
+    *,
+    classes: Sequence[str] | None = None,
+    pictures: int = 0,
+) -> Evaluation:
+    """Evaluate every example of `dataset` once.
+
+    Args:
+        step: what `make_evaluation_step` gave for the model.
+        variables: the model's, on the mesh.
+        batch_size: over all processes.
+        classes: the model's classes, where they may be others than the data set's: matched by name.
+        pictures: how many examples come back with their images, as many mistakes and as many right ones.
+
+    Raises:
+        ValueError: no example could be read, or the model does not know a class.
+    """
+    classes = dataset.classes if classes is None else classes
+    positions = label_positions(dataset.classes, classes)
+    batches = dataset.evaluation_batches(
+        batch_size // jax.process_count(),
+        preprocessing,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    gallery = _Gallery(pictures, len(classes))
+    sums: dict[str, float] = {}
+    rows: list[Rows] = []
+    for batch in batches:
+        batch = batch | {'label': positions[batch['label']]}
+        results = dict(step(variables, shard_batch(batch, mesh)))
+        labelled = {name: batch[name] for name in ('label', 'mask', 'index')}
+        found = _rows(
+            multihost_utils.process_allgather(labelled | {'probabilities': results.pop('probabilities')}, True)
+        )
+        rows.append({name: column[found['mask']] for name, column in found.items()})
+        # A process has the images of its own part of the batch alone.
+        gallery.add(batch['image'], found, jax.process_index() * len(batch['image']))
+        for name, value in jax.device_get(results).items():
+            sums[name] = sums.get(name, 0.0) + float(value)
+    if not sums.get('count'):
+        raise ValueError(f'{dataset.name} ({dataset.split}) holds no example that can be read')
+    return _result(sums, rows, len(classes), gallery)
+
+
+def _rows(gathered: Mapping[str, np.ndarray]) -> Rows:
+    probabilities = gathered['probabilities']
+    prediction = probabilities.argmax(-1).astype(np.int32)
+    every = np.arange(len(prediction))
+    return {
+        'label': gathered['label'],
+        'mask': gathered['mask'],
+        'index': gathered['index'],
+        'prediction': prediction,
+        'probability': probabilities[every, prediction],
+        'label_probability': probabilities[every, gathered['label']],
+    }
+
+
+def _result(sums: Mapping[str, float], rows: list[Rows], classes: int, gallery: '_Gallery') -> Evaluation:
+    columns = {name: np.concatenate([part[name] for part in rows]) for name in rows[0]}
+    columns = {name: column[np.argsort(columns['index'], kind='stable')] for name, column in columns.items()}
+    confusion = np.zeros((classes, classes), np.int64)
+    np.add.at(confusion, (columns['label'], columns['prediction']), 1)
+    return Evaluation(
+        accuracy=sums['correct'] / sums['count'],
+        accuracy_top5=sums['correct_top5'] / sums['count'],
+        loss=sums['loss'] / sums['count'],
+        count=round(sums['count']),
+        confusion=confusion,
+        indices=columns['index'].astype(np.int64),
+        labels=columns['label'].astype(np.int32),
+        predictions=columns['prediction'],
+        probabilities=columns['probability'].astype(np.float32),
+        mistakes=tuple(gallery.mistakes),
+        right=tuple(gallery.right),
+    )
+
+
+class _Gallery:
+    """Picks the examples to show: the worst mistakes, and the first right ones of each class."""
+
+    def __init__(self, size: int, classes: int):
+        self.mistakes: list[Example] = []
+        self._right: dict[int, list[Example]] = {}
+        self._size, self._per_class = size, -(-size // classes)
+
+    @property
+    def right(self) -> list[Example]:
+        """The right ones, one of each class before a second of any."""
+        ranked = [(rank, label, example) for label, kept in self._right.items() for rank, example in enumerate(kept)]
+        return [example for _, _, example in sorted(ranked, key=lambda entry: entry[:2])][: self._size]
+
+    def add(self, images: np.ndarray, rows: Rows, first: int) -> None:
+        """Consider `images`, which are those of `rows` from `first` on."""
+        if not self._size:
+            return
+        for image, row in zip(images, range(first, first + len(images)), strict=True):
+            if not rows['mask'][row]:
+                continue
+            values = (rows[name][row] for name in ('label', 'prediction', 'probability', 'label_probability'))
+            label, prediction, probability, label_probability = (value.item() for value in values)
+            example = Example(image, label, prediction, probability, label_probability)
+            if label != prediction:
+                self.mistakes.append(example)
+            elif len(kept := self._right.setdefault(label, [])) < self._per_class:
+                kept.append(example)
+        self.mistakes = sorted(self.mistakes, key=lambda example: example.label_probability)[: self._size]

@@ -1,0 +1,36 @@
+"""Ctrl-C and SIGTERM during training: heard, and answered between two steps."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+class TrainingStopped(Exception):
+    """A signal stopped the run after a checkpoint; `number` is the signal's."""
+
+    def __init__(self, message: str, number: int):
+        super().__init__(message)
+        self.number = number
+
+
+@contextmanager
+def signals() -> Iterator[list[int]]:
+    """A list that SIGINT and SIGTERM append to; a second one does what it would have done without this."""
+    received: list[int] = []
+    before = {}
+
+    def note(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        for known, handler in before.items():
+            signal.signal(known, handler)
+
+    try:
+        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # Python hears signals in the main thread alone.
+        before = {}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

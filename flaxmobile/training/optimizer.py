@@ -1,0 +1,88 @@
+"""optax optimisers and learning-rate schedules as the papers used them."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from flaxmobile.training.config import TrainConfig
+
+_EPSILON = {'rmsprop': 1e-3, 'sgd': 0.0, 'adamw': 1e-8, 'lamb': 1e-6}
+
+
+def learning_rate_schedule(config: TrainConfig, steps_per_epoch: int) -> optax.Schedule:
+    """The learning rate at a step, counted from 0. Steps are batches: all those of one update have the same rate.
+
+    The decay counts from the start of training, in whole updates. Warm-up rises linearly, from one part of
+    `warmup_epochs` at the first update, to the value the decay then has.
+    """
+
+    def updates(epochs: float) -> int:
+        return round(epochs * steps_per_epoch / config.accumulation_steps)
+
+    total, warmup = max(1, updates(config.epochs)), updates(config.warmup_epochs)
+    period, milestones = max(1, updates(config.decay_epochs)), tuple(map(updates, config.milestones))
+
+    def decay(update: jax.Array) -> jax.Array:
+        match config.schedule:
+            case 'constant':
+                return jnp.ones(())
+            case 'cosine':
+                return (1 + jnp.cos(jnp.pi * jnp.minimum(update / total, 1))) / 2
+            case 'exponential':
+                return jnp.power(config.decay_rate, update // period)
+            case 'step':
+                return jnp.power(config.decay_rate, sum((update >= milestone) for milestone in milestones))
+
+    def schedule(step: Any) -> jax.Array:
+        update = jnp.asarray(step) // config.accumulation_steps
+        warm = jnp.minimum((update + 1) / max(1, warmup), 1)
+        return config.learning_rate * warm * decay(jnp.maximum(update, warmup))
+
+    return schedule
+
+
+def decay_mask(params: Any, decay_depthwise: bool) -> Any:
+    """Which parameters weight decay reaches, a tree of bools: kernels, depthwise ones only with `decay_depthwise`."""
+
+    def decays(path: tuple[Any, ...], _: Any) -> bool:
+        names = [getattr(entry, 'key', getattr(entry, 'name', None)) for entry in path]
+        return names[-1] == 'kernel' and (decay_depthwise or 'depthwise' not in names)
+
+    return jax.tree_util.tree_map_with_path(decays, params)
+
+
+def make_optimizer(config: TrainConfig, steps_per_epoch: int) -> optax.GradientTransformation:
+    """The optimizer of a config, to be updated once a step.
+
+    Clipping sees the gradient without weight decay. For rmsprop and sgd, weight decay is an L2 term of the gradient, as
+    in the papers and in torch; for adamw and lamb it is added to the update. lamb's trust ratio is for what decays, as
+    in timm. rmsprop is TensorFlow's: squares start at 1, epsilon is under the root, the momentum holds the rate.
+    """
+    schedule = learning_rate_schedule(config, steps_per_epoch)
+
+    def mask(params: Any) -> Any:
+        return decay_mask(params, config.decay_depthwise)
+
+    weight_decay = optax.add_decayed_weights(config.weight_decay, mask)
+    learning_rate = optax.scale_by_learning_rate(lambda update: schedule(update * config.accumulation_steps))
+    momentum = optax.trace(config.momentum)
+    epsilon = _EPSILON[config.optimizer] if config.epsilon is None else config.epsilon
+    adam = optax.scale_by_adam(b1=config.momentum, eps=epsilon)
+    match config.optimizer:
+        case 'rmsprop':
+            squares = optax.scale_by_rms(config.rmsprop_decay, eps=epsilon, initial_scale=1.0, eps_in_sqrt=True)
+            parts = [weight_decay, squares, learning_rate, momentum]
+        case 'sgd':
+            parts = [weight_decay, momentum, learning_rate]
+        case 'adamw':
+            parts = [adam, weight_decay, learning_rate]
+        case 'lamb':
+            parts = [adam, weight_decay, optax.masked(optax.scale_by_trust_ratio(), mask), learning_rate]
+    if config.clip_gradient_norm is not None:
+        parts.insert(0, optax.clip_by_global_norm(config.clip_gradient_norm))
+    optimizer = optax.chain(*parts)
+    if config.accumulation_steps == 1:
+        return optimizer
+    return optax.MultiSteps(optimizer, config.accumulation_steps).gradient_transformation()

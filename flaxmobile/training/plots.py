@@ -1,0 +1,135 @@
+"""The pictures of a report, as matplotlib figures."""
+
+from collections.abc import Mapping, Sequence
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+
+from flaxmobile.training.evaluation import Example
+
+INK, MUTED, HAIRLINE = '#1f2a37', '#7b8794', '#e4e8ec'
+BLUE, ORANGE, GREEN = '#2563a8', '#e2722e', '#2f8f6b'
+SHADES = LinearSegmentedColormap.from_list('shades', ['#ffffff', '#cfe0f1', '#7fadd8', BLUE, '#123a66'])
+Record = Mapping[str, Any]
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as a PNG of 200 dots per inch."""
+    FigureCanvasAgg(figure)
+    content = BytesIO()
+    figure.savefig(content, format='png', dpi=200, facecolor='white', bbox_inches='tight', pad_inches=0.2)
+    return content.getvalue()
+
+
+def curves(records: Sequence[Record]) -> Figure:
+    """Loss, accuracy and learning rate against epochs."""
+    figure = Figure(figsize=(11, 3.4), layout='constrained')
+    loss, accuracy, rate = figure.subplots(1, 3)
+    for axes, name, scale, title in ((loss, 'loss', 1, 'Loss'), (accuracy, 'accuracy', 100, 'Accuracy, %')):
+        for split, colour in (('train', BLUE), ('validation', ORANGE)):
+            _curve(axes, [record for record in records if record['split'] == split], name, scale, split, colour)
+        _style(axes, title)
+    training = [record for record in records if record['split'] == 'train']
+    _curve(rate, training, 'learning_rate', 1, '', MUTED)
+    _style(rate, 'Learning rate')
+    rate.set_ylim(bottom=0)
+    rate.ticklabel_format(axis='y', style='sci', scilimits=(-2, 3), useMathText=True)
+    rate.yaxis.get_offset_text().set(color=MUTED, fontsize=8)
+    loss.legend(frameon=False, fontsize=9, labelcolor=INK)
+    return figure
+
+
+def _curve(axes: Axes, records: Sequence[Record], name: str, scale: float, label: str, colour: str) -> None:
+    epochs = [record['epoch'] for record in records]
+    marker = 'o' if label == 'validation' and len(records) <= 40 else ''
+    values = [scale * record[name] for record in records]
+    axes.plot(epochs, values, color=colour, label=label, linewidth=1.6, marker=marker, markersize=3.5)
+
+
+def _style(axes: Axes, title: str) -> None:
+    axes.set_title(title, loc='left', fontsize=11, color=INK, fontweight='bold', pad=10)
+    axes.set_xlabel('epoch', fontsize=9, color=MUTED)
+    axes.tick_params(length=0, labelsize=8.5, labelcolor=MUTED)
+    axes.grid(axis='y', color=HAIRLINE, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.margins(x=0.02)
+    for side, spine in axes.spines.items():
+        spine.set(visible=side == 'bottom', color=HAIRLINE)
+
+
+def confusion(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
+    """The share of each true class (a row) by predicted class, of a matrix of counts [classes, classes].
+
+    Figures stand in the cells up to 20 classes, names at the sides up to 120.
+    """
+    count = len(classes)
+    side = float(np.clip(0.55 * count + 0.8, 3.2, 12.5))
+    figure = Figure(figsize=(side + 1.4, side), layout='constrained')
+    axes = figure.subplots()
+    share = 100 * matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    image = axes.imshow(share, cmap=SHADES, vmin=0, vmax=100, interpolation='nearest')
+    size = float(np.clip(72 * 0.55 * side / count, 3.5, 9))
+    if count <= 120:
+        names = [name if len(name) <= 24 else name[:23] + '…' for name in classes]
+        axes.set_xticks(range(count), names, rotation=90 if count > 5 else 0, fontsize=size)
+        axes.set_yticks(range(count), names, fontsize=size)
+    if count <= 20:
+        for row, column in zip(*np.nonzero(share >= 0.5), strict=True):
+            value = share[row, column]
+            colour = 'white' if value > 55 else INK
+            axes.text(column, row, f'{value:.0f}', ha='center', va='center', fontsize=size, color=colour)
+        axes.set_xticks(np.arange(count + 1) - 0.5, minor=True)
+        axes.set_yticks(np.arange(count + 1) - 0.5, minor=True)
+        axes.grid(which='minor', color='white', linewidth=1.5)
+    axes.tick_params(which='both', length=0, labelcolor=INK)
+    axes.set_xlabel('predicted', fontsize=10, color=MUTED, labelpad=8)
+    axes.set_ylabel('true', fontsize=10, color=MUTED, labelpad=8)
+    axes.set_title(
+        'Where each class ends up, % of its images', loc='left', fontsize=11, color=INK, fontweight='bold', pad=12
+    )
+    axes.spines[:].set(visible=count > 20, color=HAIRLINE)
+    bar = figure.colorbar(image, ax=axes, shrink=0.6, aspect=28, pad=0.02, ticks=[0, 50, 100])
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(length=0, labelsize=8, labelcolor=MUTED)
+    return figure
+
+
+def predictions(mistakes: Sequence[Example], right: Sequence[Example], classes: Sequence[str]) -> Figure:
+    """Test images with true and predicted classes: the worst mistakes first, then some right ones."""
+    columns = 6
+    mistakes, right = mistakes[: 3 * columns], right[:columns]
+    rows = [-(-len(part) // columns) for part in (mistakes, right)]
+    parts = [(part, height) for part, height in zip((mistakes, right), rows, strict=True) if height]
+    figure = Figure(figsize=(columns * 1.75, sum(rows) * 2.2 + 0.5 * len(parts)), layout='constrained')
+    heights = [height * 2.2 + 0.5 for _, height in parts]
+    panels = np.atleast_1d(figure.subfigures(len(parts), 1, height_ratios=heights))
+    for panel, (part, height) in zip(panels, parts, strict=True):
+        title = 'Right' if part is right else 'Wrong, the least plausible truth first'
+        panel.suptitle(title, x=0.01, ha='left', fontsize=12, color=INK, fontweight='bold')
+        for axes, example in zip(panel.subplots(height, columns, squeeze=False).flat, part, strict=False):
+            _picture(axes, example, classes)
+        for axes in panel.axes:
+            axes.set_axis_off()
+    return figure
+
+
+def _picture(axes: Axes, example: Example, classes: Sequence[str]) -> None:
+    grey = example.image.shape[-1] == 1
+    interpolation = 'nearest' if max(example.image.shape) < 100 else 'antialiased'
+    image = example.image[..., 0] if grey else example.image
+    axes.imshow(image, cmap='gray' if grey else None, vmin=0, vmax=255, interpolation=interpolation)
+    wrong = example.label != example.prediction
+    said = f'{_short(classes[example.prediction])}  {100 * example.probability:.0f} %'
+    axes.text(0, -0.04, said, transform=axes.transAxes, va='top', fontsize=9, color=ORANGE if wrong else GREEN)
+    if wrong:
+        truth = f'is {_short(classes[example.label])}'
+        axes.text(0, -0.17, truth, transform=axes.transAxes, va='top', fontsize=9, color=MUTED)
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 16 else name[:15] + '…'

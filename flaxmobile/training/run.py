@@ -1,0 +1,208 @@
+"""A run's folder: what it says of itself, and how it becomes a model with its variables again."""
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+import flaxmobile
+from flaxmobile.data import Preprocessing
+from flaxmobile.training.checkpoints import Checkpoints
+from flaxmobile.training.config import TrainConfig
+from flaxmobile.training.files import write_whole
+from flaxmobile.training.state import TrainState
+
+FORMAT = 1
+# Everything a run writes, and so everything that `--overwrite` removes.
+CONTENTS = (
+    'checkpoints',
+    'tensorboard',
+    'metrics.jsonl',
+    'results.json',
+    'report.md',
+    'curves.png',
+    'confusion.png',
+    'predictions.png',
+    'run.json',
+)
+# What may differ between a run and its resumption: none of it changes a parameter.
+FREE_FIELDS = ('data_dir', 'download', 'log_every', 'keep_checkpoints')
+
+
+class LoadedModel(NamedTuple):
+    """A trained model with all that is needed to use it: `model.apply(variables, preprocessing.normalize(images))`."""
+
+    model: nn.Module
+    variables: dict[str, Any]
+    preprocessing: Preprocessing
+    classes: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class RunDescription:
+    """What `run.json` holds."""
+
+    name: str
+    config: TrainConfig
+    classes: tuple[str, ...]
+
+    def write(self, run_dir: Path) -> None:
+        """Write `run_dir/run.json`."""
+        config = dataclasses.asdict(self.config)
+        model = {'name': self.config.model, 'num_classes': len(self.classes)} | self.config.model_overrides
+        description = {
+            'format': FORMAT,
+            'flaxmobile': flaxmobile.__version__,
+            'name': self.name,
+            'model': model,
+            'classes': self.classes,
+            'preprocessing': dataclasses.asdict(self.config.preprocessing),
+            'config': config,
+        }
+        write_whole(run_dir / 'run.json', json.dumps(description, indent=2) + '\n')
+
+
+def read_description(run_dir: str | Path) -> RunDescription:
+    """Read `run_dir/run.json`.
+
+    Raises:
+        FileNotFoundError: the folder holds no run.
+        ValueError: the file is damaged or of a format this version does not read.
+    """
+    path = Path(run_dir) / 'run.json'
+    if not path.is_file():
+        what = 'holds no run (it has no run.json)' if path.parent.is_dir() else 'is no folder'
+        raise FileNotFoundError(
+            f'{run_dir} {what}; a run is the folder that `flaxmobile train` wrote, like runs/fashion_mnist'
+        )
+    try:
+        content = json.loads(path.read_text())
+        written = content['format']
+        if written == FORMAT:
+            fields = {name: _tuples(value) for name, value in content['config'].items()}
+            return RunDescription(content['name'], TrainConfig(**fields), tuple(content['classes']))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f'{path} is damaged or was written by another version of flaxmobile ({error})') from error
+    raise ValueError(f'{path} has format {written!r}; flaxmobile {flaxmobile.__version__} reads format {FORMAT}')
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def load_run(path: str | Path) -> LoadedModel:
+    """The model of a training run, with the variables of its best checkpoint (its last, before the first validation).
+
+    Where the run kept a moving average, the variables are the average.
+
+    Raises:
+        FileNotFoundError: the folder holds no run, or no checkpoint yet.
+        ValueError: something in it is damaged or of another version.
+    """
+    description = read_description(path)
+    config = description.config
+    checkpoints = Checkpoints(path)
+    step = checkpoints.last if checkpoints.best is None else checkpoints.best
+    if step is None:
+        raise FileNotFoundError(f'{path} holds no checkpoint yet: go on with `flaxmobile train ... --resume`')
+    model = config.build_model(len(description.classes))
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    variables = checkpoints.restore_variables(step, abstract_variables(model, config.preprocessing, device))
+    checkpoints.close()
+    return LoadedModel(model, variables, config.preprocessing, description.classes)
+
+
+def abstract_variables(model: nn.Module, preprocessing: Preprocessing, sharding: jax.sharding.Sharding) -> Any:
+    """Shapes, dtypes and sharding of a model's variables, as a restored checkpoint is to have them."""
+    side = preprocessing.image_size
+    images = jax.ShapeDtypeStruct((1, side, side, preprocessing.channels), jnp.float32)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), images)
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes)
+
+
+def start_from(state: TrainState, loaded: LoadedModel, classes: Sequence[str]) -> TrainState:
+    """A fresh `state` with the parameters and statistics of `loaded`: all but the classifier, and that too where the classes agree.
+
+    Raises:
+        ValueError: the two are different networks; says which variables differ.
+    """
+    ours, theirs = flatten_dict(state.variables), flatten_dict(dict(loaded.variables))
+    kept = set() if len(classes) == len(loaded.classes) else {path for path in ours if 'classifier' in path}
+    differing = [
+        '/'.join(path)
+        for path in sorted(ours.keys() | theirs.keys())
+        if path not in kept and (path not in ours or path not in theirs or ours[path].shape != theirs[path].shape)
+    ]
+    if differing:
+        raise ValueError(
+            f'the run to start from is another network: {len(differing)} variables differ, {", ".join(differing[:4])} first'
+        )
+    # A copy: the state is donated to the step, and parameters and average may not share a buffer.
+    new = unflatten_dict({path: value if path in kept else jnp.array(theirs[path]) for path, value in ours.items()})
+    ema = None if state.ema is None else jax.tree.map(jnp.copy, new)
+    return state.replace(params=new['params'], batch_stats=new['batch_stats'], ema=ema)
+
+
+def check_folder(run_dir: Path, config: TrainConfig, *, resume: bool, overwrite: bool) -> None:
+    """See that a run may be written to `run_dir`; changes nothing.
+
+    Raises:
+        FileExistsError: it holds a run, and neither `resume` nor `overwrite` is set.
+        FileNotFoundError: there is nothing to resume.
+        NotADirectoryError: it is a file.
+        ValueError: both are set, or the run there has another configuration.
+    """
+    if resume and overwrite:
+        raise ValueError('--resume goes on with a run and --overwrite removes it: give one of them')
+    if run_dir.exists() and not run_dir.is_dir():
+        raise NotADirectoryError(f'{run_dir} is a file; a run needs a folder (--run-dir)')
+    if resume:
+        differing = changed_fields(read_description(run_dir).config, config)
+        if names := [name for name in differing if name not in FREE_FIELDS]:
+            changes = ', '.join(f'{name} was {differing[name][0]!r} and is {differing[name][1]!r}' for name in names)
+            raise ValueError(f'{run_dir} holds a run with another configuration ({changes}): resume it with the same')
+    elif not overwrite and (found := [name for name in CONTENTS if (run_dir / name).exists()]):
+        raise FileExistsError(
+            f'{run_dir} already holds a run ({", ".join(found)}). Use --resume to go on with it, --overwrite to remove it and '
+            'start again, or --run-dir for another folder'
+        )
+
+
+def changed_fields(before: TrainConfig, after: TrainConfig) -> dict[str, tuple[Any, Any]]:
+    """The fields in which two configurations differ, each with both values."""
+    pairs = {
+        field.name: (getattr(before, field.name), getattr(after, field.name)) for field in dataclasses.fields(before)
+    }
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def clear_folder(run_dir: Path) -> None:
+    """Remove what a run wrote to `run_dir`, and nothing else."""
+    for name in CONTENTS:
+        path = run_dir / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def predict(loaded: LoadedModel, images: np.ndarray, batch_size: int = 32) -> np.ndarray:
+    """The probability of each class, float32 [images, classes], for prepared uint8 images [images, height, width, channels]."""
+
+    @jax.jit
+    def probabilities(variables: Any, batch: jax.Array) -> jax.Array:
+        logits = loaded.model.apply(variables, loaded.preprocessing.normalize(batch))
+        return jax.nn.softmax(jnp.asarray(logits, jnp.float32))
+
+    batch_size = min(batch_size, len(images))
+    parts = [images[start : start + batch_size] for start in range(0, len(images), batch_size)]
+    padded = [np.pad(part, [(0, batch_size - len(part)), (0, 0), (0, 0), (0, 0)]) for part in parts]
+    return np.concatenate([np.asarray(probabilities(loaded.variables, part)) for part in padded])[: len(images)]

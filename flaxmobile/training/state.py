@@ -1,0 +1,65 @@
+"""The state of a training run: all that a step reads and writes."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from flax import struct
+
+
+class TrainState(struct.PyTreeNode):
+    """Steps taken, parameters, BatchNorm statistics, the optimizer's state, and the moving average of the first two."""
+
+    step: jax.Array
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+    ema: Any
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """What the network is trained with."""
+        return {'params': self.params, 'batch_stats': self.batch_stats}
+
+    @property
+    def evaluation_variables(self) -> dict[str, Any]:
+        """What the network is evaluated with: the moving average, where there is one."""
+        return self.variables if self.ema is None else self.ema
+
+
+def create_state(
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    key: jax.Array,
+    images_shape: tuple[int, int, int, int],
+    ema_decay: float | None,
+) -> TrainState:
+    """A fresh state for images of `[batch, height, width, channels]`; the batch does not matter and may be 1.
+
+    The moving average starts at the initial values. Any `ema_decay` but None asks for it.
+    """
+    variables = jax.jit(lambda key, images: model.init(key, images))(key, jnp.zeros(images_shape, jnp.float32))
+    params, batch_stats = variables['params'], variables.get('batch_stats', {})
+    average = {'params': params, 'batch_stats': batch_stats}
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        batch_stats=batch_stats,
+        opt_state=optimizer.init(params),
+        ema=None if ema_decay is None else jax.tree.map(jnp.copy, average),
+    )
+
+
+def update_ema(state: TrainState, decay: float) -> Any:
+    """The moving average after the step that led to `state`, whose `ema` is still the old one.
+
+    It moves once an update: at update u, counted from 0, with decay `min(decay, (1 + u) / (10 + u))`, TensorFlow's
+    warm-up, which forgets the initial values even in short runs. Steps that only accumulate gradients leave it alone.
+    """
+    update, moves = state.step - 1, jnp.array(True)
+    if isinstance(state.opt_state, optax.MultiStepsState):
+        update, moves = state.opt_state.gradient_step - 1, state.opt_state.mini_step == 0
+    share = jnp.where(moves, 1 - jnp.minimum(decay, (1 + update) / (10 + update)), 0)
+    return jax.tree.map(lambda old, new: old + share.astype(old.dtype) * (new - old), state.ema, state.variables)

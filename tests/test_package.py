@@ -1,0 +1,124 @@
+import ast
+import importlib.metadata
+import importlib.util
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / 'flaxmobile'
+
+# What each part may import, as docs/architecture.md draws it.
+MAY_IMPORT = {
+    'suggestions': set(),
+    'ops': {'suggestions'},
+    'layers': {'suggestions', 'ops'},
+    'models': {'suggestions', 'ops', 'layers'},
+    'analysis': {'suggestions', 'ops', 'layers', 'models'},
+    'data': {'suggestions'},
+    'training': {'suggestions', 'ops', 'layers', 'models', 'data'},
+    'cli': {'suggestions', 'ops', 'layers', 'models', 'data', 'training', 'analysis', '__init__'},
+    '__main__': {'cli'},
+    '__init__': {'suggestions', 'ops', 'layers', 'models', 'data', 'training'},
+}
+HEAVY = {'tensorflow', 'tensorflow_datasets', 'torch', 'keras', 'timm', 'grain', 'orbax', 'matplotlib', 'PIL'}
+HEAVY |= {'tensorboardX', 'tyro', 'rich'}
+
+
+def imported_modules(source: str, package: str) -> set[str]:
+    """The absolute names of all a file imports, inside functions too; `package` is the one the file lies in."""
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            parent = package.split('.')[: len(package.split('.')) - node.level + 1] if node.level else []
+            module = '.'.join([*parent, *([node.module] if node.module else [])])
+            names |= {f'{module}.{alias.name}' for alias in node.names}
+    return names
+
+
+def part_of(module: str) -> str | None:
+    """`flaxmobile.ops.padding` -> `ops`; a name taken from the package itself counts as `__init__`."""
+    top, *rest = module.split('.')
+    if top != 'flaxmobile':
+        return None
+    return rest[0] if rest and rest[0] in MAY_IMPORT else '__init__'
+
+
+def upward_imports(source: str, package: str, part: str) -> set[str]:
+    return {
+        module for module in imported_modules(source, package) if part_of(module) not in {None, part} | MAY_IMPORT[part]
+    }
+
+
+def files_by_part() -> list[tuple[str, Path]]:
+    files = sorted(PACKAGE.rglob('*.py'))
+    return [(path.relative_to(PACKAGE).parts[0].removesuffix('.py'), path) for path in files]
+
+
+@pytest.mark.parametrize(
+    ('line', 'part', 'wrong'),
+    [
+        ('from flaxmobile.layers import blocks', 'ops', {'flaxmobile.layers.blocks'}),
+        ('from flaxmobile import layers', 'ops', {'flaxmobile.layers'}),
+        ('from ..training import loop', 'data', {'flaxmobile.training.loop'}),
+        ('def f():\n    import flaxmobile.cli', 'training', {'flaxmobile.cli'}),
+        ('from flaxmobile import create_model', 'models', {'flaxmobile.create_model'}),
+        ('import jax\nfrom . import other\nfrom flaxmobile.ops.padding import pad', 'layers', set()),
+    ],
+)
+def test_an_upward_import_is_seen(line: str, part: str, wrong: set[str]) -> None:
+    assert upward_imports(line, f'flaxmobile.{part}', part) == wrong
+
+
+def test_imports_go_downward_only() -> None:
+    wrong = {}
+    for part, path in files_by_part():
+        assert part in MAY_IMPORT, f'{path.name}: say in MAY_IMPORT and docs/architecture.md where {part!r} stands'
+        package = '.'.join(path.relative_to(ROOT).parts[:-1])
+        if found := upward_imports(path.read_text(), package, part):
+            wrong[str(path.relative_to(ROOT))] = sorted(found)
+    assert not wrong
+
+
+@pytest.mark.parametrize('module', ['flaxmobile', 'flaxmobile.models', 'flaxmobile.layers', 'flaxmobile.ops'])
+def test_import_is_light(module: str) -> None:
+    program = f"""
+import sys, jax, flax.linen, optax
+before = set(sys.modules)
+import {module}
+print(*{{name.split('.')[0] for name in set(sys.modules) - before}})
+"""
+    loaded = subprocess.check_output([sys.executable, '-c', program], text=True, timeout=120).split()
+    assert 'flaxmobile' in loaded
+    assert not HEAVY & set(loaded)
+
+
+def test_version_agrees() -> None:
+    written = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']['version']
+    assert importlib.metadata.version('flaxmobile') == written
+    assert re.search(r'^## (\S+)', (ROOT / 'CHANGELOG.md').read_text(), re.MULTILINE)[1] == written
+
+
+def test_what_the_documents_name_exists() -> None:
+    targets = re.findall(r'^([a-z]+):', (ROOT / 'Makefile').read_text(), re.MULTILINE)
+    configs = [path.stem for path in (ROOT / 'configs').glob('*.py')]
+    for document in [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *(ROOT / 'docs').glob('*.md')]:
+        text = document.read_text()
+        links = re.findall(r'\]\((?!https?:|#)([^)#]+)', text)
+        assert set(re.findall(r'flaxmobile train (\w+)', text)) <= set(configs), document.name
+        assert set(re.findall(r'(?:^|`)make (\w+)', text, re.MULTILINE)) <= set(targets), document.name
+        assert [link for link in links if not (document.parent / link).exists()] == [], document.name
+
+
+def test_readme_table_is_up_to_date() -> None:
+    spec = importlib.util.spec_from_file_location('update_readme', ROOT / 'scripts' / 'update_readme.py')
+    update_readme = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(update_readme)
+    readme = update_readme.README.read_text()
+    assert update_readme.with_table(readme, update_readme.models_table()) == readme

@@ -1,0 +1,315 @@
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flaxmobile.training.config import TrainConfig
+from flaxmobile.training.optimizer import decay_mask, learning_rate_schedule, make_optimizer
+
+STEPS_PER_EPOCH = 4
+BASE = TrainConfig(model='mobilenetv1_025', dataset='cifar10', learning_rate=0.1, schedule='constant', epochs=20)
+DECAYING = ['stem/conv/kernel', 'classifier/kernel']
+DEPTHWISE = 'block_01/depthwise/conv/kernel'
+
+
+def make_params() -> dict[str, Any]:
+    generator = np.random.default_rng(0)
+    norm = {'scale': generator.normal(1, 0.1, 4), 'bias': generator.normal(0, 0.1, 4)}
+    params = {
+        'stem': {'conv': {'kernel': generator.normal(size=(3, 3, 2, 4))}, 'norm': norm},
+        'block_01': {'depthwise': {'conv': {'kernel': generator.normal(size=(3, 3, 1, 4))}, 'norm': norm}},
+        'classifier': {'kernel': generator.normal(size=(4, 5)), 'bias': generator.normal(size=5)},
+    }
+    return jax.tree.map(lambda array: jnp.asarray(array, jnp.float32), params)
+
+
+def flatten(tree: Any) -> dict[str, np.ndarray]:
+    flat = jax.tree_util.tree_leaves_with_path(tree)
+    return {'/'.join(entry.key for entry in path): np.asarray(leaf) for path, leaf in flat}
+
+
+def make_gradients(steps: int, scale: float = 1.0) -> list[dict[str, Any]]:
+    generator = np.random.default_rng(1)
+    draw = lambda leaf: jnp.asarray(scale * generator.normal(size=leaf.shape), jnp.float32)  # noqa: E731
+    return [jax.tree.map(draw, make_params()) for _ in range(steps)]
+
+
+def run(config: TrainConfig, gradients: list[dict[str, Any]]) -> list[dict[str, np.ndarray]]:
+    """Parameters after each step."""
+    optimizer, params = make_optimizer(config, STEPS_PER_EPOCH), make_params()
+    state, update, history = optimizer.init(params), jax.jit(optimizer.update), []
+    for gradient in gradients:
+        changes, state = update(gradient, state, params)
+        params = optax.apply_updates(params, changes)
+        history.append(flatten(params))
+    return history
+
+
+def assert_follows(config: TrainConfig, make_rule: Any, steps: int = 6) -> None:
+    """Compare with `make_rule(weight_decay)`, an update of one parameter, run in float64."""
+    gradients, mask = make_gradients(steps), flatten(decay_mask(make_params(), config.decay_depthwise))
+    result = run(config, gradients)[-1]
+    for name, value in flatten(make_params()).items():
+        value, rule = value.astype(np.float64), make_rule(config.weight_decay if mask[name] else 0.0)
+        for step, gradient in enumerate(gradients):
+            value = rule(step, value, flatten(gradient)[name].astype(np.float64))
+        np.testing.assert_allclose(result[name], value, rtol=2e-5, atol=2e-6, err_msg=name)
+
+
+def test_decay_mask():
+    for decay_depthwise, expected in ((False, {*DECAYING}), (True, {*DECAYING, DEPTHWISE})):
+        mask = flatten(decay_mask(make_params(), decay_depthwise))
+        assert {name for name, decays in mask.items() if decays} == expected
+
+
+def test_rmsprop_is_tensorflows():
+    """ms starts at 1 and averages squares; mom = momentum * mom + rate * g / sqrt(ms + epsilon); w -= mom."""
+    config = dataclasses.replace(
+        BASE,
+        schedule='exponential',
+        decay_rate=0.5,
+        decay_epochs=0.5,
+        epsilon=0.01,
+        weight_decay=0.1,
+        rmsprop_decay=0.8,
+    )
+
+    def make_rule(weight_decay: float) -> Any:
+        ms, mom = 1.0, 0.0
+
+        def rule(step: int, value: np.ndarray, gradient: np.ndarray) -> np.ndarray:
+            nonlocal ms, mom
+            gradient = gradient + weight_decay * value
+            ms = 0.8 * ms + 0.2 * gradient**2
+            mom = 0.9 * mom + 0.1 * 0.5 ** (step // 2) * gradient / np.sqrt(ms + 0.01)
+            return value - mom
+
+        return rule
+
+    assert_follows(config, make_rule)
+
+
+def test_rmsprop_first_update_by_hand():
+    """g = 2, ms = 0.9 + 0.1 * 4 = 1.3, so the bias moves by 0.1 * 2 / sqrt(1.3 + 0.001)."""
+    gradient = jax.tree.map(lambda leaf: jnp.full_like(leaf, 2.0), make_params())
+    moved = flatten(make_params())['classifier/bias'] - run(BASE, [gradient])[0]['classifier/bias']
+    np.testing.assert_allclose(moved, 0.1 * 2 / math.sqrt(1.301), rtol=1e-5)
+
+
+def test_sgd():
+    config = dataclasses.replace(BASE, optimizer='sgd', schedule='exponential', decay_rate=0.5, weight_decay=0.1)
+
+    def make_rule(weight_decay: float) -> Any:
+        buffer = 0.0
+
+        def rule(step: int, value: np.ndarray, gradient: np.ndarray) -> np.ndarray:
+            nonlocal buffer
+            buffer = 0.9 * buffer + gradient + weight_decay * value
+            return value - 0.1 * 0.5 ** (step // 4) * buffer
+
+        return rule
+
+    assert_follows(config, make_rule)
+
+
+def adam_direction(momentum: float, epsilon: float) -> Any:
+    first, second = 0.0, 0.0
+
+    def direction(step: int, gradient: np.ndarray) -> np.ndarray:
+        nonlocal first, second
+        first = momentum * first + (1 - momentum) * gradient
+        second = 0.999 * second + 0.001 * gradient**2
+        unbiased = first / (1 - momentum ** (step + 1)), second / (1 - 0.999 ** (step + 1))
+        return unbiased[0] / (np.sqrt(unbiased[1]) + epsilon)
+
+    return direction
+
+
+def test_adamw():
+    config = dataclasses.replace(BASE, optimizer='adamw', weight_decay=0.2, momentum=0.6, decay_depthwise=True)
+
+    def make_rule(weight_decay: float) -> Any:
+        direction = adam_direction(0.6, 1e-8)
+        return lambda step, value, gradient: value - 0.1 * (direction(step, gradient) + weight_decay * value)
+
+    assert_follows(config, make_rule)
+
+
+def test_lamb():
+    config = dataclasses.replace(BASE, optimizer='lamb', weight_decay=0.2)
+
+    def make_rule(weight_decay: float) -> Any:
+        direction = adam_direction(0.9, 1e-6)
+
+        def rule(step: int, value: np.ndarray, gradient: np.ndarray) -> np.ndarray:
+            change = direction(step, gradient) + weight_decay * value
+            ratio = np.linalg.norm(value) / np.linalg.norm(change) if weight_decay else 1.0
+            return value - 0.1 * ratio * change
+
+        return rule
+
+    assert_follows(config, make_rule)
+
+
+def test_clipping_leaves_weight_decay_out():
+    """Gradients of norm sqrt(n) * 3 are cut to norm 0.5; weight decay comes on top."""
+    config = dataclasses.replace(BASE, optimizer='sgd', clip_gradient_norm=0.5, weight_decay=0.1)
+    params, gradient = flatten(make_params()), jax.tree.map(lambda leaf: jnp.full_like(leaf, 3.0), make_params())
+    size = sum(leaf.size for leaf in params.values())
+    result = run(config, [gradient])[0]
+    for name, value in params.items():
+        expected = value - 0.1 * (0.5 / math.sqrt(size) + (0.1 * value if name in DECAYING else 0))
+        np.testing.assert_allclose(result[name], expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize('optimizer', ['rmsprop', 'adamw'])
+def test_accumulation_is_a_larger_batch(optimizer: str):
+    """Three steps a time, with a rate that changes every second update: the same as updates with the mean gradients."""
+    changes = {'optimizer': optimizer, 'weight_decay': 0.1, 'schedule': 'exponential', 'decay_rate': 0.5}
+    gradients = make_gradients(12)
+    small = dataclasses.replace(BASE, accumulation_steps=3, decay_epochs=1.5, warmup_epochs=0.75, **changes)
+    large = dataclasses.replace(BASE, decay_epochs=0.5, warmup_epochs=0.25, **changes)
+    means = [jax.tree.map(lambda *leaves: sum(leaves) / 3, *gradients[i : i + 3]) for i in range(0, 12, 3)]
+    history = [flatten(make_params()), *run(small, gradients)]
+    for update, expected in enumerate(run(large, means), start=1):
+        for name, value in expected.items():
+            np.testing.assert_allclose(history[3 * update][name], value, rtol=1e-4, atol=1e-6)
+            np.testing.assert_array_equal(history[3 * update - 1][name], history[3 * update - 3][name])
+
+
+def rates(steps: int, **changes: Any) -> list[float]:
+    schedule = learning_rate_schedule(dataclasses.replace(BASE, **changes), STEPS_PER_EPOCH)
+    return [float(schedule(step)) for step in range(steps)]
+
+
+def test_exponential_is_a_staircase():
+    """0.98 every 2.5 epochs of 4 steps, as the MobileNetV2 authors' code has it."""
+    expected = [0.1] * 10 + [0.098] * 10 + [0.09604] * 5
+    np.testing.assert_allclose(
+        rates(25, schedule='exponential', decay_epochs=2.5, decay_rate=0.98), expected, rtol=1e-6
+    )
+
+
+def test_cosine():
+    """Half of the way half the rate; at the last of 80 steps close to 0, and after it 0."""
+    values = rates(82, schedule='cosine')
+    expected = [0.1, 0.1 * (1 + math.cos(math.pi / 4)) / 2, 0.05, 0.1 * (1 + math.cos(math.pi * 79 / 80)) / 2]
+    np.testing.assert_allclose([values[i] for i in (0, 20, 40, 79)], expected, rtol=1e-4)
+    assert 0 < values[79] < 1e-4
+    np.testing.assert_allclose(values[80:], 0, atol=1e-9)
+
+
+def test_step():
+    values = rates(20, schedule='step', milestones=(1, 3.5), decay_rate=0.1)
+    np.testing.assert_allclose(values, [0.1] * 4 + [0.01] * 10 + [0.001] * 6, rtol=1e-5)
+
+
+def test_constant_with_warmup():
+    np.testing.assert_allclose(rates(7, warmup_epochs=1), [0.025, 0.05, 0.075, 0.1, 0.1, 0.1, 0.1], rtol=1e-6)
+
+
+def test_warmup_rises_to_where_the_decay_is():
+    """Two epochs of warm-up in a staircase of one: the decay has come to 0.5 squared."""
+    values = rates(12, schedule='exponential', decay_rate=0.5, warmup_epochs=2)
+    np.testing.assert_allclose(values, [*(0.025 * np.arange(1, 9) / 8), *[0.025] * 4], rtol=1e-6)
+
+
+def test_accumulation_keeps_the_rate_within_an_update():
+    values = rates(12, schedule='exponential', decay_rate=0.5, accumulation_steps=2)
+    np.testing.assert_allclose(values, [0.1] * 4 + [0.05] * 4 + [0.025] * 4, rtol=1e-6)
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    st.sampled_from(['constant', 'cosine', 'exponential', 'step']),
+    st.floats(0, 20),
+    st.floats(0.1, 9),
+    st.integers(1, 5),
+    st.integers(1, 300),
+)
+def test_every_schedule_rises_then_falls(schedule: str, warmup: float, period: float, accumulation: int, epoch: int):
+    config = dataclasses.replace(
+        BASE,
+        schedule=schedule,
+        warmup_epochs=warmup,
+        decay_epochs=period,
+        accumulation_steps=accumulation,
+        milestones=(7.0,),
+    )
+    values = np.asarray(learning_rate_schedule(config, epoch)(jnp.arange(20 * epoch)))
+    top = values.argmax()
+    assert (values >= 0).all()
+    assert (values <= 0.1 * (1 + 1e-6)).all()
+    assert (np.diff(values[: top + 1]) >= -1e-8).all()
+    assert (np.diff(values[top:]) <= 1e-8).all()
+
+
+def torch_history(config: TrainConfig, make: Any, gradients: list[dict[str, Any]]) -> list[dict[str, np.ndarray]]:
+    """The same with a torch optimizer, `make(groups)`, of two groups: with and without weight decay."""
+    import torch
+
+    mask = flatten(decay_mask(make_params(), config.decay_depthwise))
+    params = {name: torch.tensor(np.asarray(v), requires_grad=True) for name, v in flatten(make_params()).items()}
+    groups = [
+        {'params': [params[name] for name in params if bool(mask[name]) is decays], 'weight_decay': weight_decay}
+        for decays, weight_decay in ((True, config.weight_decay), (False, 0.0))
+    ]
+    optimizer, history = make(groups), []
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 2, config.decay_rate)
+    for gradient in gradients:
+        for name, value in flatten(gradient).items():
+            params[name].grad = torch.tensor(value)
+        optimizer.step()
+        scheduler.step()
+        history.append({name: value.detach().numpy().copy() for name, value in params.items()})
+    return history
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize('name', ['sgd', 'adamw', 'rmsprop', 'lamb'])
+def test_against_torch_and_timm(name: str):
+    import torch
+    from timm.optim import Lamb, RMSpropTF
+
+    makers = {
+        'sgd': lambda groups: torch.optim.SGD(groups, 0.1, momentum=0.9),
+        'adamw': lambda groups: torch.optim.AdamW(groups, 0.1, eps=1e-8),
+        'rmsprop': lambda groups: RMSpropTF(groups, 0.1, alpha=0.9, eps=1e-3, momentum=0.9),
+        'lamb': lambda groups: Lamb(groups, 0.1, eps=1e-6, max_grad_norm=None),
+    }
+    config = dataclasses.replace(
+        BASE, optimizer=name, weight_decay=0.1, schedule='exponential', decay_epochs=0.5, decay_rate=0.7
+    )
+    gradients = make_gradients(8)
+    for ours, theirs in zip(run(config, gradients), torch_history(config, makers[name], gradients), strict=True):
+        for parameter, value in theirs.items():
+            np.testing.assert_allclose(ours[parameter], value, rtol=1e-4, atol=1e-5, err_msg=parameter)
+
+
+@pytest.mark.parity
+def test_schedules_against_torch():
+    from torch import nn, optim
+
+    makers = {
+        'exponential': (lambda optimizer: optim.lr_scheduler.StepLR(optimizer, 10, 0.98), {'decay_epochs': 2.5}),
+        'cosine': (lambda optimizer: optim.lr_scheduler.CosineAnnealingLR(optimizer, 80), {}),
+        'step': (
+            lambda optimizer: optim.lr_scheduler.MultiStepLR(optimizer, [12, 40], 0.98),
+            {'milestones': (3.0, 10.0)},
+        ),
+    }
+    for name, (make, changes) in makers.items():
+        optimizer = optim.SGD(nn.Linear(1, 1).parameters(), 0.1)
+        scheduler, expected = make(optimizer), []
+        for _ in range(80):
+            expected.append(scheduler.get_last_lr()[0])
+            optimizer.step()
+            scheduler.step()
+        np.testing.assert_allclose(rates(80, schedule=name, **changes), expected, rtol=1e-4, atol=1e-8)
