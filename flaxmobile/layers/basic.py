@@ -32,8 +32,8 @@ class Conv(nn.Module):
         param_dtype: of the parameters.
 
     Raises:
-        ValueError: features below 1, features that are no multiple of a depthwise convolution's channels, an input that is
-            not `[batch, height, width, channels]`, or whose channels are not those the parameters were made for.
+        ValueError: features below 1, or no multiple of a depthwise convolution's channels; an input that is not
+            `[batch, height, width, channels]`, or whose channels are not those the parameters were made for.
     """
 
     features: int | None = None
@@ -50,7 +50,7 @@ class Conv(nn.Module):
     def __call__(self, images: Array) -> Array:
         """Convolve."""
         convention, groups, shape = get_convention(self.convention), self._groups(images), self._shape(images)
-        kernel = self.param('kernel', convention.conv_initializer(groups), shape, self.param_dtype)
+        kernel: Any = self.param('kernel', convention.conv_initializer(groups), shape, self.param_dtype)
         bias = self.param('bias', nn.initializers.zeros, shape[-1:], self.param_dtype) if self.use_bias else None
         images, kernel, bias = promote_dtype(images, kernel, bias, dtype=self.dtype)
         if self.kind == 'pointwise':
@@ -74,7 +74,7 @@ class Conv(nn.Module):
             raise ValueError(f'{where}: features={features}, allowed is {allowed}')
         shape = (size, size, channels // self._groups(images), features)
         if self.has_variable('params', 'kernel'):
-            kernel = self.get_variable('params', 'kernel').shape
+            kernel: tuple[int, ...] = self.get_variable('params', 'kernel').shape
             if kernel != shape:
                 expected = kernel[-1] if self.kind == 'depthwise' else kernel[-2]
                 raise ValueError(
@@ -103,7 +103,7 @@ class Dense(nn.Module):
     def __call__(self, values: Array) -> Array:
         """Multiply and add."""
         initializer = get_convention(self.convention).dense_initializer()
-        kernel = self.param('kernel', initializer, (values.shape[-1], self.features), self.param_dtype)
+        kernel: Array = self.param('kernel', initializer, (values.shape[-1], self.features), self.param_dtype)
         bias = self.param('bias', nn.initializers.zeros, (self.features,), self.param_dtype)
         values, kernel, bias = promote_dtype(values, kernel, bias, dtype=self.dtype)
         return values @ kernel + bias
@@ -120,7 +120,7 @@ class ConvNorm(nn.Module):
         convention: padding, BatchNorm and initialisation, an object or a name.
         dtype: of the computation; statistics stay in `param_dtype`.
         param_dtype: of the parameters.
-        batch_norm_axis_name: mapped axis over which BatchNorm's statistics are shared, under `pmap`, `shard_map`, `vmap`.
+        batch_norm_axis_name: mapped axis that BatchNorm's statistics are shared over (`pmap`, `shard_map`, `vmap`).
     """
 
     features: int | None = None

@@ -56,6 +56,7 @@ class SqueezeExcite(nn.Module):
     Attributes:
         reduction_ratio: channels of the input to channels of the squeeze.
         squeeze_features: channels of the squeeze; None is `make_divisible(channels / reduction_ratio)`.
+        activation: of the squeeze, by name.
         gate: activation of the gate, 'hard_sigmoid' or 'sigmoid'.
         convention: initialisation, an object or a name.
         dtype: of the computation; None follows input and parameters.
@@ -64,6 +65,7 @@ class SqueezeExcite(nn.Module):
 
     reduction_ratio: float = 4
     squeeze_features: int | None = None
+    activation: str = 'relu'
     gate: str = 'hard_sigmoid'
     convention: Convention | str = TENSORFLOW
     dtype: Any = None
@@ -75,7 +77,7 @@ class SqueezeExcite(nn.Module):
         channels = images.shape[-1]
         squeezed = self.squeeze_features or make_divisible(channels / self.reduction_ratio)
         gates = jnp.mean(images, axis=(1, 2), keepdims=True)
-        for name, features, activation in (('reduce', squeezed, 'relu'), ('expand', channels, self.gate)):
+        for name, features, activation in (('reduce', squeezed, self.activation), ('expand', channels, self.gate)):
             gates = Conv(
                 features=features,
                 kind='pointwise',
@@ -131,8 +133,8 @@ class InvertedResidual(Block):
     """Expansion, depthwise convolution, squeeze-excite where asked, linear projection, and the residual.
 
     MobileNetV2 (1801.04381, Figure 3 and Table 1) and, with squeeze-excite, MobileNetV3 (1905.02244, Figure 4).
-    `[batch, height, width, channels]` to `[batch, height', width', features]`; the input is added when `strides` is 1 and
-    the channels match. With an expansion to the input's own width there is no expansion convolution.
+    `[batch, height, width, channels]` to `[batch, height', width', features]`; the input is added when `strides` is 1
+    and the channels match. With an expansion ratio of 1 there is no expansion convolution.
 
     Attributes:
         features: output channels.
@@ -142,7 +144,9 @@ class InvertedResidual(Block):
         dilation: of the depthwise convolution.
         activation: after expansion and depthwise convolution, by name; the projection is linear.
         squeeze_excite: put squeeze-excite after the depthwise activation.
-        squeeze_divisor: its width is a quarter of the expanded channels rounded to a multiple of this; 1 rounds to the nearest.
+        squeeze_divisor: squeeze-excite's width is a quarter of the expanded channels, rounded to a multiple of this.
+        squeeze_activation: of its squeeze, by name; None is the block's own (timm's `rw`).
+        residual: add the input where stride and channels allow.
         stochastic_depth_rate: share of examples whose residual branch is dropped in training.
     """
 
@@ -154,6 +158,8 @@ class InvertedResidual(Block):
     activation: str = 'relu6'
     squeeze_excite: bool = False
     squeeze_divisor: int = 8
+    squeeze_activation: str | None = 'relu'
+    residual: bool = True
     stochastic_depth_rate: float = 0.0
 
     @nn.compact
@@ -177,6 +183,7 @@ class InvertedResidual(Block):
         if self.squeeze_excite:
             values = SqueezeExcite(
                 squeeze_features=make_divisible(values.shape[-1] / 4, self.squeeze_divisor),
+                activation=self.squeeze_activation or self.activation,
                 convention=self.convention,
                 dtype=self.dtype,
                 param_dtype=self.param_dtype,
@@ -185,7 +192,7 @@ class InvertedResidual(Block):
         values = self.conv_norm('project', features=self.features, kind='pointwise', activation='linear')(
             values, train=train
         )
-        if self.strides != 1 or channels != self.features:
+        if not self.residual or self.strides != 1 or channels != self.features:
             return values
         return images + StochasticDepth(self.stochastic_depth_rate, name='stochastic_depth')(values, train=train)
 

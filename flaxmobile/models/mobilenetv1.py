@@ -29,7 +29,7 @@ TABLE = (
 class MobileNetV1(MobileNet):
     """MobileNetV1: depthwise separable convolutions with ReLU6 after each of the two, no residuals.
 
-    Table 1 of the paper (its last depthwise stride is a misprint: 1 in the authors' code). Fields and use: see `MobileNet`.
+    Table 1 of the paper (its last depthwise stride is a misprint: 1 in the authors' code). Fields: see `MobileNet`.
 
     Attributes:
         head_features: channels of a pointwise convolution before the pooling (timm's `100h`); None for none.

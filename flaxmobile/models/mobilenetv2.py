@@ -34,8 +34,8 @@ HEAD = 1280
 class MobileNetV2(MobileNet):
     """MobileNetV2: inverted residuals with linear bottlenecks, ReLU6.
 
-    Table 2 of the paper; the head's 1280 channels grow with a width above 1 and never shrink. The deepest map is the last
-    bottleneck's, before the head's convolution. Fields and use: see `MobileNet`.
+    Table 2 of the paper; the head's 1280 channels grow with a width above 1 and never shrink. The deepest map is the
+    last bottleneck's, before the head's convolution. Fields: see `MobileNet`.
 
     Attributes:
         depth_multiplier: scales the repeats, the first and last row's apart, rounded up (timm's `110d`, `120d`).

@@ -59,20 +59,24 @@ SMALL = (
 class MobileNetV3(MobileNet):
     """What large and small share; their tables and last widths differ.
 
-    Expanded channels keep the table's ratio to the block's own (scaled) input; the last pointwise convolution scales with
-    the width and is the deepest map; the head behind the pooling never scales; below a width of 0.75 the stem keeps its 16
-    channels. Dilation is torchvision's: the block that loses its stride is dilated too. Fields and use: see `MobileNet`.
+    Expanded channels keep the table's ratio to the block's own (scaled) input; the last pointwise convolution scales
+    with the width and is the deepest map; the head behind the pooling never scales; below a width of 0.75 the stem
+    keeps its 16 channels. Dilation is torchvision's: the block that loses its stride is dilated too. Fields: see `MobileNet`.
 
     Attributes:
         minimalistic: the form without squeeze-excite, hard-swish and 5x5 kernels.
         depth_multiplier: scales the repeats of each stage, rounded up (timm's `150d`).
         squeeze_divisor: squeeze-excite's width is rounded to a multiple of this (1 in timm's `rw`).
+        squeeze_activation: of its squeeze, by name; None is the block's own (in timm's `rw`).
+        first_residual: the first block adds its input where it can (not in timm's `rw`).
         head_bias: bias in the head behind the pooling (none in timm's `rw`).
     """
 
     minimalistic: bool = False
     depth_multiplier: float = 1.0
     squeeze_divisor: int = 8
+    squeeze_activation: str | None = 'relu'
+    first_residual: bool = True
     head_bias: bool = True
 
     dilate_first: ClassVar[bool] = True
@@ -106,6 +110,8 @@ class MobileNetV3(MobileNet):
             'activation': self._activation(row.activation),
             'squeeze_excite': row.squeeze_excite and not self.minimalistic,
             'squeeze_divisor': self.squeeze_divisor,
+            'squeeze_activation': self.squeeze_activation,
+            'residual': self.first_residual or row is not self.table[0],
         }
 
     def _activation(self, name: str) -> str:
@@ -129,7 +135,7 @@ class MobileNetV3(MobileNet):
 
 
 class MobileNetV3Large(MobileNetV3):
-    """MobileNetV3-Large (Table 1 of the paper). Fields and use: see `MobileNetV3`."""
+    """MobileNetV3-Large (Table 1 of the paper). Fields: see `MobileNetV3`."""
 
     table = LARGE
     last_features = 960

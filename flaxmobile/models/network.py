@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from flaxmobile.layers import TENSORFLOW, ConvNorm, Convention, Dense
+from flaxmobile.layers import TENSORFLOW, Convention, ConvNorm, Dense
 
 
 class BlockSpec(NamedTuple):
@@ -35,7 +35,7 @@ def place(strides: Sequence[int], stem_stride: int, output_stride: int, dilate_f
         strides: of each block as the paper's table has it.
         stem_stride: of the stem.
         output_stride: the deepest stride that the network may reach.
-        dilate_first: the block that loses its stride is dilated too (torchvision's rule), or only those after it (timm's).
+        dilate_first: dilate the block that loses its stride too (torchvision's rule), or only those after it (timm's).
     """
     placed, stride, dilation = [], stem_stride, 1
     for own in strides:
@@ -48,7 +48,7 @@ def place(strides: Sequence[int], stem_stride: int, output_stride: int, dilate_f
 
 
 def scale_repeats(repeats: Sequence[int], depth_multiplier: float) -> list[int]:
-    """Repeats of a stage's rows whose sum grows to `ceil(sum * depth_multiplier)`, in proportion, the last rows first."""
+    """Repeats of a stage's rows, in proportion, summing to `ceil(sum * depth_multiplier)`; the last rows first."""
     left, scaled_left = sum(repeats), math.ceil(sum(repeats) * depth_multiplier)
     scaled = []
     for count in reversed(repeats):
@@ -77,7 +77,7 @@ class MobileNet(nn.Module):
         convention: padding, BatchNorm and initialisation: 'tensorflow', 'torch', 'torchvision_v3' or a `Convention`.
         dtype: of the computation; None follows input and parameters.
         param_dtype: of the parameters.
-        batch_norm_axis_name: mapped axis over which BatchNorm's statistics are shared, under `pmap`, `shard_map`, `vmap`.
+        batch_norm_axis_name: mapped axis that BatchNorm's statistics are shared over (`pmap`, `shard_map`, `vmap`).
 
     Raises:
         ValueError: a field out of its range; images of another rank, type or number of channels.
@@ -137,7 +137,7 @@ class MobileNet(nn.Module):
         """What lies between the deepest map and the classifier, if anything."""
 
     def head(self, maps: Array, *, train: bool) -> Array:
-        """From the deepest map `[batch, height, width, channels]` to what the classifier is given, `[batch, channels]`."""
+        """From the deepest map to what the classifier is given, `[batch, channels]`."""
         raise NotImplementedError
 
     def common(self) -> dict[str, Any]:
@@ -199,7 +199,7 @@ def pool(maps: Array) -> Array:
 
 
 def stages(rows: Sequence[Any], depth_multiplier: float) -> list[tuple[Any, int]]:
-    """A block for each row, deepened stage by stage (a stage: rows of equal output), each with its number in its row."""
+    """A block for each row, deepened stage by stage (rows of equal output), each with its number in its row."""
     blocks = []
     for _, group in itertools.groupby(rows, key=lambda row: row.features):
         stage = list(group)

@@ -48,7 +48,12 @@ REGISTRY: dict[str, Entry] = {
     'mobilenetv3_large_minimal_100': _one(MobileNetV3Large, TORCH, minimalistic=True),
     'mobilenetv3_small_minimal_100': _one(MobileNetV3Small, TORCH, minimalistic=True),
     'mobilenetv3_rw': _one(
-        MobileNetV3Large, dataclasses.replace(TORCH, epsilon=1e-3), squeeze_divisor=1, head_bias=False
+        MobileNetV3Large,
+        dataclasses.replace(TORCH, epsilon=1e-3),
+        squeeze_divisor=1,
+        squeeze_activation=None,
+        first_residual=False,
+        head_bias=False,
     ),
     **_widths('tf_mobilenetv3_large', MobileNetV3Large, TENSORFLOW, '075 100'),
     **_widths('tf_mobilenetv3_small', MobileNetV3Small, TENSORFLOW, '075 100'),

@@ -1,11 +1,10 @@
 """Convolutions over `[batch, height, width, channels]`."""
 
-import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from flaxmobile.ops.depthwise import Window, depthwise_conv_p
-from flaxmobile.ops.padding import Padding, Pair, pair, padding_pairs
+from flaxmobile.ops.depthwise import Window, depthwise_conv_p, vary_alike
+from flaxmobile.ops.padding import Padding, Pair, padding_pairs, pair
 
 
 def conv(
@@ -49,7 +48,15 @@ def depthwise_conv(
 
     Returns:
         `[batch, output height, output width, channels * depth multiplier]`.
+
+    Raises:
+        ValueError: the kernel is of another rank or dtype, or its features are no multiple of the channels.
     """
+    if kernel.ndim != 4 or kernel.shape[2] != 1 or kernel.shape[-1] % images.shape[-1] or kernel.dtype != images.dtype:
+        raise ValueError(
+            f'depthwise_conv: a kernel {kernel.dtype}{list(kernel.shape)} does not fit images '
+            f'{images.dtype}{list(images.shape)}: [height, width, 1, channels * multiplier] of the same dtype does'
+        )
     strides, dilation = pair(strides), pair(dilation)
     kernel_size, input_size = kernel.shape[:2], images.shape[1:3]
     window = Window(
@@ -57,7 +64,7 @@ def depthwise_conv(
     )
     if kernel.shape[-1] != images.shape[-1]:
         images = jnp.repeat(images, kernel.shape[-1] // images.shape[-1], axis=-1)
-    images, kernel = _vary_alike(images, kernel[:, :, 0, :])
+    images, kernel = vary_alike(images, kernel[:, :, 0, :])
     return depthwise_conv_p.bind(images, kernel, window=window)
 
 
@@ -74,18 +81,3 @@ def pointwise_conv(images: Array, kernel: Array, *, strides: int | Pair = 1) -> 
     """
     rows, columns = pair(strides)
     return lax.dot_general(images[:, ::rows, ::columns, :], kernel[0, 0], (((3,), (0,)), ((), ())))
-
-
-def _vary_alike(*operands: Array) -> list[Array]:
-    """Inside `shard_map`, cast each operand to vary over every mesh axis that any of them varies over."""
-    axes = [_varying_axes(operand) for operand in operands]
-    every = frozenset().union(*axes)
-    return [
-        lax.pcast(operand, tuple(every - own), to='varying') if every - own else operand
-        for operand, own in zip(operands, axes, strict=True)
-    ]
-
-
-def _varying_axes(operand: Array) -> frozenset[str]:
-    aval = jax.typeof(operand)
-    return aval.mat.varying if hasattr(aval, 'mat') else aval.vma  # renamed within jax 0.10

@@ -15,25 +15,42 @@ from jax import Array, lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from flaxmobile.ops.padding import Pair, PaddingPairs, output_size
+from flaxmobile.ops.padding import PaddingPairs, Pair, Size, output_size
 
 
 class Window(NamedTuple):
     """The static side of a depthwise convolution; all in pixels, height before width."""
 
-    input_size: Pair
-    kernel_size: Pair
+    input_size: Size
+    kernel_size: Size
     strides: Pair
     padding: PaddingPairs
     dilation: Pair
 
     @property
     def output_size(self) -> Pair:
+        """Height and width of the output."""
         return output_size(self.input_size, self.kernel_size, self.strides, self.padding, self.dilation)
 
     @property
     def taps(self) -> list[Pair]:
+        """Every place in the kernel."""
         return [(row, column) for row in range(self.kernel_size[0]) for column in range(self.kernel_size[1])]
+
+
+def vary_alike(*operands: Array) -> list[Array]:
+    """Inside `shard_map`, cast each operand to vary over every mesh axis that any of them varies over."""
+    axes = [_varying_axes(operand) for operand in operands]
+    every = frozenset().union(*axes)
+    return [
+        lax.pcast(operand, tuple(every - own), to='varying') if every - own else operand
+        for operand, own in zip(operands, axes, strict=True)
+    ]
+
+
+def _varying_axes(operand: Array) -> frozenset[str]:
+    aval = jax.typeof(operand)
+    return aval.mat.varying if hasattr(aval, 'mat') else aval.vma  # jax 0.10 renamed it
 
 
 def _grouped(images: Array, kernel: Array, *, window: Window) -> Array:
@@ -50,25 +67,20 @@ def _grouped(images: Array, kernel: Array, *, window: Window) -> Array:
 
 def _grouped_input_gradient(cotangent: Array, kernel: Array, *, window: Window) -> Array:
     shape = (cotangent.shape[0], *window.input_size, cotangent.shape[-1])
-    transposed = jax.linear_transpose(
-        lambda images: _grouped(images, kernel, window=window), jax.ShapeDtypeStruct(shape, cotangent.dtype)
-    )
-    return transposed(cotangent)[0]
+    images = jax.ShapeDtypeStruct(shape, cotangent.dtype)
+    return jax.linear_transpose(lambda images: _grouped(images, kernel, window=window), images)(cotangent)[0]
 
 
 def _grouped_kernel_gradient(images: Array, cotangent: Array, *, window: Window) -> Array:
-    shape = (*window.kernel_size, images.shape[-1])
-    transposed = jax.linear_transpose(
-        lambda kernel: _grouped(images, kernel, window=window), jax.ShapeDtypeStruct(shape, images.dtype)
-    )
-    return transposed(cotangent)[0]
+    kernel = jax.ShapeDtypeStruct((*window.kernel_size, images.shape[-1]), images.dtype)
+    return jax.linear_transpose(lambda kernel: _grouped(images, kernel, window=window), kernel)(cotangent)[0]
 
 
 def _pad(images: Array, padding: PaddingPairs) -> Array:
     return lax.pad(images, jnp.zeros((), images.dtype), ((0, 0, 0), (*padding[0], 0), (*padding[1], 0), (0, 0, 0)))
 
 
-def _crop(images: Array, start: Pair, size: Pair, strides: Pair = (1, 1)) -> Array:
+def _crop(images: Array, start: Size, size: Size, strides: Pair = (1, 1)) -> Array:
     """`size` positions from `start`, `strides` apart, of the two spatial axes."""
     stop = [first + (count - 1) * stride + 1 for first, count, stride in zip(start, size, strides, strict=True)]
     return lax.slice(images, (0, *start, 0), (images.shape[0], *stop, images.shape[-1]), (1, *strides, 1))
@@ -101,7 +113,7 @@ class _Axis(NamedTuple):
 
     stride: int
     dilation: int
-    count: int
+    length: int
     crop: int
     pad: Pair
     reach: int
@@ -111,10 +123,10 @@ class _Axis(NamedTuple):
         stride, dilation, low = window.strides[axis], window.dilation[axis], window.padding[axis][0]
         first = low // stride
         crop = low - stride * first
-        count = -(-(window.input_size[axis] + crop) // stride)
+        length = -(-(window.input_size[axis] + crop) // stride)
         reach = (window.kernel_size[axis] - 1) * dilation // stride
-        pad = (reach - first, count + first - window.output_size[axis])
-        return cls(stride, dilation, count, crop, pad, reach)
+        pad = (reach - first, length + first - window.output_size[axis])
+        return cls(stride, dilation, length, crop, pad, reach)
 
     def offsets(self, kernel_size: int, phase: int) -> list[Pair]:
         """The taps of this phase, each with where its view of the padded cotangent starts."""
@@ -129,17 +141,17 @@ def _shifted_input_gradient(cotangent: Array, kernel: Array, *, window: Window) 
     batch, channels = cotangent.shape[0], cotangent.shape[-1]
 
     def phase(row_phase: int, column_phase: int) -> Array:
-        total = jnp.zeros((batch, rows.count, columns.count, channels), dtype)
+        total = jnp.zeros((batch, rows.length, columns.length, channels), dtype)
         for row, top in rows.offsets(window.kernel_size[0], row_phase):
             for column, left in columns.offsets(window.kernel_size[1], column_phase):
-                view = _crop(padded, (top, left), (rows.count, columns.count))
+                view = _crop(padded, (top, left), (rows.length, columns.length))
                 total = total + view.astype(dtype) * kernel[row, column].astype(dtype)
         return total.astype(cotangent.dtype)
 
     if window.strides == (1, 1):
         return phase(0, 0)
     phases = [jnp.stack([phase(row, column) for column in range(columns.stride)], axis=3) for row in range(rows.stride)]
-    size = (rows.count * rows.stride, columns.count * columns.stride)
+    size = (rows.length * rows.stride, columns.length * columns.stride)
     interleaved = jnp.stack(phases, axis=2).reshape(batch, *size, channels)
     return _crop(interleaved, (rows.crop, columns.crop), window.input_size)
 
@@ -183,7 +195,21 @@ def _shifted_kernel_gradient(images: Array, cotangent: Array, *, window: Window)
     return sums.reshape(*window.kernel_size, channels).astype(images.dtype)
 
 
-def _primitive(name: str, native: Callable[..., Array], shifted: Callable[..., Array]) -> Primitive:
+def _images_like(size: Pair, images: Array, kernel: Array) -> Array:
+    """A value of the shape, sharding and mesh axes of `images` at another `size`, convolved with `kernel`."""
+    values = jnp.sum(images, axis=(1, 2)) + jnp.sum(kernel, axis=(0, 1))
+    return jnp.broadcast_to(values[:, None, None, :], (images.shape[0], *size, images.shape[-1]))
+
+
+def _kernel_like(images: Array, cotangent: Array, *, window: Window) -> Array:
+    values = jnp.sum(images, axis=(0, 1, 2)) + jnp.sum(cotangent, axis=(0, 1, 2))
+    return jnp.broadcast_to(values, (*window.kernel_size, *values.shape))
+
+
+def _primitive(
+    name: str, like: Callable[..., Array], native: Callable[..., Array], shifted: Callable[..., Array]
+) -> Primitive:
+    """A primitive whose result has the type of `like`'s, lowered as `shifted` on a CPU and as `native` elsewhere."""
     primitive = Primitive(name)
 
     @functools.lru_cache(maxsize=256)
@@ -192,19 +218,38 @@ def _primitive(name: str, native: Callable[..., Array], shifted: Callable[..., A
 
     primitive.def_impl(lambda *operands, window: compiled(window)(*operands))
     primitive.def_abstract_eval(
-        lambda *operands, window: jax.make_jaxpr(functools.partial(native, window=window))(*operands).out_avals[0]
+        lambda *operands, window: jax.make_jaxpr(functools.partial(like, window=window))(*operands).out_avals[0]
     )
-    mlir.register_lowering(primitive, mlir.lower_fun(native, multiple_results=False))
-    mlir.register_lowering(primitive, mlir.lower_fun(shifted, multiple_results=False), platform='cpu')
+    mlir.register_lowering(primitive, _lower_unsharded(native))
+    mlir.register_lowering(primitive, _lower_unsharded(shifted), platform='cpu')
     return primitive
 
 
-depthwise_conv_p = _primitive('depthwise_conv', _grouped, _shifted)
+def _lower_unsharded(function: Callable[..., Array]) -> Any:
+    """Lower `function` as if its operands carried no sharding, which the compiler then gives it."""
+    lower = mlir.lower_fun(function, multiple_results=False)
+
+    def lowering(context: mlir.LoweringRuleContext, *operands: Any, **params: Any) -> Any:
+        avals = [jax.core.ShapedArray(aval.shape, aval.dtype) for aval in context.avals_in]
+        return lower(context.replace(avals_in=avals), *operands, **params)
+
+    return lowering
+
+
+depthwise_conv_p = _primitive(
+    'depthwise_conv',
+    lambda images, kernel, window: _images_like(window.output_size, images, kernel),
+    _grouped,
+    _shifted,
+)
 depthwise_conv_input_gradient_p = _primitive(
-    'depthwise_conv_input_gradient', _grouped_input_gradient, _shifted_input_gradient
+    'depthwise_conv_input_gradient',
+    lambda cotangent, kernel, window: _images_like(window.input_size, cotangent, kernel),
+    _grouped_input_gradient,
+    _shifted_input_gradient,
 )
 depthwise_conv_kernel_gradient_p = _primitive(
-    'depthwise_conv_kernel_gradient', _grouped_kernel_gradient, _shifted_kernel_gradient
+    'depthwise_conv_kernel_gradient', _kernel_like, _grouped_kernel_gradient, _shifted_kernel_gradient
 )
 
 ad.defbilinear(

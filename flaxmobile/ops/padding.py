@@ -3,6 +3,7 @@
 from typing import Literal
 
 Pair = tuple[int, int]
+Size = tuple[int, ...]
 PaddingPairs = tuple[Pair, Pair]
 Padding = Literal['same', 'symmetric'] | PaddingPairs
 
@@ -12,7 +13,7 @@ def pair(value: int | Pair) -> Pair:
     return (value, value) if isinstance(value, int) else value
 
 
-def padding_pairs(padding: Padding, input_size: Pair, kernel_size: Pair, strides: Pair, dilation: Pair) -> PaddingPairs:
+def padding_pairs(padding: Padding, input_size: Size, kernel_size: Size, strides: Pair, dilation: Pair) -> PaddingPairs:
     """Pixels to add before and after each axis.
 
     Args:
@@ -40,7 +41,7 @@ def padding_pairs(padding: Padding, input_size: Pair, kernel_size: Pair, strides
     return padding
 
 
-def output_size(size: Pair, kernel_size: Pair, strides: Pair, padding: PaddingPairs, dilation: Pair) -> Pair:
+def output_size(size: Size, kernel_size: Size, strides: Pair, padding: PaddingPairs, dilation: Pair) -> Pair:
     """Height and width of a convolution's output, in pixels; 0 where the kernel does not fit."""
     rows, columns = (
         max(0, (length + sum(added) - step * (kernel - 1) - 1) // stride + 1)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import export, lax
-from jax.sharding import AxisType
+from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from flaxmobile import ops
@@ -45,9 +45,20 @@ cases = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(cases)
 def test_output_and_gradients_equal_the_grouped_convolution(case):
+    check_output_and_gradients(case)
+
+
+@pytest.mark.slow
+@settings(max_examples=80, deadline=None)
+@given(cases)
+def test_output_and_gradients_of_many_shapes(case):
+    check_output_and_gradients(case)
+
+
+def check_output_and_gradients(case):
     rng = np.random.default_rng(case['seed'])
     shape = (case['batch'], *case['size'], case['channels'])
     kernel_shape = (*case['kernel'], 1, case['channels'] * case['multiplier'])
@@ -117,13 +128,24 @@ def test_transformations_equal_those_of_the_grouped_convolution(name, operands):
 
 
 def test_gradients_inside_shard_map_are_those_of_the_whole_batch(operands):
-    mesh = jax.make_mesh((1,), ('data',), axis_types=(AxisType.Auto,))
+    mesh = jax.make_mesh((2,), ('data',), axis_types=(AxisType.Auto,))
 
     def total(images, kernel):
         return lax.psum(ours(images, kernel), 'data')
 
     sharded = jax.shard_map(total, mesh=mesh, in_specs=(P('data'), P()), out_specs=P())
     got, want = jax.grad(sharded, (0, 1))(*operands), jax.grad(reference, (0, 1))(*operands)
+    for value, expected in zip(got, want, strict=True):
+        assert relative(value, np.asarray(expected)) <= 1e-13
+
+
+@pytest.mark.parametrize('axis_type', [AxisType.Auto, AxisType.Explicit])
+def test_gradients_of_a_sharded_batch(axis_type, operands):
+    mesh = jax.make_mesh((2,), ('data',), axis_types=(axis_type,))
+    want = jax.grad(reference, (0, 1))(*operands)
+    with jax.set_mesh(mesh):
+        images = jax.device_put(operands[0], NamedSharding(mesh, P('data')))
+        got = jax.jit(jax.grad(ours, (0, 1)))(images, jax.device_put(operands[1], NamedSharding(mesh, P())))
     for value, expected in zip(got, want, strict=True):
         assert relative(value, np.asarray(expected)) <= 1e-13
 
@@ -143,7 +165,7 @@ def test_half_types_are_as_close_as_the_grouped_convolution(dtype):
 def test_the_lowering_follows_the_platform():
     images, kernel = jnp.ones((2, 8, 8, 4)), jnp.ones((3, 3, 1, 4))
     function = jax.jit(lambda i, k: ops.depthwise_conv(i, k, **WINDOW))
-    assert 'convolution' not in export.export(function, platforms=['cpu'])(images, kernel).mlir_module()
+    assert 'stablehlo.convolution' not in export.export(function, platforms=['cpu'])(images, kernel).mlir_module()
     for platform in ('tpu', 'cuda'):
         text = export.export(function, platforms=[platform])(images, kernel).mlir_module()
         assert 'feature_group_count = 4' in text

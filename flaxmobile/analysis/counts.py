@@ -1,0 +1,98 @@
+"""Parameters and multiply-adds, counted from the traced program."""
+
+import functools
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, jaxprs_in_params
+
+from flaxmobile.models.network import MobileNet
+from flaxmobile.models.registry import create_model, entry
+from flaxmobile.ops.depthwise import depthwise_conv_p
+
+
+class Layer(NamedTuple):
+    """A convolution or dense layer of a traced network.
+
+    Attributes:
+        name: path of the module, BatchNorm included: 'block_03/depthwise'.
+        kind: 'standard', 'depthwise', 'pointwise' or 'dense'.
+        kernel_size: height and width in pixels.
+        strides: in pixels.
+        output_shape: without the batch.
+        parameters: trainable ones, BatchNorm's included.
+        multiply_adds: for one image.
+    """
+
+    name: str
+    kind: str
+    kernel_size: tuple[int, int]
+    strides: tuple[int, int]
+    output_shape: tuple[int, ...]
+    parameters: int
+    multiply_adds: int
+
+
+class Counts(NamedTuple):
+    """Totals of a network for one image of `image_size` pixels squared."""
+
+    parameters: int
+    multiply_adds: int
+    image_size: int
+
+
+def count(name: str, image_size: int | None = None, **overrides: Any) -> Counts:
+    """Totals of a registered network at `image_size` (its own where None); `overrides` are fields of the model.
+
+    Multiply-adds are those of convolutions and dense layers.
+    """
+    size = image_size or entry(name).image_size
+    rows = layers(create_model(name, **overrides), size)
+    return Counts(sum(row.parameters for row in rows), sum(row.multiply_adds for row in rows), size)
+
+
+@functools.lru_cache(maxsize=128)
+def layers(model: MobileNet, image_size: int, channels: int = 3) -> tuple[Layer, ...]:
+    """The convolutions and dense layers of `model` in the order in which they run."""
+    images = jax.ShapeDtypeStruct((1, image_size, image_size, channels), jnp.float32)
+    program, (_, variables) = jax.make_jaxpr(model.init_with_output, return_shape=True)(jax.random.key(0), images)
+    params = variables['params']
+    names = {key.key for path, _ in jax.tree_util.tree_leaves_with_path(params) for key in path}
+    return tuple(
+        _layer([part for part in scope.split('/') if part in names], equation, params)
+        for scope, equation in _products(program.jaxpr, '')
+    )
+
+
+def _products(jaxpr: Jaxpr, scope: str) -> Iterator[tuple[str, JaxprEqn]]:
+    for equation in jaxpr.eqns:
+        inner = '/'.join(filter(None, (scope, str(equation.source_info.name_stack))))
+        if equation.primitive.name in ('dot_general', 'conv_general_dilated', depthwise_conv_p.name):
+            yield inner, equation
+        else:
+            for nested in jaxprs_in_params(equation.params):
+                yield from _products(nested.jaxpr if isinstance(nested, ClosedJaxpr) else nested, inner)
+
+
+def _shape(variable: Any) -> tuple[int, ...]:
+    return variable.aval.shape
+
+
+def _layer(path: list[str], equation: JaxprEqn, params: Any) -> Layer:
+    left, right, output = (_shape(variable) for variable in (*equation.invars, *equation.outvars))
+    if equation.primitive is depthwise_conv_p:
+        window = equation.params['window']
+        kind, kernel_size, strides, per_output = 'depthwise', window.kernel_size, window.strides, math.prod(right[:2])
+    elif equation.primitive.name == 'conv_general_dilated':
+        kind, kernel_size, strides = 'standard', right[:2], equation.params['window_strides']
+        per_output = math.prod(right[:3])
+    else:
+        kind, kernel_size, strides = 'pointwise' if len(left) == 4 else 'dense', (1, 1), (1, 1)
+        per_output = math.prod(left[axis] for axis in equation.params['dimension_numbers'][0][0])
+    path = path[:-1] if path[-1] == 'conv' else path
+    parameters = functools.reduce(lambda tree, part: tree[part], path, params)
+    size = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(parameters))
+    return Layer('/'.join(path), kind, kernel_size, strides, output[1:], size, math.prod(output) * per_output)
