@@ -25,7 +25,7 @@ slow: $(VENV)/.installed-test ## the tests marked slow
 	$(PYTEST) -m slow
 
 parity: $(VENV)/.installed-parity ## the same weights in torch, torchvision, timm and Keras (installs them)
-	KERAS_BACKEND=jax $(PYTEST) -m parity
+	$(PYTEST) -m parity
 
 lint: $(VENV)/.installed-lint ## ruff and mypy
 	$(VENV)/bin/ruff check

@@ -1,7 +1,7 @@
 """The MobileNet family for JAX, in pure functional Flax Linen.
 
-`flaxmobile.models.MobileNetV2(num_classes=1000)` is a Linen module; `flaxmobile.create_model('mobilenetv2_100')` makes a
-network by its published name, `flaxmobile.load_run('runs/demo')` brings back what `flaxmobile train` made.
+`flaxmobile.models.MobileNetV2(num_classes=1000)` is a Linen module; `flaxmobile.create_model('mobilenetv2_100')` makes
+a network by its published name, `flaxmobile.load_run('runs/demo')` brings back what `flaxmobile train` made.
 """
 
 from typing import Any

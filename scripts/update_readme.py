@@ -6,7 +6,6 @@ python scripts/update_readme.py --check    say whether it is up to date (exit st
 
 import os
 import sys
-from itertools import groupby
 from pathlib import Path
 
 from flaxmobile import list_models
@@ -18,22 +17,22 @@ END = '<!-- models: end -->\n'
 PREFIXES = ('tf_', 'tv_')
 
 
-def without_prefix(name: str) -> str:
-    """The name a network has without its convention: `tf_mobilenetv2_130` -> `mobilenetv2_130`."""
-    return name[3:] if name.startswith(PREFIXES) else name
+def split_prefix(name: str) -> tuple[str, str]:
+    """`tf_mobilenetv2_130` -> `mobilenetv2_130`, `tf_`."""
+    prefix = name[:3] if name.startswith(PREFIXES) else ''
+    return name.removeprefix(prefix), prefix
 
 
 def models_table() -> str:
-    """A Markdown table with a row for each network; names that share a row differ in padding and normalisation."""
-    rows = ['| model | parameters | multiply-adds | at |', '|---|--:|--:|--:|']
-    names = sorted(list_models(), key=lambda name: (without_prefix(name), name.startswith(PREFIXES), name))
-    for _, twins in groupby(names, key=without_prefix):
-        by_counts: dict[Counts, list[str]] = {}
-        for name in twins:
-            by_counts.setdefault(count(name), []).append(name)
-        for counts, same in by_counts.items():
-            shown = ', '.join(f'`{name}`' for name in same)
-            rows.append(f'| {shown} | {counts.parameters:,} | {counts.multiply_adds:,} | {counts.image_size} |')
+    """A Markdown table with a row for each network; those that differ only in their convention share one."""
+    prefixes: dict[tuple[str, Counts], list[str]] = {}
+    for network, prefix in sorted(map(split_prefix, list_models())):
+        prefixes.setdefault((network, count(prefix + network)), []).append(prefix)
+    rows = ['| model | also as | parameters | multiply-adds | image |', '|---|---|--:|--:|--:|']
+    for (network, counts), (first, *others) in prefixes.items():
+        also = ' '.join(f'`{prefix}`' for prefix in others)
+        parameters, multiply_adds, size = f'{counts.parameters:,}', f'{counts.multiply_adds:,}', counts.image_size
+        rows.append(f'| `{first}{network}` | {also} | {parameters} | {multiply_adds} | {size} |')
     return '\n'.join(rows) + '\n'
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import flaxmobile
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / 'flaxmobile'
 
@@ -101,8 +103,8 @@ print(*{{name.split('.')[0] for name in set(sys.modules) - before}})
 
 def test_version_agrees() -> None:
     written = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']['version']
-    assert importlib.metadata.version('flaxmobile') == written
-    assert re.search(r'^## (\S+)', (ROOT / 'CHANGELOG.md').read_text(), re.MULTILINE)[1] == written
+    newest_change = re.search(r'^## (\S+)', (ROOT / 'CHANGELOG.md').read_text(), re.MULTILINE)[1]
+    assert flaxmobile.__version__ == importlib.metadata.version('flaxmobile') == newest_change == written
 
 
 def test_what_the_documents_name_exists() -> None:
@@ -122,3 +124,18 @@ def test_readme_table_is_up_to_date() -> None:
     spec.loader.exec_module(update_readme)
     readme = update_readme.README.read_text()
     assert update_readme.with_table(readme, update_readme.models_table()) == readme
+
+
+@pytest.mark.slow
+def test_readme_code_runs() -> None:
+    (program,) = re.findall(r'```python\n(.*?)```', (ROOT / 'README.md').read_text(), re.DOTALL)
+    found: dict = {}
+    exec(program, found)
+    assert found['logits'].shape == (8, 1000)
+    assert {name: maps.shape for name, maps in found['maps'].items()} == {
+        'stride_2': (8, 112, 112, 16),
+        'stride_4': (8, 56, 56, 24),
+        'stride_8': (8, 28, 28, 32),
+        'stride_16': (8, 14, 14, 96),
+        'stride_32': (8, 7, 7, 320),
+    }

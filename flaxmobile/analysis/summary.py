@@ -1,12 +1,13 @@
 """A network layer by layer, next to what ordinary convolutions would cost."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flaxmobile.analysis.counts import Layer, layers
 from flaxmobile.models.registry import create_model, entry
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.console import Console, ConsoleOptions, RenderResult
 
 
 class Cost(NamedTuple):
@@ -44,58 +45,81 @@ def ordinary_twin(rows: tuple[Layer, ...]) -> dict[str, Cost]:
     return twin
 
 
-def render(name: str, image_size: int | None = None, **overrides: Any) -> 'RenderableType':
+class Summary:
+    """The table of a network, for rich to print: exact numbers where the width allows, else rounded ones."""
+
+    def __init__(self, title: str, rows: tuple[Layer, ...]) -> None:
+        self.title, self.rows = title, rows
+
+    def __rich_console__(self, console: 'Console', options: 'ConsoleOptions') -> 'RenderResult':
+        """The table and a sentence on the twin."""
+        from rich.table import Table
+
+        twin, whole = ordinary_twin(self.rows), total(self.rows)
+        ordinary = Cost(*(sum(costs) for costs in zip(*twin.values(), strict=True)))
+        number = _exact if options.max_width >= 120 else _rounded
+        columns = 10 if options.max_width >= 98 else 8
+        table = Table(title=self.title, box=None, show_footer=True, padding=(0, 2, 0, 0), title_style='bold')
+        for index, (heading, footer) in enumerate(_columns(whole, ordinary, number)[:columns]):
+            table.add_column(heading, footer, justify='right' if index else 'left', no_wrap=True)
+        for row in self.rows:
+            table.add_row(*_cells(row, whole, twin[row.name], number)[:columns])
+        yield table
+        yield (
+            f'With ordinary convolutions in place of the depthwise separable ones: {ordinary.parameters:,} parameters, '
+            f'{ordinary.multiply_adds:,} multiply-adds.\nSeparation saves a factor of '
+            f'{ordinary.parameters / whole.parameters:.1f} in parameters and of '
+            f'{ordinary.multiply_adds / whole.multiply_adds:.1f} in multiply-adds.'
+        )
+
+
+def render(name: str, image_size: int | None = None, **overrides: Any) -> Summary:
     """The table of a registered network at `image_size` pixels (its own where None), for rich to print.
 
     `overrides` are fields of the model, as for `create_model`.
     """
-    from rich.console import Group
-    from rich.table import Table
-    from rich.text import Text
-
     size = image_size or entry(name).image_size
-    rows = layers(create_model(name, **overrides), size)
-    twin, whole = ordinary_twin(rows), total(rows)
-    ordinary = Cost(sum(cost.parameters for cost in twin.values()), sum(cost.multiply_adds for cost in twin.values()))
-    table = Table(title=f'{name}, {size}x{size}', title_style='bold', header_style='bold', show_footer=True)
-    table.add_column('layer', footer='total')
-    for heading in ('kernel', 'stride', 'output'):
-        table.add_column(heading, justify='right', no_wrap=True)
-    for heading, footer in _columns(whole, ordinary):
-        table.add_column(heading, footer=footer, justify='right', no_wrap=True)
-    for row in rows:
-        table.add_row(*_cells(row, whole, twin[row.name]))
-    words = Text(
-        f'With ordinary convolutions in place of the depthwise separable ones: {ordinary.parameters:,} parameters '
-        f'and {ordinary.multiply_adds:,} multiply-adds; separation saves {ordinary.parameters / whole.parameters:.1f}x '
-        f'and {ordinary.multiply_adds / whole.multiply_adds:.1f}x.'
-    )
-    return Group(table, words)
+    return Summary(f'{name}, {size}x{size}', layers(create_model(name, **overrides), size))
 
 
-def _columns(whole: Cost, ordinary: Cost) -> list[tuple[str, str]]:
+def _exact(value: int) -> str:
+    return f'{value:,}'
+
+
+def _rounded(value: int) -> str:
+    for unit, words in ((10**9, ' G'), (10**6, ' M'), (10**3, ' k')):
+        if value >= unit:
+            return f'{value / unit:.3g}{words}' if value < 999.5 * unit else f'{value / unit:.0f}{words}'
+    return str(value)
+
+
+def _columns(whole: Cost, ordinary: Cost, number: Callable[[int], str]) -> list[tuple[str, str]]:
     return [
-        ('parameters', f'{whole.parameters:,}'),
+        ('layer', 'total'),
+        ('kernel', ''),
+        ('s', ''),
+        ('output', ''),
+        ('params', number(whole.parameters)),
         ('share', '100 %'),
-        ('multiply-adds', f'{whole.multiply_adds:,}'),
+        ('mult-adds', number(whole.multiply_adds)),
         ('share', '100 %'),
-        ('ordinary: parameters', f'{ordinary.parameters:,}'),
-        ('multiply-adds', f'{ordinary.multiply_adds:,}'),
+        ('ordinary', number(ordinary.parameters)),
+        ('mult-adds', number(ordinary.multiply_adds)),
     ]
 
 
-def _cells(row: Layer, whole: Cost, twin: Cost) -> list[str]:
+def _cells(row: Layer, whole: Cost, twin: Cost, number: Callable[[int], str]) -> list[str]:
     kernel = f'{row.kernel_size[0]}x{row.kernel_size[1]}' + (' dw' if row.kind == 'depthwise' else '')
     merged = twin == Cost(0, 0)
     return [
-        row.name,
+        row.name.replace('squeeze_excite', 'se'),
         '' if row.kind == 'dense' else kernel,
         '' if row.kind == 'dense' else str(row.strides[0]),
         'x'.join(map(str, row.output_shape)),
-        f'{row.parameters:,}',
+        number(row.parameters),
         f'{100 * row.parameters / whole.parameters:.1f} %',
-        f'{row.multiply_adds:,}',
+        number(row.multiply_adds),
         f'{100 * row.multiply_adds / whole.multiply_adds:.1f} %',
-        '↓' if merged else f'{twin.parameters:,}',
-        '↓' if merged else f'{twin.multiply_adds:,}',
+        '↓' if merged else number(twin.parameters),
+        '↓' if merged else number(twin.multiply_adds),
     ]

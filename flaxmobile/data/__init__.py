@@ -1,0 +1,38 @@
+"""Where images come from: TFDS, folders, the embedded set; decoding, augmentation, batching."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from flaxmobile.data.dataset import Batch, Dataset, UnreadableImages
+    from flaxmobile.data.images import UnreadableImage, prepare_for_evaluation, prepare_for_training, read_image
+    from flaxmobile.data.loading import load_dataset
+    from flaxmobile.data.preprocessing import Augmentation, Preprocessing
+
+__all__ = [
+    'Augmentation',
+    'Batch',
+    'Dataset',
+    'Preprocessing',
+    'UnreadableImage',
+    'UnreadableImages',
+    'load_dataset',
+    'prepare_for_evaluation',
+    'prepare_for_training',
+    'read_image',
+]
+
+_MODULES = {
+    'preprocessing': ('Augmentation', 'Preprocessing'),
+    'images': ('UnreadableImage', 'prepare_for_evaluation', 'prepare_for_training', 'read_image'),
+    'dataset': ('Batch', 'Dataset', 'UnreadableImages'),
+    'loading': ('load_dataset',),
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Lazy: the models need Preprocessing and nothing of Grain, TFDS or Pillow.
+    for module, names in _MODULES.items():
+        if name in names:
+            return getattr(importlib.import_module(f'{__name__}.{module}'), name)
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

@@ -8,7 +8,7 @@ from flax.linen.dtypes import promote_dtype
 from jax import Array
 
 from flaxmobile import ops
-from flaxmobile.layers.convention import TENSORFLOW, Convention, get_convention
+from flaxmobile.layers.convention import TENSORFLOW, Convention, Initializer, get_convention
 
 Kind = Literal['standard', 'depthwise', 'pointwise']
 
@@ -27,6 +27,7 @@ class Conv(nn.Module):
         dilation: distance in pixels between the kernel's taps.
         kind: 'standard', 'depthwise' or 'pointwise'.
         use_bias: add a bias per feature.
+        kernel_init: initialiser of the kernel; None is the convention's.
         convention: padding and initialisation, an object or a name.
         dtype: of the computation; None follows input and parameters.
         param_dtype: of the parameters.
@@ -42,6 +43,7 @@ class Conv(nn.Module):
     dilation: int = 1
     kind: Kind = 'standard'
     use_bias: bool = False
+    kernel_init: Initializer | None = None
     convention: Convention | str = TENSORFLOW
     dtype: Any = None
     param_dtype: Any = jnp.float32
@@ -50,7 +52,8 @@ class Conv(nn.Module):
     def __call__(self, images: Array) -> Array:
         """Convolve."""
         convention, groups, shape = get_convention(self.convention), self._groups(images), self._shape(images)
-        kernel: Any = self.param('kernel', convention.conv_initializer(groups), shape, self.param_dtype)
+        initializer = self.kernel_init or convention.conv_initializer(groups)
+        kernel: Any = self.param('kernel', initializer, shape, self.param_dtype)
         bias = self.param('bias', nn.initializers.zeros, shape[-1:], self.param_dtype) if self.use_bias else None
         images, kernel, bias = promote_dtype(images, kernel, bias, dtype=self.dtype)
         if self.kind == 'pointwise':

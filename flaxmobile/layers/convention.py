@@ -56,6 +56,10 @@ class Convention:
 
         return uniform
 
+    def head_initializer(self) -> Initializer:
+        """Initialiser of V3's layer behind the pooling, `[1, 1, channels, features]`: a dense layer in torchvision."""
+        return self.dense_initializer() if self.initialization == 'kaiming_fan_out' else self.conv_initializer()
+
 
 TENSORFLOW = Convention()
 TORCH = Convention('symmetric', 1e-5, 0.9, 'fan_out')

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, NamedTuple
 from jax import Array
 
 from flaxmobile import ops
-from flaxmobile.layers import Conv, ConvNorm, InvertedResidual, make_divisible
+from flaxmobile.layers import Conv, ConvNorm, InvertedResidual, get_convention, make_divisible
 from flaxmobile.models.network import BlockSpec, MobileNet, pool, stages
 
 
@@ -61,7 +61,8 @@ class MobileNetV3(MobileNet):
 
     Expanded channels keep the table's ratio to the block's own (scaled) input; the last pointwise convolution scales
     with the width and is the deepest map; the head behind the pooling never scales; below a width of 0.75 the stem
-    keeps its 16 channels. Dilation is torchvision's: the block that loses its stride is dilated too. Fields: see `MobileNet`.
+    keeps its 16 channels. Dilation is torchvision's: the block that loses its stride is dilated too.
+    Fields: see `MobileNet`.
 
     Attributes:
         minimalistic: the form without squeeze-excite, hard-swish and 5x5 kernels.
@@ -123,6 +124,7 @@ class MobileNetV3(MobileNet):
             features=self.head_features,
             kind='pointwise',
             use_bias=self.head_bias,
+            kernel_init=get_convention(self.convention).head_initializer(),
             convention=self.convention,
             dtype=self.dtype,
             param_dtype=self.param_dtype,

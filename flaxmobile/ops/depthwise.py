@@ -7,7 +7,7 @@ serves every platform.
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -230,7 +230,7 @@ def _lower_unsharded(function: Callable[..., Array]) -> Any:
     lower = mlir.lower_fun(function, multiple_results=False)
 
     def lowering(context: mlir.LoweringRuleContext, *operands: Any, **params: Any) -> Any:
-        avals = [jax.core.ShapedArray(aval.shape, aval.dtype) for aval in context.avals_in]
+        avals = [jax.core.ShapedArray(aval.shape, aval.dtype) for aval in cast(Any, context.avals_in)]
         return lower(context.replace(avals_in=avals), *operands, **params)
 
     return lowering

@@ -1,0 +1,1 @@
+"""Configuration, optimiser, the compiled step, the loop, checkpoints and the report."""

@@ -21,8 +21,8 @@ def _accuracy(metrics: Mapping[str, float]) -> float:
 class Checkpoints:
     """The checkpoints in `run_dir`, one folder a step under `run_dir/checkpoints`.
 
-    Kept are the last `keep` and the one of the highest validation accuracy (the latest of equals). A checkpoint is written
-    beside and then renamed, so that one with a step's name is whole.
+    Kept are the last `keep` and the one of the highest validation accuracy (the latest of equals). A checkpoint is
+    written beside and then renamed, so that one with a step's name is whole.
     """
 
     def __init__(self, run_dir: str | Path, keep: int = 1):
@@ -72,15 +72,15 @@ class Checkpoints:
         try:
             self._manager.save(step, args=arguments, metrics=metrics, force=True)
         except Exception as error:
-            if isinstance(error, OSError) or 'space' in str(error) or 'RESOURCE_EXHAUSTED' in str(error):
-                raise OSError(errno.ENOSPC, self._not_written(step, error)) from error
-            raise
-
-    def _not_written(self, step: int, error: Exception) -> str:
-        self._manager.reload()
-        good = f'the last good one is step {self.last}' if self.last is not None else 'there is no earlier one'
-        reason = str(error).splitlines()[0]
-        return f'the checkpoint of step {step} could not be written to {self.folder} ({reason}); {good}'
+            # TensorStore's errors are ValueErrors that carry the system's words.
+            full = 'No space left' in str(error)
+            if not full and not isinstance(error, OSError):
+                raise
+            self._manager.reload()
+            good = 'there is no earlier one' if self.last is None else f'the last good one is step {self.last}'
+            number = errno.ENOSPC if full else getattr(error, 'errno', None) or errno.EIO
+            reason = 'the disk is full' if full else str(error).splitlines()[0]
+            raise OSError(number, f'the checkpoint of step {step} was not written ({reason}); {good}') from error
 
     def restore(self, step: int, like: TrainState) -> TrainState:
         """The state of the checkpoint of `step`, with the shapes, dtypes and shardings of `like` (may be abstract).

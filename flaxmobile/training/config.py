@@ -5,19 +5,17 @@ import math
 import runpy
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 import jax.numpy as jnp
+from flax import linen as nn
 
-from flaxmobile.data.preprocessing import Augmentation, Preprocessing
+from flaxmobile.data.preprocessing import Augmentation, Interpolation, Preprocessing
+from flaxmobile.models import create_model
 from flaxmobile.suggestions import unknown
-
-if TYPE_CHECKING:
-    from flax import linen as nn
 
 Optimizer = Literal['rmsprop', 'sgd', 'adamw', 'lamb']
 Schedule = Literal['constant', 'cosine', 'exponential', 'step']
-Interpolation = Literal['bicubic', 'bilinear']
 Precision = Literal['float32', 'bfloat16']
 
 
@@ -125,7 +123,8 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         _check_fields(self)
-        _check_agreement(self)
+        _check_schedule(self)
+        _ = self.preprocessing, self.augmentation
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -144,10 +143,8 @@ class TrainConfig:
         names = ('stem_stride', 'dropout_rate', 'stochastic_depth_rate', 'convention')
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
-    def build_model(self, num_classes: int) -> 'nn.Module':
+    def build_model(self, num_classes: int) -> nn.Module:
         """The network with `num_classes` outputs, computing in `dtype`. Raises ValueError for an unknown name."""
-        from flaxmobile.models import create_model
-
         return create_model(self.model, num_classes=num_classes, dtype=jnp.dtype(self.dtype), **self.model_overrides)
 
     def total_steps(self, steps_per_epoch: int) -> int:
@@ -210,7 +207,7 @@ _RULES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
     (
         'a whole number, 1 or more',
         lambda value: isinstance(value, int) and value >= 1,
-        ('image_size', 'channels', 'batch_size', 'accumulation_steps', 'log_every', 'keep_checkpoints', 'stem_stride'),
+        ('batch_size', 'accumulation_steps', 'log_every', 'keep_checkpoints', 'stem_stride'),
     ),
     (
         'a number above 0',
@@ -219,7 +216,7 @@ _RULES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
     ),
     ('a number, 0 or more', lambda value: 0 <= value < math.inf, ('warmup_epochs', 'weight_decay')),
     ('a whole number, 0 or more', lambda value: isinstance(value, int) and value >= 0, ('seed',)),
-    ('a number above 0, at most 1', lambda value: 0 < value <= 1, ('crop_fraction', 'decay_rate')),
+    ('a number above 0, at most 1', lambda value: 0 < value <= 1, ('decay_rate',)),
     ('a number from 0 to 1', lambda value: 0 <= value <= 1, ('max_unreadable',)),
     (
         'a number from 0 to 1, but not 1 itself',
@@ -227,7 +224,7 @@ _RULES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
         ('dropout_rate', 'stochastic_depth_rate', 'momentum', 'rmsprop_decay', 'label_smoothing', 'ema_decay'),
     ),
 )
-_CHOICES = {'optimizer': Optimizer, 'schedule': Schedule, 'interpolation': Interpolation, 'dtype': Precision}
+_CHOICES = {'optimizer': Optimizer, 'schedule': Schedule, 'dtype': Precision}
 
 
 def _check_fields(config: TrainConfig) -> None:
@@ -244,16 +241,7 @@ def _check_fields(config: TrainConfig) -> None:
                 raise ValueError(f'{name} must be {words}, not {value!r}')
 
 
-def _check_agreement(config: TrainConfig) -> None:
-    for name in ('mean', 'std'):
-        if len(getattr(config, name)) != config.channels:
-            raise ValueError(f'{name} needs one value per channel ({config.channels}), not {getattr(config, name)}')
-    if min(config.std) <= 0:
-        raise ValueError(f'std must be above 0, not {config.std}')
-    for name, greatest in (('crop_scale', 1.0), ('crop_ratio', math.inf)):
-        low, high = getattr(config, name)
-        if not 0 < low <= high <= greatest:
-            raise ValueError(f'{name} must be a least and a greatest value above 0, not {(low, high)}')
+def _check_schedule(config: TrainConfig) -> None:
     if config.warmup_epochs > config.epochs:
         raise ValueError(f'warmup_epochs ({config.warmup_epochs}) must not exceed epochs ({config.epochs})')
     if config.schedule == 'step' and not config.milestones:

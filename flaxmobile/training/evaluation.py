@@ -31,11 +31,11 @@ class Example:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The result over every readable example of a data set; the first `n` of each array belong together.
+    """The result over every readable example of a data set.
 
-    `labels` and `predictions` are int32 [examples], `indices` int64 [examples] (positions in the split), `probabilities` float32
-    [examples] (of the prediction), all in the order of `indices`; `confusion` is int64 [classes, classes] with a row a true class.
-    `mistakes` are some wrong examples, the least probable true class first; `right` some right ones, of different classes.
+    In the order of the split, and each [examples]: `indices` int64 (positions in the split), `labels` and `predictions`
+    int32, `probabilities` float32 (of the prediction). `confusion` is int64 [classes, classes] with a row a true class.
+    `mistakes` are some wrong examples, the least probable true class first; `right` some right ones, of many classes.
     """
 
     accuracy: float
@@ -140,7 +140,8 @@ def _rows(gathered: Mapping[str, np.ndarray]) -> Rows:
 
 def _result(sums: Mapping[str, float], rows: list[Rows], classes: int, gallery: '_Gallery') -> Evaluation:
     columns = {name: np.concatenate([part[name] for part in rows]) for name in rows[0]}
-    columns = {name: column[np.argsort(columns['index'], kind='stable')] for name, column in columns.items()}
+    order = np.argsort(columns['index'], kind='stable')
+    columns = {name: column[order] for name, column in columns.items()}
     confusion = np.zeros((classes, classes), np.int64)
     np.add.at(confusion, (columns['label'], columns['prediction']), 1)
     return Evaluation(
@@ -181,7 +182,7 @@ class _Gallery:
                 continue
             values = (rows[name][row] for name in ('label', 'prediction', 'probability', 'label_probability'))
             label, prediction, probability, label_probability = (value.item() for value in values)
-            example = Example(image, label, prediction, probability, label_probability)
+            example = Example(image.copy(), label, prediction, probability, label_probability)
             if label != prediction:
                 self.mistakes.append(example)
             elif len(kept := self._right.setdefault(label, [])) < self._per_class:

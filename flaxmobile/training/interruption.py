@@ -4,6 +4,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 
 class TrainingStopped(Exception):
@@ -18,7 +19,7 @@ class TrainingStopped(Exception):
 def signals() -> Iterator[list[int]]:
     """A list that SIGINT and SIGTERM append to; a second one does what it would have done without this."""
     received: list[int] = []
-    before = {}
+    before: dict[signal.Signals, Any] = {}
 
     def note(number: int, frame: FrameType | None) -> None:
         received.append(number)

@@ -21,7 +21,7 @@ from flaxmobile.training.evaluation import Evaluation, evaluate
 from flaxmobile.training.interruption import TrainingStopped, signals
 from flaxmobile.training.metrics import Display, MetricsLog, Window
 from flaxmobile.training.optimizer import learning_rate_schedule, make_optimizer
-from flaxmobile.training.report import write_report
+from flaxmobile.training.report import train_command, write_report
 from flaxmobile.training.splits import Splits, load_splits, unreadable
 from flaxmobile.training.state import TrainState, create_state
 from flaxmobile.training.step import make_evaluation_step, make_mesh, make_train_step, replicate, shard_batch
@@ -35,10 +35,9 @@ class Session(NamedTuple):
     config: TrainConfig
     data: Splits
     model: nn.Module
+    optimizer: optax.GradientTransformation
     mesh: Mesh
     steps_per_epoch: int
-    learning_rate: optax.Schedule
-    train_step: Callable[[TrainState, Any], tuple[TrainState, dict[str, jax.Array]]]
     evaluation_step: Callable[[Any, Any], dict[str, jax.Array]]
     checkpoints: Checkpoints
     log: MetricsLog
@@ -55,16 +54,26 @@ class Session(NamedTuple):
 
 
 def train(
-    config: TrainConfig, run_dir: str | Path, *, resume: bool = False, overwrite: bool = False, name: str = ''
+    config: TrainConfig,
+    run_dir: str | Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    name: str = '',
+    multiply_adds: Callable[[Any], int] | None = None,
 ) -> Path:
     """Train as `config` says; write checkpoints, metrics and a report to `run_dir`, which is returned.
 
-    The validation images choose the best checkpoint; the test images are read once, at the end, with that one. SIGINT and
-    SIGTERM save a checkpoint before they stop the run. `name` is the config's, for the report.
+    The validation images choose the best checkpoint; the test images are read once, at the end, with that one. SIGINT
+    and SIGTERM save a checkpoint before they stop the run.
 
     Args:
+        config: all that decides the run.
+        run_dir: the folder to write.
         resume: go on from the last checkpoint in `run_dir`, to the very parameters of a run that was never stopped.
         overwrite: remove the run that `run_dir` holds, once all else is known to be right.
+        name: of the config that `config` came from, for the report.
+        multiply_adds: counts those of a network for one image, for the report.
 
     Raises:
         FileExistsError: `run_dir` holds a run, and neither `resume` nor `overwrite` is set.
@@ -78,52 +87,52 @@ def train(
     classes, steps = data.train.classes, steps_per_epoch(config, data.train)
     model, mesh, optimizer = config.build_model(len(classes)), make_mesh(), make_optimizer(config, steps)
     state = initial_state(config, model, optimizer, classes, mesh)
-    description = run.RunDescription(name, config, classes)
+    size = f'{parameters(state.params):,} parameters' + (
+        f', {multiply_adds(model):,} multiply-adds' if multiply_adds else ''
+    )
+    description = run.RunDescription(config, classes)
+    command = train_command(name, config) if name else ''
     prepare_folder(run_dir, description, resume=resume)
-    first = jax.process_index() == 0
+    first, total = jax.process_index() == 0, config.total_steps(steps)
     with closing(Checkpoints(run_dir, config.keep_checkpoints)) as checkpoints:
         if checkpoints.last is not None:
             state = checkpoints.restore_latest(state)
-        start = int(state.step)
+        step = int(state.step)
         with (
-            closing(MetricsLog(run_dir if first else None, start)) as log,
-            Display(config.total_steps(steps), config.epochs, start_step=start, silent=not first) as display,
+            closing(MetricsLog(run_dir if first else None, step)) as log,
+            Display(total, config.epochs, start_step=step, silent=not first) as display,
         ):
-            train_step = make_train_step(
-                model,
-                optimizer,
-                config.preprocessing,
-                num_classes=len(classes),
-                label_smoothing=config.label_smoothing,
-                ema_decay=config.ema_decay,
-                seed=config.seed,
-                mesh=mesh,
-            )
             evaluation_step = make_evaluation_step(model, config.preprocessing, mesh)
-            schedule = learning_rate_schedule(config, steps)
-            session = Session(
-                config, data, model, mesh, steps, schedule, train_step, evaluation_step, checkpoints, log, display
-            )
-            display.say(introduction(session, state, start))
-            fit(session, state, start)
+            session = Session(config, data, model, optimizer, mesh, steps, evaluation_step, checkpoints, log, display)
+            display.say(introduction(session, size, step))
+            fit(session, state, step)
         if not (run_dir / 'results.json').exists():
             test = test_best(session)
             if first:
-                write_report(run_dir, description, checkpoints.best or 0, test, log.seconds, unreadable(data))
+                write_report(
+                    run_dir,
+                    description,
+                    checkpoints.best or 0,
+                    test,
+                    seconds=log.seconds,
+                    size=size,
+                    command=command,
+                    unreadable=unreadable(data),
+                )
     return run_dir
 
 
 def steps_per_epoch(config: TrainConfig, images: Dataset) -> int:
-    """Whole batches in the training images.
+    """The batches that come nearest to one pass over the training images; batches reach from one epoch into the next.
 
     Raises:
-        ValueError: there are fewer images than a batch has, or the processes cannot share a batch evenly.
+        ValueError: the devices cannot share a batch evenly.
     """
-    if len(images) < config.batch_size:
-        raise ValueError(f'batch_size {config.batch_size} is more than the {len(images)} images of {images.split!r}')
     if config.batch_size % jax.device_count():
-        raise ValueError(f'batch_size {config.batch_size} cannot be shared evenly by {jax.device_count()} devices')
-    return len(images) // config.batch_size
+        raise ValueError(
+            f'batch_size {config.batch_size} cannot be shared evenly by {jax.device_count()} devices: use a multiple'
+        )
+    return max(1, round(len(images) / config.batch_size))
 
 
 def initial_state(
@@ -150,15 +159,18 @@ def prepare_folder(run_dir: Path, description: run.RunDescription, *, resume: bo
     multihost_utils.sync_global_devices('run folder')
 
 
-def introduction(session: Session, state: TrainState, start: int) -> str:
-    """One line that says what is about to run."""
-    size = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    images, devices = session.data.train, jax.devices()
-    where = f'going on from step {start}' if start else f'{session.total_steps} steps'
+def parameters(params: Any) -> int:
+    """How many numbers a tree of parameters holds."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+def introduction(session: Session, size: str, step: int) -> str:
+    """What is about to run, in two lines."""
+    config, images, devices = session.config, session.data.train, jax.devices()
     return (
-        f'{session.config.model}: {size:,} parameters; {images.name}: {len(images):,} images, {len(images.classes)} classes; '
-        f'{where} of {session.config.batch_size} images on {len(devices)} {devices[0].platform} '
-        f'device{"s" if len(devices) > 1 else ""}'
+        f'{config.model} ({size}) on {images.name} ({len(images):,} images, {len(images.classes)} classes)\n'
+        f'from step {step} to {session.total_steps}, {config.batch_size} images each, on {len(devices)} '
+        f'{devices[0].platform} device{"s" if len(devices) > 1 else ""}; the first step takes a while to compile'
     )
 
 
@@ -168,18 +180,29 @@ def fit(session: Session, state: TrainState, step: int) -> None:
     evaluate_every = max(1, round(config.evaluate_every * session.steps_per_epoch))
     if step >= total:
         return
+    train_step = make_train_step(
+        session.model,
+        session.optimizer,
+        config.preprocessing,
+        num_classes=len(session.data.train.classes),
+        label_smoothing=config.label_smoothing,
+        ema_decay=config.ema_decay,
+        seed=config.seed,
+        mesh=session.mesh,
+    )
     batches, window = placed_batches(session, step), Window(config.batch_size)
+    learning_rate = learning_rate_schedule(config, session.steps_per_epoch)
     batch = next(batches)
     with signals() as received:
         while step < total:
-            state, metrics = session.train_step(state, batch)
+            state, metrics = train_step(state, batch)
             step += 1
             if step < total:
                 batch = next(batches)  # Read and placed while the step runs.
             window.add(metrics)
             due = step % evaluate_every == 0 or step == total
             if due or received or step % config.log_every == 0:
-                record(session, step, window.close())
+                record(session, step, window.close() | {'learning_rate': float(learning_rate(step - 1))})
             if due:
                 session.checkpoints.save(step, state, validate(session, state, step))
                 window.restart()
@@ -208,14 +231,14 @@ def record(session: Session, step: int, metrics: dict[str, float]) -> None:
     Raises:
         FloatingPointError: they are not finite.
     """
-    metrics['learning_rate'] = float(session.learning_rate(step - 1))
     for name in ('loss', 'gradient_norm'):
         if not math.isfinite(metrics[name]):
             last = session.checkpoints.last
             kept = 'there is no checkpoint yet' if last is None else f'the checkpoint of step {last} is good'
             raise FloatingPointError(
-                f'the {name.replace("_", " ")} became {metrics[name]} in the steps before {step}, at a learning rate of '
-                f'{metrics["learning_rate"]:.3g}; {kept}. Try a lower learning rate, a longer warm-up or clip_gradient_norm'
+                f'the {name.replace("_", " ")} became {metrics[name]} in the steps before {step}, at a learning rate '
+                f'of {metrics["learning_rate"]:.3g}; {kept}. Try a lower learning rate, a longer warm-up or '
+                'clip_gradient_norm'
             )
     session.log.write('train', step, session.epoch(step), metrics)
     session.display.training(step, session.epoch(step), metrics)

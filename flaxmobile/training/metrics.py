@@ -47,7 +47,7 @@ class Window:
         self._started, self._timed = time.monotonic(), 0
 
     def add(self, metrics: Mapping[str, jax.Array]) -> None:
-        """Take in a step that may still be running; waits for the step before the last, so that batches do not pile up."""
+        """Take in a step that may still be running; waits for the one two before it, so that batches do not pile up."""
         self._metrics.append(metrics)
         self._timed += 1
         if not self._compiled:
@@ -72,8 +72,8 @@ class Window:
 class MetricsLog:
     """Writes records to `run_dir/metrics.jsonl` and to TensorBoard files in `run_dir/tensorboard`.
 
-    `start_step` is the step a run goes on from: what an earlier process wrote past it is dropped, so that no step stands twice.
-    With `run_dir=None` (every process but the first) nothing is written.
+    `start_step` is the step a run goes on from: what an earlier process wrote past it is dropped, so that no step is
+    there twice. With `run_dir=None` (every process but the first) nothing is written.
     """
 
     def __init__(self, run_dir: str | Path | None, start_step: int = 0):
@@ -127,10 +127,10 @@ class Display:
     """Shows a run as it goes: a progress bar on a terminal, plain lines elsewhere, nothing with `silent`."""
 
     def __init__(self, total_steps: int, epochs: float, *, start_step: int = 0, silent: bool = False):
-        self.console = Console(quiet=silent, highlight=False, soft_wrap=True)
-        self._total, self._epochs, self._start = total_steps, epochs, start_step
+        self.console = Console(quiet=silent, highlight=False, markup=False, soft_wrap=True)
+        self._total, self._epochs = total_steps, epochs
+        self._first: tuple[int, float] | None = None
         self._plain = silent or not self.console.is_terminal
-        self._started = time.monotonic()
         self._bar = Progress(
             TextColumn('epoch {task.fields[epoch]}'),
             BarColumn(None),
@@ -159,8 +159,13 @@ class Display:
         if not self._plain:
             self._bar.update(self._task, completed=step, epoch=where, values=_line(values))
             return
-        left = (time.monotonic() - self._started) / max(step - self._start, 1) * (self._total - step)
-        self.say(f'step {step:6}/{self._total}  epoch {where}  {_line(values)}  {duration(left)} left')
+        line = f'step {step:6}/{self._total}  epoch {where}  {_line(values)}'
+        if self._first is None:  # The time it took to compile says nothing of the time that is left.
+            self._first = (step, time.monotonic())
+        else:
+            first, started = self._first
+            line += f'  {duration((time.monotonic() - started) / (step - first) * (self._total - step))} left'
+        self.say(line)
 
     def validation(self, epoch: float, values: Mapping[str, float], best: bool) -> None:
         """Show a validation; `best` marks the best one so far."""

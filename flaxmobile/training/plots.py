@@ -38,8 +38,7 @@ def curves(records: Sequence[Record]) -> Figure:
     _curve(rate, training, 'learning_rate', 1, '', MUTED)
     _style(rate, 'Learning rate')
     rate.set_ylim(bottom=0)
-    rate.ticklabel_format(axis='y', style='sci', scilimits=(-2, 3), useMathText=True)
-    rate.yaxis.get_offset_text().set(color=MUTED, fontsize=8)
+    rate.yaxis.set_major_formatter('{x:g}')
     loss.legend(frameon=False, fontsize=9, labelcolor=INK)
     return figure
 
@@ -79,7 +78,7 @@ def confusion(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
         axes.set_xticks(range(count), names, rotation=90 if count > 5 else 0, fontsize=size)
         axes.set_yticks(range(count), names, fontsize=size)
     if count <= 20:
-        for row, column in zip(*np.nonzero(share >= 0.5), strict=True):
+        for row, column in zip(*np.nonzero(np.round(share)), strict=True):
             value = share[row, column]
             colour = 'white' if value > 55 else INK
             axes.text(column, row, f'{value:.0f}', ha='center', va='center', fontsize=size, color=colour)
@@ -89,11 +88,9 @@ def confusion(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
     axes.tick_params(which='both', length=0, labelcolor=INK)
     axes.set_xlabel('predicted', fontsize=10, color=MUTED, labelpad=8)
     axes.set_ylabel('true', fontsize=10, color=MUTED, labelpad=8)
-    axes.set_title(
-        'Where each class ends up, % of its images', loc='left', fontsize=11, color=INK, fontweight='bold', pad=12
-    )
+    axes.set_title('Confusion, % of each true class', loc='left', fontsize=11, color=INK, fontweight='bold', pad=12)
     axes.spines[:].set(visible=count > 20, color=HAIRLINE)
-    bar = figure.colorbar(image, ax=axes, shrink=0.6, aspect=28, pad=0.02, ticks=[0, 50, 100])
+    bar = figure.colorbar(image, ax=axes, aspect=36, pad=0.02, ticks=[0, 50, 100])
     bar.outline.set_visible(False)
     bar.ax.tick_params(length=0, labelsize=8, labelcolor=MUTED)
     return figure
@@ -101,20 +98,21 @@ def confusion(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
 
 def predictions(mistakes: Sequence[Example], right: Sequence[Example], classes: Sequence[str]) -> Figure:
     """Test images with true and predicted classes: the worst mistakes first, then some right ones."""
-    columns = 6
-    mistakes, right = mistakes[: 3 * columns], right[:columns]
-    rows = [-(-len(part) // columns) for part in (mistakes, right)]
-    parts = [(part, height) for part, height in zip((mistakes, right), rows, strict=True) if height]
-    figure = Figure(figsize=(columns * 1.75, sum(rows) * 2.2 + 0.5 * len(parts)), layout='constrained')
-    heights = [height * 2.2 + 0.5 for _, height in parts]
-    panels = np.atleast_1d(figure.subfigures(len(parts), 1, height_ratios=heights))
-    for panel, (part, height) in zip(panels, parts, strict=True):
-        title = 'Right' if part is right else 'Wrong, the least plausible truth first'
-        panel.suptitle(title, x=0.01, ha='left', fontsize=12, color=INK, fontweight='bold')
-        for axes, example in zip(panel.subplots(height, columns, squeeze=False).flat, part, strict=False):
-            _picture(axes, example, classes)
-        for axes in panel.axes:
-            axes.set_axis_off()
+    columns, side, gap, caption, heading = 6, 1.6, 0.2, 0.5, 0.45
+    panels = {'Wrong, the worst first': mistakes[: 3 * columns], 'Right': right[:columns]}
+    panels = {title: part for title, part in panels.items() if part}
+    rows = sum(-(-len(part) // columns) for part in panels.values())
+    width, height = columns * (side + gap) - gap, rows * (side + caption) + len(panels) * heading
+    figure = Figure(figsize=(width, height))
+    top = height
+    for title, part in panels.items():
+        figure.text(0, (top - 0.2) / height, title, fontsize=12, color=INK, fontweight='bold')
+        top -= heading
+        for number, example in enumerate(part):
+            column = number % columns
+            top -= side + caption if column == 0 else 0
+            box = (column * (side + gap) / width, (top + caption) / height, side / width, side / height)
+            _picture(figure.add_axes(box), example, classes)
     return figure
 
 
@@ -123,12 +121,13 @@ def _picture(axes: Axes, example: Example, classes: Sequence[str]) -> None:
     interpolation = 'nearest' if max(example.image.shape) < 100 else 'antialiased'
     image = example.image[..., 0] if grey else example.image
     axes.imshow(image, cmap='gray' if grey else None, vmin=0, vmax=255, interpolation=interpolation)
+    axes.set_axis_off()
     wrong = example.label != example.prediction
     said = f'{_short(classes[example.prediction])}  {100 * example.probability:.0f} %'
     axes.text(0, -0.04, said, transform=axes.transAxes, va='top', fontsize=9, color=ORANGE if wrong else GREEN)
     if wrong:
         truth = f'is {_short(classes[example.label])}'
-        axes.text(0, -0.17, truth, transform=axes.transAxes, va='top', fontsize=9, color=MUTED)
+        axes.text(0, -0.15, truth, transform=axes.transAxes, va='top', fontsize=9, color=MUTED)
 
 
 def _short(name: str) -> str:

@@ -3,6 +3,7 @@
 import importlib.metadata
 import json
 import platform
+import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,6 @@ from typing import Any
 import jax
 import numpy as np
 
-import flaxmobile
 from flaxmobile.training import plots
 from flaxmobile.training.config import TrainConfig, load_config
 from flaxmobile.training.evaluation import Evaluation
@@ -27,15 +27,22 @@ def write_report(
     description: RunDescription,
     best_step: int,
     test: Evaluation,
+    *,
     seconds: float,
-    unreadable: Sequence[str],
+    size: str,
+    command: str = '',
+    unreadable: Sequence[str] = (),
 ) -> None:
     """Write the report of a run into its folder, `results.json` last.
 
     Args:
+        run_dir: the run's folder, with its `metrics.jsonl`.
+        description: what the run is.
         best_step: the checkpoint that `test` evaluated.
         test: the evaluation of the test images, with pictures.
         seconds: how long the run took.
+        size: the size of the network, in words.
+        command: what to type for the same run.
         unreadable: the images that were left out.
     """
     records = read_metrics(run_dir / 'metrics.jsonl')
@@ -47,12 +54,12 @@ def write_report(
     write_whole(run_dir / 'confusion.png', plots.png(plots.confusion(test.confusion, classes)))
     write_whole(run_dir / 'predictions.png', plots.png(plots.predictions(test.mistakes, test.right, classes)))
     parts = [
-        _summary(description, validation, test, seconds),
+        _summary(description, validation, test, f'{size}, {len(classes)} classes. Trained in {duration(seconds)}.'),
         _pictures(),
         _per_class(test, classes),
         _confused(test.confusion, classes),
         _unreadable(unreadable),
-        _configuration(description),
+        _configuration(description.config, command),
         _environment(),
     ]
     write_whole(run_dir / 'report.md', '\n\n'.join(part for part in parts if part) + '\n')
@@ -74,36 +81,20 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     return '\n'.join(f'| {line} |' for line in lines)
 
 
-def _summary(description: RunDescription, validation: dict[str, Any], test: Evaluation, seconds: float) -> str:
+def _summary(description: RunDescription, validation: dict[str, Any], test: Evaluation, facts: str) -> str:
     config, classes = description.config, description.classes
-    top5 = len(classes) > 5
-    header = ['', 'accuracy', *(['top 5'] if top5 else []), 'loss', 'images']
+    columns = ['accuracy', *(['accuracy_top5'] if len(classes) > 5 else []), 'loss', 'count']
+    formats = {'accuracy': '{:.2%}', 'accuracy_top5': '{:.2%}', 'loss': '{:.4f}', 'count': '{:,.0f}'}
+    titles = {'accuracy_top5': 'top 5', 'count': 'images'}
     rows = [
-        [split, f'{figures["accuracy"]:.2%}', *([f'{figures["accuracy_top5"]:.2%}'] if top5 else [])]
-        + [f'{figures["loss"]:.4f}', f'{round(figures["count"]):,}']
+        [split, *(formats[column].format(figures[column]) for column in columns)]
         for split, figures in (('**test**', test.metrics), ('validation', validation))
     ]
+    table = _table(['', *(titles.get(column, column) for column in columns)], rows)
     return (
-        f'# {config.model} on {config.dataset}: {test.accuracy:.2%}\n\n'
-        f'{_model(config, len(classes))} on {len(classes)} classes, trained in {duration(seconds)}. The checkpoint is the one '
-        f'of the highest validation accuracy, after {validation["epoch"]:g} epochs; the test images were read once, at the '
-        f'end.\n\n{_table(header, rows)}'
-    )
-
-
-def _model(config: TrainConfig, num_classes: int) -> str:
-    from flaxmobile.analysis.counts import count
-
-    counts = count(
-        config.model,
-        image_size=config.image_size,
-        channels=config.channels,
-        num_classes=num_classes,
-        **config.model_overrides,
-    )
-    return (
-        f'A network of {counts.parameters:,} parameters and {counts.multiply_adds:,} multiply-adds an image of '
-        f'{config.image_size}x{config.image_size}'
+        f'# {config.model} on {config.dataset}: {test.accuracy:.2%}\n\n{facts} The checkpoint is the one of the '
+        f'highest validation accuracy, after {validation["epoch"]:g} epochs; the test images were read once, at the '
+        f'end.\n\n{table}'
     )
 
 
@@ -143,34 +134,33 @@ def _unreadable(names: Sequence[str]) -> str:
     )
 
 
-def _configuration(description: RunDescription) -> str:
-    config = description.config
+def _configuration(config: TrainConfig, command: str) -> str:
     plain = TrainConfig(model=config.model, dataset=config.dataset)
     rows = [
         [f'`{name}`', f'`{ours}`', f'`{default}`'] for name, (default, ours) in changed_fields(plain, config).items()
     ]
     table = _table(['field', 'here', 'default'], rows)
-    command = f'To do it again:\n\n```\n{_command(description)}\n```\n\n' if description.name else ''
-    return f'## Configuration\n\n{command}What differs from the defaults:\n\n{table}'
+    again = f'To do it again:\n\n```\n{command}\n```\n\n' if command else ''
+    return f'## Configuration\n\n{again}What differs from the defaults:\n\n{table}'
 
 
-def _command(description: RunDescription) -> str:
-    words = ['flaxmobile train', description.name]
-    for name, (_, value) in changed_fields(load_config(description.name), description.config).items():
+def train_command(config_name: str, config: TrainConfig) -> str:
+    """What to type to train as `config` says, which is the config called `config_name` with some fields changed."""
+    words = ['flaxmobile', 'train', config_name]
+    for name, (_, value) in changed_fields(load_config(config_name), config).items():
         option = name.replace('_', '-')
         if isinstance(value, bool):
             words.append(f'--{option}' if value else f'--no-{option}')
         else:
-            words.append(f'--{option} ' + (' '.join(map(str, value)) if isinstance(value, tuple) else str(value)))
-    return ' '.join(words)
+            words += [f'--{option}', *(map(str, value) if isinstance(value, tuple) else [str(value)])]
+    return shlex.join(words)
 
 
 def _environment() -> str:
-    packages = ', '.join(
-        f'{name} {importlib.metadata.version(name)}' for name in ('jax', 'flax', 'optax', 'orbax-checkpoint')
-    )
+    names = ('flaxmobile', 'jax', 'flax', 'optax', 'orbax-checkpoint')
+    packages = ', '.join(f'{name} {importlib.metadata.version(name)}' for name in names)
     devices = f'{jax.device_count()} {jax.devices()[0].device_kind}'
     return (
-        f'## Environment\n\nflaxmobile {flaxmobile.__version__}, {packages}, Python {platform.python_version()}, '
-        f'{platform.system()} {platform.machine()}, devices: {devices}'
+        f'## Environment\n\n{packages}, Python {platform.python_version()}, {platform.system()} {platform.machine()}, '
+        f'devices: {devices}'
     )

@@ -1,6 +1,7 @@
 """A run's folder: what it says of itself, and how it becomes a model with its variables again."""
 
 import dataclasses
+import importlib.metadata
 import json
 import shutil
 from collections.abc import Sequence
@@ -9,11 +10,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-import flaxmobile
 from flaxmobile.data import Preprocessing
 from flaxmobile.training.checkpoints import Checkpoints
 from flaxmobile.training.config import TrainConfig
@@ -50,7 +49,6 @@ class LoadedModel(NamedTuple):
 class RunDescription:
     """What `run.json` holds."""
 
-    name: str
     config: TrainConfig
     classes: tuple[str, ...]
 
@@ -60,8 +58,7 @@ class RunDescription:
         model = {'name': self.config.model, 'num_classes': len(self.classes)} | self.config.model_overrides
         description = {
             'format': FORMAT,
-            'flaxmobile': flaxmobile.__version__,
-            'name': self.name,
+            'flaxmobile': importlib.metadata.version('flaxmobile'),
             'model': model,
             'classes': self.classes,
             'preprocessing': dataclasses.asdict(self.config.preprocessing),
@@ -88,10 +85,10 @@ def read_description(run_dir: str | Path) -> RunDescription:
         written = content['format']
         if written == FORMAT:
             fields = {name: _tuples(value) for name, value in content['config'].items()}
-            return RunDescription(content['name'], TrainConfig(**fields), tuple(content['classes']))
+            return RunDescription(TrainConfig(**fields), tuple(content['classes']))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f'{path} is damaged or was written by another version of flaxmobile ({error})') from error
-    raise ValueError(f'{path} has format {written!r}; flaxmobile {flaxmobile.__version__} reads format {FORMAT}')
+    raise ValueError(f'{path} has format {written!r}, and this version of flaxmobile reads format {FORMAT}: update it')
 
 
 def _tuples(value: Any) -> Any:
@@ -129,7 +126,7 @@ def abstract_variables(model: nn.Module, preprocessing: Preprocessing, sharding:
 
 
 def start_from(state: TrainState, loaded: LoadedModel, classes: Sequence[str]) -> TrainState:
-    """A fresh `state` with the parameters and statistics of `loaded`: all but the classifier, and that too where the classes agree.
+    """A fresh `state` with the variables of `loaded`, but its own classifier where the classes differ in number.
 
     Raises:
         ValueError: the two are different networks; says which variables differ.
@@ -143,7 +140,8 @@ def start_from(state: TrainState, loaded: LoadedModel, classes: Sequence[str]) -
     ]
     if differing:
         raise ValueError(
-            f'the run to start from is another network: {len(differing)} variables differ, {", ".join(differing[:4])} first'
+            f'the run to start from is another network: {len(differing)} variables differ, first '
+            f'{", ".join(differing[:4])}'
         )
     # A copy: the state is donated to the step, and parameters and average may not share a buffer.
     new = unflatten_dict({path: value if path in kept else jnp.array(theirs[path]) for path, value in ours.items()})
@@ -169,10 +167,10 @@ def check_folder(run_dir: Path, config: TrainConfig, *, resume: bool, overwrite:
         if names := [name for name in differing if name not in FREE_FIELDS]:
             changes = ', '.join(f'{name} was {differing[name][0]!r} and is {differing[name][1]!r}' for name in names)
             raise ValueError(f'{run_dir} holds a run with another configuration ({changes}): resume it with the same')
-    elif not overwrite and (found := [name for name in CONTENTS if (run_dir / name).exists()]):
+    elif not overwrite and any((run_dir / name).exists() for name in CONTENTS):
         raise FileExistsError(
-            f'{run_dir} already holds a run ({", ".join(found)}). Use --resume to go on with it, --overwrite to remove it and '
-            'start again, or --run-dir for another folder'
+            f'{run_dir} already holds a run. Use --resume to go on with it, --overwrite to remove it and start again, '
+            'or --run-dir for another folder'
         )
 
 
@@ -192,17 +190,3 @@ def clear_folder(run_dir: Path) -> None:
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
-
-
-def predict(loaded: LoadedModel, images: np.ndarray, batch_size: int = 32) -> np.ndarray:
-    """The probability of each class, float32 [images, classes], for prepared uint8 images [images, height, width, channels]."""
-
-    @jax.jit
-    def probabilities(variables: Any, batch: jax.Array) -> jax.Array:
-        logits = loaded.model.apply(variables, loaded.preprocessing.normalize(batch))
-        return jax.nn.softmax(jnp.asarray(logits, jnp.float32))
-
-    batch_size = min(batch_size, len(images))
-    parts = [images[start : start + batch_size] for start in range(0, len(images), batch_size)]
-    padded = [np.pad(part, [(0, batch_size - len(part)), (0, 0), (0, 0), (0, 0)]) for part in parts]
-    return np.concatenate([np.asarray(probabilities(loaded.variables, part)) for part in padded])[: len(images)]

@@ -40,7 +40,10 @@ def create_state(
 
     The moving average starts at the initial values. Any `ema_decay` but None asks for it.
     """
-    variables = jax.jit(lambda key, images: model.init(key, images))(key, jnp.zeros(images_shape, jnp.float32))
+    # On a CPU, compiling the initialisers well takes longer than this one run of them.
+    quickly = {'xla_backend_optimization_level': 0} if jax.default_backend() == 'cpu' else None
+    init = jax.jit(lambda key, images: model.init(key, images), compiler_options=quickly)
+    variables = init(key, jnp.zeros(images_shape, jnp.float32))
     params, batch_stats = variables['params'], variables.get('batch_stats', {})
     average = {'params': params, 'batch_stats': batch_stats}
     return TrainState(

@@ -112,7 +112,7 @@ def make_train_step(
         if ema_decay is not None:
             new_state = new_state.replace(ema=update_ema(new_state, ema_decay))
         accuracy = jnp.mean(jnp.argmax(logits, axis=-1) == labels)
-        return new_state, {'loss': loss, 'accuracy': accuracy, 'gradient_norm': optax.global_norm(gradients)}
+        return new_state, {'loss': loss, 'accuracy': accuracy, 'gradient_norm': optax.tree.norm(gradients)}
 
     return train_step
 

@@ -1,0 +1,259 @@
+"""A labelled set of images, and the batches made of it."""
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import grain
+import numpy as np
+
+from flaxmobile.data.images import UnreadableImage, prepare_for_evaluation, prepare_for_training, read_image
+from flaxmobile.data.preprocessing import Augmentation, Preprocessing
+
+Batch = dict[str, np.ndarray]
+READ_THREADS = min(os.cpu_count() or 1, 16)
+_KEPT_BYTES = 2**28
+
+
+class UnreadableImages(ValueError):
+    """More images of a data set are unreadable than is allowed."""
+
+
+class Example(NamedTuple):
+    """An encoded image (its path or its bytes), its class, and what to call it in an error."""
+
+    image: Path | bytes
+    label: int
+    name: str
+
+
+class Examples(Protocol):
+    """Examples that can be read in any order."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Example: ...
+
+
+class Dataset(ABC):
+    """Images with labels.
+
+    Attributes:
+        name: the name it was loaded by.
+        split: the part of it, as `train[:90%]`.
+        classes: the name of each class, in the order of the labels.
+        unreadable: images that were met and could not be decoded, by name.
+    """
+
+    def __init__(self, name: str, split: str, classes: tuple[str, ...], length: int, max_unreadable: float) -> None:
+        self.name, self.split, self.classes = name, split, classes
+        self._length = length
+        self._allowed = max(1, int(max_unreadable * length)) if max_unreadable > 0 else 0
+        self._unreadable: dict[str, None] = {}
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __repr__(self) -> str:
+        return f'{type(self).__name__}({self.name!r}, {self.split!r}, {len(self)} images, {len(self.classes)} classes)'
+
+    @property
+    def unreadable(self) -> list[str]:
+        """Names of the images met so far that could not be decoded."""
+        return list(self._unreadable)
+
+    @abstractmethod
+    def train_batches(
+        self,
+        batch_size: int,
+        preprocessing: Preprocessing,
+        augmentation: Augmentation,
+        *,
+        seed: int,
+        start_step: int = 0,
+        process_index: int = 0,
+        process_count: int = 1,
+    ) -> Iterator[Batch]:
+        """Batches without end, in a new order each epoch; a batch may reach from one epoch into the next.
+
+        What comes at a step follows from the seed and the step alone: `start_step=n` goes on where `n` batches were
+        taken. An unreadable image is left out and the next readable one stands in for it.
+
+        Args:
+            batch_size: images per batch and process.
+            preprocessing: the image size, channels and interpolation.
+            augmentation: the random crop and flip.
+            seed: what order and augmentation are drawn from, 0 or more.
+            start_step: how many batches to skip.
+            process_index: which of `process_count` processes this is; each gets its own part.
+            process_count: how many processes share the data set.
+
+        Yields:
+            `image` uint8 [batch, height, width, channels], `label` int32 [batch], `mask` bool [batch] (all True) and
+            `index` int64 [batch], the position of each example in the split.
+
+        Raises:
+            UnreadableImages: more images cannot be read than is allowed.
+        """
+
+    @abstractmethod
+    def evaluation_batches(
+        self, batch_size: int, preprocessing: Preprocessing, *, process_index: int = 0, process_count: int = 1
+    ) -> Iterator[Batch]:
+        """Every example once over all processes, in order; each process yields the same number of batches.
+
+        Args:
+            batch_size: images per batch and process.
+            preprocessing: the image size, channels, crop fraction and interpolation.
+            process_index: which of `process_count` processes this is; each gets its own contiguous part.
+            process_count: how many processes share the data set.
+
+        Yields:
+            As `train_batches`, all of one size: `mask` is False where an image cannot be read and where there is none
+            (`index` -1), which fills up the last batches.
+
+        Raises:
+            UnreadableImages: more images cannot be read than is allowed.
+        """
+
+    def _read(self, example: Example, channels: int) -> np.ndarray | None:
+        try:
+            return read_image(example.image, channels)
+        except UnreadableImage as error:
+            self._unreadable.setdefault(example.name)
+            if len(self._unreadable) > self._allowed:
+                shown = ', '.join(self.unreadable[:5]) + (', ...' if len(self._unreadable) > 5 else '')
+                raise UnreadableImages(
+                    f'{self.name} ({self.split}): {len(self._unreadable)} of {len(self)} images cannot be read, and '
+                    f'{self._allowed} may be: {shown}. Repair or remove them, or raise max_unreadable. '
+                    f'The last one: {error}'
+                ) from error
+            return None
+
+
+class RandomAccessDataset(Dataset):
+    """A data set whose examples are read in any order, by Grain.
+
+    One that decoded takes up to 256 MiB is decoded once and kept in memory.
+    """
+
+    def __init__(
+        self, name: str, split: str, classes: tuple[str, ...], examples: Examples, max_unreadable: float
+    ) -> None:
+        super().__init__(name, split, classes, len(examples), max_unreadable)
+        self._examples = examples
+        self._kept: dict[tuple[int, int], tuple[np.ndarray | None, int]] = {}
+
+    def _load(self, index: int, channels: int) -> tuple[np.ndarray | None, int]:
+        if (index, channels) in self._kept:
+            return self._kept[index, channels]
+        example = self._examples[index]
+        image = self._read(example, channels)
+        if image is not None and image.nbytes * len(self) <= _KEPT_BYTES:
+            self._kept[index, channels] = image, example.label
+        return image, example.label
+
+    def train_batches(  # noqa: D102
+        self,
+        batch_size: int,
+        preprocessing: Preprocessing,
+        augmentation: Augmentation,
+        *,
+        seed: int,
+        start_step: int = 0,
+        process_index: int = 0,
+        process_count: int = 1,
+    ) -> Iterator[Batch]:
+        check_share(batch_size, process_index, process_count)
+
+        def load(index: int, rng: np.random.Generator) -> Batch:
+            for candidate in range(index, index + len(self)):
+                position = candidate % len(self)
+                image, label = self._load(position, preprocessing.channels)
+                if image is not None:
+                    return training_element(image, label, position, preprocessing, augmentation, rng)
+            raise none_readable(self)
+
+        elements = grain.MapDataset.range(len(self)).seed(seed).shuffle().repeat().random_map(load)
+        batches = elements.batch(batch_size, drop_remainder=True, batch_fn=collate)  # There is no last one.
+        return _iterate(batches[start_step * process_count + process_index :: process_count])
+
+    def evaluation_batches(  # noqa: D102
+        self, batch_size: int, preprocessing: Preprocessing, *, process_index: int = 0, process_count: int = 1
+    ) -> Iterator[Batch]:
+        check_share(batch_size, process_index, process_count)
+        share, length = evaluation_share(len(self), batch_size, process_index, process_count)
+
+        def load(index: int) -> Batch:
+            if index not in share:
+                return padding(preprocessing)
+            return evaluation_element(*self._load(index, preprocessing.channels), index, preprocessing)
+
+        elements = grain.MapDataset.range(share.start, share.start + length).map(load)
+        return _iterate(elements.batch(batch_size, batch_fn=collate))
+
+
+def none_readable(dataset: Dataset) -> UnreadableImages:
+    """The error of a data set with no image that can be read."""
+    return UnreadableImages(f'{dataset.name} ({dataset.split}): none of the {len(dataset)} images can be read')
+
+
+def check_share(batch_size: int, process_index: int, process_count: int) -> None:
+    """Refuse a batch or a process that cannot be."""
+    if batch_size < 1:
+        raise ValueError(f'batch_size is {batch_size}: it has to be 1 or more on each process')
+    if not 0 <= process_index < process_count:
+        raise ValueError(f'process_index is {process_index} of {process_count}: it counts from 0')
+
+
+def evaluation_share(length: int, batch_size: int, process_index: int, process_count: int) -> tuple[range, int]:
+    """A process's examples, and their number filled up to whole batches, the same on every process."""
+    share = -(-length // process_count)
+    start = min(process_index * share, length)
+    return range(start, min(start + share, length)), -(-share // batch_size) * batch_size
+
+
+def evaluation_element(image: np.ndarray | None, label: int, index: int, preprocessing: Preprocessing) -> Batch:
+    """One example for evaluation; without an image, a black one that does not count."""
+    size = preprocessing.image_size
+    if image is None:
+        return _element(np.zeros((size, size, preprocessing.channels), np.uint8), label, index, False)
+    return _element(prepare_for_evaluation(image, preprocessing), label, index, True)
+
+
+def padding(preprocessing: Preprocessing) -> Batch:
+    """What fills up the last batches of an evaluation."""
+    return evaluation_element(None, 0, -1, preprocessing)
+
+
+def training_element(
+    image: np.ndarray,
+    label: int,
+    index: int,
+    preprocessing: Preprocessing,
+    augmentation: Augmentation,
+    rng: np.random.Generator,
+) -> Batch:
+    """One example for training."""
+    return _element(prepare_for_training(image, preprocessing, augmentation, rng), label, index, True)
+
+
+def _element(image: np.ndarray, label: int, index: int, mask: bool) -> Batch:
+    return {
+        'image': image,
+        'label': np.asarray(label, np.int32),
+        'mask': np.asarray(mask),
+        'index': np.asarray(index, np.int64),
+    }
+
+
+def collate(elements: list[Batch]) -> Batch:
+    """Stack elements into a batch."""
+    return {name: np.stack([element[name] for element in elements]) for name in elements[0]}
+
+
+def _iterate(batches: grain.MapDataset) -> Iterator[Batch]:
+    options = grain.ReadOptions(num_threads=READ_THREADS, prefetch_buffer_size=READ_THREADS + 2)
+    return iter(batches.to_iter_dataset(options))

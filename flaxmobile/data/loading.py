@@ -1,0 +1,70 @@
+"""Data sets by name."""
+
+from pathlib import Path
+
+from flaxmobile.data.dataset import Dataset
+from flaxmobile.suggestions import unknown
+
+
+def load_dataset(
+    name: str,
+    split: str,
+    *,
+    data_dir: str | Path | None = None,
+    download: bool = False,
+    version: str | None = None,
+    seed: int = 0,
+    max_unreadable: float = 0.01,
+) -> Dataset:
+    """Open a labelled set of images.
+
+    Args:
+        name: `fashion_mnist_mini` (comes with the package) or `fashion_mnist`, prepared when first asked for; the TFDS
+            name of a prepared set, as `cifar10` or `imagenet_resized/32x32`; or a folder, laid out as
+            `root/class/image` or `root/split/class/image`, or prepared by TFDS.
+        split: as TFDS writes it: `train`, `train[:90%]`, `test[100:200]`, `train+validation`.
+        data_dir: where TFDS keeps its sets (its default: `TFDS_DATA_DIR`, or `tensorflow_datasets` in the home folder).
+        download: fetch and prepare a TFDS set that is not there yet.
+        version: of a TFDS set, as `3.0.2` or `3.*.*` (default: the newest that is prepared).
+        seed: what the order of a folder, and its division where it has no folders of splits, are drawn from.
+        max_unreadable: the share of images that may be unreadable (one image always may, unless it is 0).
+
+    Raises:
+        ValueError: no such data set or split, or no labelled images in it.
+        FileNotFoundError: the data set is known and not prepared, or the folder is not there.
+        ModuleNotFoundError: the set is prepared as tfrecord and TensorFlow is not installed.
+    """
+    if not 0 <= max_unreadable <= 1:
+        raise ValueError(f'max_unreadable is {max_unreadable}: it has to be from 0 to 1')
+    folder = Path(name).expanduser()
+    is_path = folder.is_absolute() or name.startswith(('.', '~'))
+    if not is_path:
+        from flaxmobile.data import tfds_sets
+
+        dataset = tfds_sets.open_tfds(
+            name,
+            split,
+            data_dir=tfds_sets.data_folder(data_dir),
+            download=download,
+            version=version,
+            max_unreadable=max_unreadable,
+        )
+        if dataset is not None:
+            return dataset
+    if name and folder.is_dir():
+        return _open_folder(folder, split, seed, max_unreadable)
+    if is_path:
+        raise FileNotFoundError(f'there is no folder {name}')
+    raise ValueError(unknown('data set', name, tfds_sets.known_names()) + '. A folder of images may be given too')
+
+
+def _open_folder(folder: Path, split: str, seed: int, max_unreadable: float) -> Dataset:
+    if (folder / 'dataset_info.json').is_file():
+        import tensorflow_datasets as tfds
+
+        from flaxmobile.data.tfds_sets import open_builder
+
+        return open_builder(tfds.builder_from_directory(folder), folder.name, split, max_unreadable=max_unreadable)
+    from flaxmobile.data.folders import open_folder
+
+    return open_folder(folder, split, seed=seed, max_unreadable=max_unreadable)

@@ -1,0 +1,149 @@
+import random
+from collections import Counter
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from flaxmobile.data import Augmentation, Preprocessing, load_dataset
+
+TINY = Preprocessing(2, 3, crop_fraction=1.0)
+
+
+def fill(folder, count, colour='red', suffix='.png'):
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        Image.new('RGB', (2, 2), colour).save(folder / f'{number:02}{suffix}')
+
+
+def names(dataset):
+    return [dataset._examples[index].name for index in range(len(dataset))]
+
+
+@pytest.fixture
+def flowers(tmp_path):
+    """Thirty red tulips and ten blue irises."""
+    fill(tmp_path / 'tulip', 30, 'red')
+    fill(tmp_path / 'iris', 10, 'blue')
+    return tmp_path
+
+
+def test_classes_are_sorted_and_labels_fit_the_images(flowers):
+    train = load_dataset(str(flowers), 'train')
+    assert train.classes == ('iris', 'tulip')
+    for batch in train.evaluation_batches(8, TINY):
+        for image, label in zip(batch['image'][batch['mask']], batch['label'][batch['mask']], strict=True):
+            assert tuple(image[0, 0]) == {'iris': (0, 0, 255), 'tulip': (255, 0, 0)}[train.classes[label]]
+    assert next(train.train_batches(4, TINY, Augmentation(), seed=0))['image'].shape == (4, 2, 2, 3)
+
+
+def test_a_fifth_of_each_class_is_for_testing(flowers):
+    parts = {split: names(load_dataset(str(flowers), split)) for split in ('train', 'test')}
+    assert not set(parts['train']) & set(parts['test'])
+    assert len(set(parts['train']) | set(parts['test'])) == 40
+    assert Counter(name.split('/')[0] for name in parts['test']) == {'tulip': 6, 'iris': 2}
+
+
+def test_any_slice_has_the_proportions_of_the_whole(flowers):
+    train = [name.split('/')[0] for name in names(load_dataset(str(flowers), 'train'))]
+    for start in range(0, 32, 4):
+        assert Counter(train[start : start + 4]) == {'tulip': 3, 'iris': 1}
+    assert names(load_dataset(str(flowers), 'train[75%:]')) == names(load_dataset(str(flowers), 'train'))[24:]
+    assert names(load_dataset(str(flowers), 'train[:2]+test[:1]'))[2] == names(load_dataset(str(flowers), 'test'))[0]
+
+
+def test_the_order_follows_the_seed_and_outlives_new_images(flowers):
+    first = names(load_dataset(str(flowers), 'train'))
+    assert first == names(load_dataset(str(flowers), 'train'))
+    other = names(load_dataset(str(flowers), 'train', seed=1))
+    assert set(first) != set(other)
+    assert [name for name in first if name.startswith('tulip')] != sorted(n for n in first if n.startswith('tulip'))
+    fill(flowers / 'tulip', 31)
+    assert len(set(first) - set(names(load_dataset(str(flowers), 'train')))) <= 1
+
+
+def test_folders_of_splits(tmp_path):
+    for split, count in (('train', 3), ('val', 2)):
+        fill(tmp_path / split / 'b', count)
+        fill(tmp_path / split / 'a', count)
+    fill(tmp_path / 'train' / 'c', 1)
+    assert len(load_dataset(str(tmp_path), 'train')) == 7
+    validation = load_dataset(str(tmp_path), 'val')
+    assert validation.classes == ('a', 'b', 'c')
+    assert sorted(names(validation)) == ['val/a/00.png', 'val/a/01.png', 'val/b/00.png', 'val/b/01.png']
+    with pytest.raises(ValueError, match=r"unknown split 'test'.*train has 7, val has 4"):
+        load_dataset(str(tmp_path), 'test')
+
+
+def test_a_class_may_be_called_train(tmp_path):
+    fill(tmp_path / 'train', 5)
+    fill(tmp_path / 'bus', 5)
+    assert load_dataset(str(tmp_path), 'train').classes == ('bus', 'train')
+
+
+@pytest.mark.parametrize('suffix', ['.jpg', '.JPEG', '.webp'])
+def test_kinds_of_files(tmp_path, suffix):
+    fill(tmp_path / 'a', 2, suffix=suffix)
+    fill(tmp_path / 'b', 2, suffix=suffix)
+    [batch] = load_dataset(str(tmp_path), 'train').evaluation_batches(2, TINY)
+    assert batch['mask'].all()
+
+
+def test_hidden_files_and_notes_are_passed_over(flowers):
+    (flowers / '.cache').mkdir()
+    (flowers / 'iris' / '.hidden.png').write_bytes(b'no image')
+    (flowers / 'iris' / 'notes.txt').write_text('nothing')
+    (flowers / 'read me.md').write_text('nothing')
+    assert len(load_dataset(str(flowers), 'train+test')) == 40
+
+
+def test_a_broken_photo_is_named(flowers):
+    victim = random.Random(0).choice(names(load_dataset(str(flowers), 'test')))
+    (flowers / victim).write_bytes(b'broken')
+    test = load_dataset(str(flowers), 'test')
+    mask = np.concatenate([batch['mask'] for batch in test.evaluation_batches(4, TINY)])
+    assert mask.sum() == 7
+    assert test.unreadable == [victim]
+
+
+def test_layouts_that_are_refused(tmp_path):
+    def refused(folder, message):
+        with pytest.raises(ValueError, match=message):
+            load_dataset(str(tmp_path / folder), 'train')
+
+    (tmp_path / 'nothing').mkdir()
+    refused('nothing', r'holds no folders; root/class/image\.jpg or root/split/class/image\.jpg is expected')
+    fill(tmp_path / 'single' / 'cat', 3)
+    refused('single', "the one class 'cat'")
+    fill(tmp_path / 'empty' / 'cat', 3)
+    (tmp_path / 'empty' / 'dog').mkdir()
+    refused('empty', r'class folder .*dog holds no images')
+    fill(tmp_path / 'mixed' / 'train' / 'cat', 1)
+    fill(tmp_path / 'mixed' / 'dog', 1)
+    refused('mixed', r'dog holds no folders, and train beside it does')
+    fill(tmp_path / 'beside' / 'cat' / 'sub', 1)
+    fill(tmp_path / 'beside' / 'cat', 1)
+    refused('beside', r'cat holds folders and images \(00\.png\) side by side')
+    fill(tmp_path / 'deep' / 'train' / 'cat' / 'sub', 1)
+    refused('deep', r'sub lies too deep')
+    for name in ('train/cat', 'train/dog', 'val/Cat'):
+        fill(tmp_path / 'extra' / name, 1)
+    refused('extra', r'val has classes that train has not: Cat')
+    fill(tmp_path / 'phone' / 'cat', 1)
+    (tmp_path / 'phone' / 'cat' / 'IMG_1.HEIC').write_bytes(b'')
+    refused('phone', r'1 images of a kind that is not read \(IMG_1\.HEIC\)')
+
+
+def test_a_folder_that_is_not_there(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r'there is no folder .*nowhere'):
+        load_dataset(str(tmp_path / 'nowhere'), 'train')
+    with pytest.raises(ValueError, match='max_unreadable is 2'):
+        load_dataset(str(tmp_path), 'train', max_unreadable=2)
+
+
+def test_relative_folders(flowers, monkeypatch):
+    (flowers.parent / 'my photos').symlink_to(flowers)
+    monkeypatch.chdir(flowers.parent)
+    for name in (f'./{flowers.name}', flowers.name, 'my photos', f'../{flowers.parent.name}/{flowers.name}'):
+        # Where TFDS has its sets there may be a folder of the name, too.
+        assert len(load_dataset(name, 'train', data_dir=flowers.parent)) == 32

@@ -1,0 +1,232 @@
+"""Shapes, strides, types, parameter paths and names of the networks, by hand and against each other."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+from random_variables import random_variables
+
+import flaxmobile
+from flaxmobile.models import MobileNetV1, MobileNetV2, MobileNetV3Large, MobileNetV3Small
+
+# Channels of the last map at each halving of the image, and what the classifier is given (the papers' tables).
+CHANNELS = {
+    MobileNetV1: ((64, 128, 256, 512, 1024), 1024),
+    MobileNetV2: ((16, 24, 32, 96, 320), 1280),
+    MobileNetV3Large: ((16, 24, 40, 112, 960), 1280),
+    MobileNetV3Small: ((16, 16, 24, 48, 576), 1024),
+}
+CLASSES = list(CHANNELS)
+KEY = jax.random.key(0)
+
+
+def image(size=(32, 32), channels=3, dtype=jnp.float32):
+    return jax.ShapeDtypeStruct((1, *size, channels), dtype)
+
+
+def shapes(model, images, method='__call__'):
+    """Of the outputs and of the variables."""
+    return jax.eval_shape(functools.partial(model.init_with_output, method=method), KEY, images)
+
+
+# From 32x32 up and odd sizes; a stem stride of 1 shows at the full depth and where it first is cut.
+@pytest.mark.parametrize(
+    ('stem_stride', 'output_stride', 'size'),
+    [(2, 32, (32, 32)), (2, 32, (97, 131)), (2, 16, (97, 131)), (2, 8, (97, 131)), (1, 32, (33, 45)), (1, 8, (33, 45))],
+)
+@pytest.mark.parametrize('network', CLASSES)
+def test_the_last_map_at_each_stride(network, stem_stride, output_stride, size):
+    channels, _ = CHANNELS[network]
+    strides = [stem_stride * 2**n for n in range(5)]
+    reached = [stride for stride in strides if stride <= output_stride]
+    want = dict(zip(strides, channels, strict=True))
+    want[reached[-1]] = channels[-1]
+    maps, _ = shapes(network(stem_stride=stem_stride, output_stride=output_stride), image(size), 'features')
+    assert {key: leaf.shape for key, leaf in maps.items()} == {
+        f'stride_{stride}': (1, -(-size[0] // stride), -(-size[1] // stride), want[stride]) for stride in reached
+    }
+
+
+@pytest.mark.parametrize('network', CLASSES)
+def test_num_classes_0_returns_the_classifier_s_input(network):
+    images = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype(np.float32)
+    model = network(num_classes=5, width_multiplier=0.25)
+    variables = random_variables(model, images.shape)
+    classifier = variables['params']['classifier']
+
+    @jax.jit
+    def run(variables, images):
+        rest = {**variables, 'params': {k: v for k, v in variables['params'].items() if k != 'classifier'}}
+        return model.apply(variables, images), model.clone(num_classes=0).apply(rest, images)
+
+    logits, pooled = run(variables, images)
+    assert logits.shape == (2, 5)
+    assert pooled.shape == (2, CHANNELS[network][1] if network is not MobileNetV1 else 256)
+    want = np.asarray(pooled, np.float64) @ np.asarray(classifier['kernel'], np.float64) + classifier['bias']
+    np.testing.assert_allclose(logits, want, atol=1e-5 * np.abs(want).max())
+
+
+def test_dropout_acts_on_the_classifier_s_input():
+    images = np.random.default_rng(0).normal(size=(4, 32, 32, 3)).astype(np.float32)
+    model = MobileNetV1(num_classes=0, width_multiplier=0.25, dropout_rate=0.75)
+    variables = random_variables(model, images.shape)
+    training = {'train': True, 'mutable': ['batch_stats']}
+
+    @jax.jit
+    def run(variables, images):
+        dropped, _ = model.apply(variables, images, **training, rngs={'dropout': KEY})
+        plain, _ = model.clone(dropout_rate=0.0).apply(variables, images, **training)
+        return dropped, plain
+
+    dropped, plain = (np.asarray(values) for values in run(variables, images))
+    alive = np.abs(plain) > 1e-4 * np.abs(plain).max()
+    kept = alive & (dropped != 0)
+    assert abs(kept.sum() / alive.sum() - 0.25) < 0.05
+    np.testing.assert_allclose(dropped[kept], 4 * plain[kept], rtol=1e-3)
+
+
+@pytest.mark.parametrize('network', CLASSES)
+@pytest.mark.parametrize('method', ['__call__', 'features'])
+def test_computation_in_bfloat16_keeps_float32_parameters(network, method):
+    outputs, variables = shapes(network(num_classes=5, dtype=jnp.bfloat16), image(), method)
+    assert {leaf.dtype for leaf in jax.tree.leaves(outputs)} == {jnp.dtype('bfloat16')}
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype('float32')}
+
+
+def test_bfloat16_comes_close_to_float32():
+    model = MobileNetV3Small(num_classes=5, width_multiplier=0.25, dtype=jnp.bfloat16)
+    images = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype(np.float32)
+    variables = random_variables(model, images.shape)
+    logits = jax.jit(model.apply)(variables, images)
+    want = jax.jit(model.clone(dtype=None).apply)(variables, images)
+    assert want.dtype == jnp.float32
+    assert 1e-4 < jnp.max(jnp.abs(logits - want)) / jnp.max(jnp.abs(want)) < 0.05
+
+
+@pytest.mark.parametrize('network', CLASSES)
+def test_grey_images(network):
+    _, variables = shapes(network(), image(channels=1))
+    assert variables['params']['stem']['conv']['kernel'].shape[:3] == (3, 3, 1)
+
+
+def test_grey_images_are_colour_images_with_the_stem_summed():
+    grey = np.random.default_rng(0).normal(size=(2, 33, 47, 1)).astype(np.float32)
+    model = MobileNetV1(num_classes=5, width_multiplier=0.25)
+    variables = random_variables(model, (1, 32, 32, 3))
+    colour = jax.jit(model.apply)(variables, grey.repeat(3, axis=-1))
+    stem = variables['params']['stem']['conv']
+    stem['kernel'] = stem['kernel'].sum(axis=2, keepdims=True)
+    np.testing.assert_allclose(jax.jit(model.apply)(variables, grey), colour, rtol=1e-3, atol=1e-4)
+
+
+def test_parameter_paths():
+    variables = jax.eval_shape(flaxmobile.create_model('mobilenetv3_small_100').init, KEY, image())
+    params = {'/'.join(path): leaf.shape for path, leaf in flatten_dict(variables['params']).items()}
+    assert params['stem/conv/kernel'] == (3, 3, 3, 16)
+    assert params['stem/norm/scale'] == params['stem/norm/bias'] == (16,)
+    assert params['block_03/expand/conv/kernel'] == (1, 1, 24, 96)
+    assert params['block_03/depthwise/conv/kernel'] == (5, 5, 1, 96)
+    assert params['block_03/squeeze_excite/reduce/kernel'] == (1, 1, 96, 24)
+    assert params['block_03/project/norm/bias'] == (40,)
+    assert params['head_conv/kernel'] == (1, 1, 576, 1024)
+    assert params['classifier/kernel'] == (1024, 1000)
+    assert params['classifier/bias'] == (1000,)
+    statistics = {'/'.join(path) for path in flatten_dict(variables['batch_stats'])}
+    assert {'stem/norm/mean', 'block_03/depthwise/norm/var'} <= statistics
+
+
+FORMS = [
+    'mobilenetv1_100h',
+    'mobilenetv2_110d',
+    'mobilenetv3_large_150d',
+    'mobilenetv3_small_minimal_100',
+    'mobilenetv3_rw',
+]
+
+
+@pytest.mark.parametrize('name', FORMS)
+def test_every_form_keeps_the_contract_of_paths(name):
+    variables = jax.eval_shape(flaxmobile.create_model(name, num_classes=3).init, KEY, image())
+    for path, leaf in flatten_dict(variables['params']).items():
+        assert path[0] in ('stem', 'head_conv', 'classifier') or path[0].startswith('block_')
+        # A depthwise kernel, and nothing else, has one input channel and more than one tap.
+        depthwise = path[-1] == 'kernel' and leaf.ndim == 4 and leaf.shape[2] == 1
+        assert depthwise == (path[-3:] == ('depthwise', 'conv', 'kernel')), path
+        assert (path[-1] == 'scale') <= ('norm' in path), path
+    assert {path[-2] for path in flatten_dict(variables['batch_stats'])} == {'norm'}
+
+
+def test_stochastic_depth_grows_linearly_from_0():
+    model = MobileNetV2(stochastic_depth_rate=0.34).bind({})
+    rates = [block.stochastic_depth_rate for block in model.block.values()]
+    np.testing.assert_allclose(rates, 0.34 * np.arange(17) / 17)
+
+
+def test_list_models():
+    names = flaxmobile.list_models()
+    assert len(names) == len(set(names)) == 46
+    assert flaxmobile.list_models('mobilenetv1_1*') == ['mobilenetv1_100', 'mobilenetv1_125', 'mobilenetv1_100h']
+    assert flaxmobile.list_models('tv_*') == ['tv_mobilenetv3_large_100', 'tv_mobilenetv3_small_100']
+    assert flaxmobile.list_models('resnet*') == []
+
+
+@pytest.mark.parametrize(
+    ('name', 'padding', 'epsilon', 'momentum'),
+    [
+        ('mobilenetv2_100', 'symmetric', 1e-5, 0.9),
+        ('mobilenetv3_rw', 'symmetric', 1e-3, 0.9),
+        ('tf_mobilenetv2_100', 'same', 1e-3, 0.99),
+        ('tv_mobilenetv3_large_100', 'symmetric', 1e-3, 0.99),
+    ],
+)
+def test_the_prefix_is_the_convention(name, padding, epsilon, momentum):
+    convention = dataclasses.asdict(flaxmobile.create_model(name).convention)
+    assert convention | {'padding': padding, 'epsilon': epsilon, 'momentum': momentum} == convention
+
+
+def test_create_model_overrides():
+    model = flaxmobile.create_model('mobilenetv2_050', num_classes=10, stem_stride=1, dropout_rate=0.0)
+    assert (model.num_classes, model.stem_stride, model.dropout_rate, model.width_multiplier) == (10, 1, 0.0, 0.5)
+    assert flaxmobile.create_model('mobilenetv2_050', convention='tensorflow').convention == 'tensorflow'
+
+
+@pytest.mark.parametrize(
+    ('name', 'fields', 'message'),
+    [
+        ('mobilnetv2_100', {}, r"unknown model 'mobilnetv2_100'.*Did you mean.*mobilenetv2_100"),
+        ('mobilenetv2_100', {'num_clases': 3}, r"unknown field of MobileNetV2 'num_clases'.*num_classes"),
+        (
+            'mobilenetv2_100',
+            {'num_classes': -1},
+            r'MobileNetV2: num_classes=-1, allowed is 0 \(no classifier\) or more',
+        ),
+        ('mobilenetv2_100', {'width_multiplier': 0}, 'width_multiplier=0, allowed is above 0'),
+        ('mobilenetv1_100', {'output_stride': 4}, 'output_stride=4, allowed is 8, 16 or 32'),
+        ('mobilenetv1_100', {'stem_stride': 3}, 'stem_stride=3, allowed is 1 or 2'),
+        ('mobilenetv3_small_100', {'dropout_rate': 1.0}, 'dropout_rate=1.0, allowed is from 0 to below 1'),
+        ('mobilenetv3_small_100', {'stochastic_depth_rate': -0.1}, 'stochastic_depth_rate=-0.1, allowed'),
+    ],
+)
+def test_refused_names_and_fields(name, fields, message):
+    with pytest.raises(ValueError, match=message):
+        flaxmobile.create_model(name, **fields)
+
+
+@pytest.mark.parametrize(
+    ('images', 'message'),
+    [
+        (jnp.zeros((32, 32, 3)), r'images are \[batch, height, width, channels\], was given shape \(32, 32, 3\)'),
+        (jnp.zeros((1, 32, 32, 3), jnp.uint8), 'images are floats, was given uint8'),
+        (jnp.zeros((1, 32, 32, 3), jnp.int32), 'images are floats, was given int32'),
+        (jnp.zeros((1, 32, 32, 1)), r'stem/conv: the parameters .* take 3 channels, the input .* has 1'),
+    ],
+)
+def test_refused_images(images, message):
+    model = MobileNetV1(width_multiplier=0.25, num_classes=2)
+    variables = jax.eval_shape(model.init, KEY, image())
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(model.apply, variables, images)

@@ -1,0 +1,41 @@
+"""Parameters and multiply-adds of every registered name, to the last digit (reference_counts.json says whence)."""
+
+import json
+import math
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import flaxmobile
+from flaxmobile.analysis.counts import count
+
+REFERENCE = json.loads((Path(__file__).parent / 'reference_counts.json').read_text())
+BY_IMAGE_SIZE = [
+    (name, int(size), multiply_adds)
+    for name, sizes in REFERENCE['multiply_adds_by_image_size'].items()
+    for size, multiply_adds in sizes.items()
+]
+
+
+@pytest.mark.parametrize('name', flaxmobile.list_models())
+def test_counts_equal_the_reference(name):
+    assert name in REFERENCE['models'], f'{name} is registered and has no reference count'
+    reference = REFERENCE['models'][name]
+    images = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
+    shapes = jax.eval_shape(flaxmobile.create_model(name).init, jax.random.key(0), images)
+    assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes['params'])) == reference['parameters']
+    counted = count(name)
+    assert counted.parameters == reference['parameters']
+    assert counted.image_size == reference['image_size']
+    assert counted.multiply_adds == reference['multiply_adds']
+
+
+def test_every_reference_is_registered():
+    assert set(REFERENCE['models']) == set(flaxmobile.list_models())
+
+
+@pytest.mark.parametrize(('name', 'image_size', 'multiply_adds'), BY_IMAGE_SIZE)
+def test_multiply_adds_at_other_sizes(name, image_size, multiply_adds):
+    assert count(name, image_size=image_size).multiply_adds == multiply_adds

@@ -1,0 +1,189 @@
+"""Every transformation of JAX gives what it means: numbers against the plain computation, in float64."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import export, lax
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
+from random_variables import random_variables
+
+from flaxmobile.models import MobileNetV1, MobileNetV2, MobileNetV3Small
+
+
+class FirstBlocks(MobileNetV3Small):
+    """Every kind of layer of the three generations in four blocks: the default run compiles no more."""
+
+    table = MobileNetV3Small.table[:4]
+
+
+NETWORKS = {
+    'first blocks': (FirstBlocks, 0.5),
+    'v1': (MobileNetV1, 0.25),
+    'v2': (MobileNetV2, 0.35),
+    'v3': (MobileNetV3Small, 0.35),
+}
+every_family = pytest.mark.parametrize(
+    'family', ['first blocks', *(pytest.param(family, marks=pytest.mark.slow) for family in ('v1', 'v2', 'v3'))]
+)
+LIMIT = 1e-10
+BATCH, CLASSES, DEVICES = 4, 5, 2
+
+
+@pytest.fixture(autouse=True)
+def float64():
+    with jax.enable_x64(True):
+        yield
+
+
+class Case:
+    """A small network, its variables, images, labels, and the functions that several tests compile once."""
+
+    def __init__(self, family):
+        network, width = NETWORKS[family]
+        self.model = network(num_classes=CLASSES, width_multiplier=width, dropout_rate=0.0)
+        rng = np.random.default_rng(0)
+        self.images = jnp.asarray(rng.normal(size=(BATCH, 32, 32, 3)))
+        self.labels = jnp.asarray(rng.integers(0, CLASSES, BATCH))
+        self.variables, self.others = (
+            random_variables(self.model, self.images.shape, seed=seed, dtype=np.float64) for seed in (0, 1)
+        )
+        self.apply = jax.jit(self.model.apply)
+        self.gradient = jax.jit(jax.grad(self.loss))
+
+    def loss(self, params, image, label):
+        logits = self.model.apply({**self.variables, 'params': params}, image[None])
+        return -jax.nn.log_softmax(logits)[0, label]
+
+    def training(self, axis_name=None, *, gradient=False):
+        """(variables, images, labels) to logits and new statistics, and the gradient of the mean loss."""
+        model = self.model.clone(batch_norm_axis_name=axis_name)
+
+        def loss(params, statistics, images, labels):
+            logits, updated = model.apply(
+                {'params': params, 'batch_stats': statistics}, images, train=True, mutable=['batch_stats']
+            )
+            losses = -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=1)
+            mean = jnp.mean(losses)
+            return lax.pmean(mean, axis_name) if axis_name else mean, (logits, updated['batch_stats'])
+
+        def run(variables, images, labels):
+            arguments = (variables['params'], variables['batch_stats'], images, labels)
+            return jax.grad(loss, has_aux=True)(*arguments) if gradient else loss(*arguments)[1]
+
+        return run
+
+
+case = functools.cache(Case)
+
+
+def assert_close(got, want, limit=LIMIT):
+    chex.assert_trees_all_equal_shapes_and_dtypes(got, want)
+    for (path, value), reference in zip(jax.tree.leaves_with_path(got), jax.tree.leaves(want), strict=True):
+        scale = max(np.max(np.abs(reference)), 1e-3)
+        assert np.max(np.abs(value - reference)) <= limit * scale, jax.tree_util.keystr(path)
+
+
+def direction(params):
+    """One random number for each parameter."""
+    rng = np.random.default_rng(2)
+    return jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape)), params)
+
+
+@every_family
+def test_jit_and_eval_shape(family):
+    this = case(family)
+    logits = this.apply(this.variables, this.images)
+    assert np.ptp(np.asarray(logits), axis=0).min() > 1e-2  # the images are told apart
+    assert_close(this.model.apply(this.variables, this.images), logits)
+    shape = jax.eval_shape(this.model.apply, this.variables, this.images)
+    assert (shape.shape, shape.dtype) == (logits.shape, logits.dtype) == ((BATCH, CLASSES), jnp.float64)
+
+
+@every_family
+def test_vmap_over_images(family):
+    this = case(family)
+    one_by_one = jax.jit(jax.vmap(lambda image: this.model.apply(this.variables, image[None])[0]))(this.images)
+    assert_close(one_by_one, this.apply(this.variables, this.images))
+
+
+@every_family
+def test_vmap_over_parameters_is_an_ensemble(family):
+    this = case(family)
+    both = jax.tree.map(lambda *leaves: jnp.stack(leaves), this.variables, this.others)
+    ensemble = jax.jit(jax.vmap(this.model.apply, in_axes=(0, None)))(both, this.images)
+    assert_close(ensemble, jnp.stack([this.apply(v, this.images) for v in (this.variables, this.others)]))
+
+
+@every_family
+def test_jvp_grad_and_finite_differences(family):
+    this = case(family)
+    params = this.variables['params']
+    towards = direction(params)
+    loss = functools.partial(this.loss, image=this.images[0], label=this.labels[0])
+    value, slope = jax.jit(lambda p, t: jax.jvp(loss, (p,), (t,)))(params, towards)
+    gradient = this.gradient(params, this.images[0], this.labels[0])
+    product = sum(jnp.vdot(g, t) for g, t in zip(jax.tree.leaves(gradient), jax.tree.leaves(towards), strict=True))
+    np.testing.assert_allclose(slope, product, rtol=LIMIT)
+    step = 1e-7
+
+    def loss_at(distance):
+        moved = jax.tree.map(lambda p, t: p + distance * t, params, towards)
+        return -jax.nn.log_softmax(this.apply({**this.variables, 'params': moved}, this.images))[0, this.labels[0]]
+
+    up, down = loss_at(step), loss_at(-step)
+    np.testing.assert_allclose(value, (up + down) / 2, rtol=1e-6)
+    np.testing.assert_allclose(slope, (up - down) / (2 * step), rtol=1e-4)
+
+
+@every_family
+def test_vmap_of_grad_is_a_gradient_per_example(family):
+    this = case(family)
+    params, number = this.variables['params'], 2
+    per_example = jax.jit(jax.vmap(jax.grad(this.loss), in_axes=(None, 0, 0)))
+    together = per_example(params, this.images[:number], this.labels[:number])
+    for n in range(number):
+        one = jax.tree.map(lambda leaf, n=n: leaf[n], together)
+        assert_close(one, this.gradient(params, this.images[n], this.labels[n]))
+
+
+def split(values):
+    return values.reshape(DEVICES, -1, *values.shape[1:])
+
+
+@every_family
+def test_batch_norm_over_a_named_axis_is_that_of_the_whole_batch(family):
+    this = case(family)
+    gradient, (logits, statistics) = jax.jit(this.training(gradient=True))(this.variables, this.images, this.labels)
+    alone, _ = this.training()(this.variables, this.images[:2], this.labels[:2]) if family == 'v1' else (None, None)
+    assert alone is None or np.max(np.abs(alone - logits[:2])) > 1e-3
+    mapped = this.training('batch')
+    for transform in (jax.vmap, jax.pmap):
+        run = transform(mapped, axis_name='batch', in_axes=(None, 0, 0))
+        run = jax.jit(run) if transform is jax.vmap else run
+        parts, everywhere = run(this.variables, split(this.images), split(this.labels))
+        assert_close(parts.reshape(logits.shape), logits)
+        for device in (0, DEVICES - 1):
+            assert_close(jax.tree.map(lambda leaf, d=device: leaf[d], everywhere), statistics)
+    mesh = jax.make_mesh((DEVICES,), ('batch',), axis_types=(AxisType.Auto,), devices=jax.devices()[:DEVICES])
+    sharded = jax.shard_map(
+        this.training('batch', gradient=True),
+        mesh=mesh,
+        in_specs=(P(), P('batch'), P('batch')),
+        out_specs=(P(), (P('batch'), P())),
+    )
+    got = jax.device_get(jax.jit(sharded)(this.variables, this.images, this.labels))
+    assert_close(got, jax.device_get((gradient, (logits, statistics))))
+
+
+@every_family
+def test_one_exported_artefact_for_cpu_cuda_and_tpu(family):
+    this = case(family)
+    exported = export.export(jax.jit(this.model.apply), platforms=('cpu', 'cuda', 'tpu'))(this.variables, this.images)
+    loaded = export.deserialize(exported.serialize())
+    assert loaded.platforms == ('cpu', 'cuda', 'tpu')
+    assert_close(loaded.call(this.variables, this.images), this.apply(this.variables, this.images))

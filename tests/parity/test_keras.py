@@ -1,0 +1,99 @@
+"""The `tf_` names against keras.applications on the same weights, float32 on both sides."""
+
+import functools
+import re
+
+import jax
+import keras
+import numpy as np
+import peers
+import pytest
+
+import flaxmobile
+
+pytestmark = pytest.mark.parity
+LIMIT = 1e-4
+V3 = {'large': keras.applications.MobileNetV3Large, 'small': keras.applications.MobileNetV3Small}
+
+
+@pytest.fixture(autouse=True)
+def no_drawing(monkeypatch):
+    """Keras compiles a program for each shape that it draws, and `calibrate` draws every weight itself."""
+    monkeypatch.setattr(
+        keras.initializers.GlorotUniform, '__call__', lambda _, shape, dtype=None: np.zeros(shape, dtype)
+    )
+
+
+def keras_twin(name, size):
+    """Keras's network of our name at that input size, logits out."""
+    generation, form, minimal, width = re.fullmatch(
+        r'tf_mobilenetv(\d)_(?:(large|small)_)?(minimal_)?(\d+)', name
+    ).groups()
+    common = {'weights': None, 'classifier_activation': None, 'input_shape': (*size, 3), 'alpha': int(width) / 100}
+    if generation == '1':
+        return keras.applications.MobileNet(**common)
+    if generation == '2':
+        return keras.applications.MobileNetV2(**common)
+    return V3[form](**common, minimalistic=bool(minimal), include_preprocessing=False)
+
+
+def calibrate(network, calibration, seed):
+    """Random weights, statistics from a training-mode pass, then perturbed."""
+    rng = np.random.default_rng(seed)
+    norms = [layer for layer in network.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    for weight in network.weights:
+        if weight.path.endswith(('bias', 'beta')):
+            weight.assign(0.2 * rng.normal(size=weight.shape))
+        elif weight.path.endswith('gamma'):
+            weight.assign(rng.uniform(0.5, 1.5, size=weight.shape))
+        elif weight.path.endswith('kernel'):
+            fan_in = np.prod(weight.shape[:2] if is_depthwise(weight.path, weight) else weight.shape[:-1])
+            weight.assign(np.sqrt(2 / fan_in) * rng.normal(size=weight.shape))
+    for norm in norms:
+        norm.momentum = 0.0
+    variables = [weights_as_arrays(kind) for kind in (network.trainable_variables, network.non_trainable_variables)]
+    run = jax.jit(functools.partial(network.stateless_call, training=True))
+    _, updated = run(*variables, calibration.astype(np.float32))
+    for variable, value in zip(network.non_trainable_variables, updated, strict=True):
+        variable.assign(value)
+    for norm in norms:
+        mean, variance = norm.moving_mean.numpy(), norm.moving_variance.numpy()
+        norm.moving_mean.assign(mean + 0.1 * np.sqrt(variance) * rng.normal(size=mean.shape))
+        norm.moving_variance.assign(variance * np.exp(0.2 * rng.normal(size=mean.shape)))
+
+
+def weights_as_arrays(variables):
+    return [variable.value for variable in variables]
+
+
+def weights_of(network):
+    """Paths and arrays, a depthwise kernel's two last axes the other way round as ours."""
+    arrays = [(weight.path, weight.numpy()) for weight in network.weights]
+    return [(path, array.swapaxes(2, 3) if is_depthwise(path, array) else array) for path, array in arrays]
+
+
+def is_depthwise(path, array):
+    return len(array.shape) == 4 and ('depthwise' in path or 'conv_dw' in path)
+
+
+# Keras's V1 pads (0, 1) at every stride-2 block, which is SAME only where the sizes are even.
+def sizes(name):
+    return [(224, 224), (96, 160) if 'v1' in name else (97, 131)]
+
+
+@pytest.mark.parametrize('name', flaxmobile.list_models('tf_*'))
+def test_logits(name):
+    model = flaxmobile.create_model(name)
+    kept = None
+    for size in reversed(sizes(name)):
+        network = keras_twin(name, size)
+        if kept is None:
+            calibrate(network, peers.images(4, size, seed=1), seed=len(name))
+            kept = network.get_weights()
+        network.set_weights(kept)
+        batch = peers.images(2, size).astype(np.float32)
+        wanted = np.asarray(network.predict_on_batch(batch))
+        logits = peers.apply(model, peers.variables_like(model, weights_of(network)), batch)
+        assert peers.see_the_images(wanted)
+        assert logits.dtype == 'float32'
+        assert peers.relative(logits, wanted) <= LIMIT

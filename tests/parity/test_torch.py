@@ -1,0 +1,133 @@
+"""Every registered name against timm or torchvision on the same weights, float64 on both sides."""
+
+import jax
+import peers
+import pytest
+import torch
+import torchvision
+from torchvision.models.mobilenetv3 import MobileNetV3, _mobilenet_v3_conf
+
+import flaxmobile
+
+pytestmark = pytest.mark.parity
+LIMIT = 1e-9
+ODD = (97, 131)
+NO_TWIN: dict[str, str] = {}  # name: why neither timm nor torchvision can build the network
+
+
+@pytest.fixture(autouse=True)
+def float64():
+    with jax.enable_x64(True):
+        yield
+
+
+def last_map_at_each_stride(blocks, batch):
+    """`{'stride_2': ...}` as ours, by the height of what each block returns."""
+    maps, values = {}, batch
+    for block in blocks:
+        values = block(values)
+        stride = -(-batch.shape[2] // values.shape[2])
+        maps[f'stride_{2 ** (stride - 1).bit_length()}'] = values
+    return maps
+
+
+@torch.no_grad()
+def run(name, network, batch):
+    """Logits and maps of the torch network."""
+    batch = peers.to_torch(batch)
+    if name in peers.TORCHVISION:
+        maps = last_map_at_each_stride(network.features, batch)
+    else:
+        backbone = peers.timm_twin(name, features_only=True).double().eval()
+        assert not backbone.load_state_dict(network.state_dict(), strict=False).missing_keys
+        maps = {f'stride_{s}': m for s, m in zip(backbone.feature_info.reduction(), backbone(batch), strict=True)}
+    return peers.from_torch(network(batch)), {stride: peers.from_torch(values) for stride, values in maps.items()}
+
+
+@pytest.mark.parametrize('name', flaxmobile.list_models())
+def test_logits_and_the_map_at_each_stride(name):
+    if name in NO_TWIN:
+        pytest.skip(NO_TWIN[name])
+    network = peers.calibrate(peers.twin(name), peers.images(8, (96, 96), seed=1))
+    model = peers.create(name)
+    variables = peers.variables_like(model, peers.weights_of(network))
+    side = flaxmobile.models.registry.entry(name).image_size
+    for size in ((side, side), ODD):
+        batch = peers.images(2, size)
+        wanted, wanted_maps = run(name, network, batch)
+        logits, maps = peers.logits_and_maps(model, variables, batch)
+        assert peers.see_the_images(wanted)
+        assert logits.dtype == 'float64'
+        assert peers.relative(logits, wanted) <= LIMIT
+        assert maps.keys() == wanted_maps.keys()
+        for stride, values in maps.items():
+            assert peers.relative(values, wanted_maps[stride]) <= LIMIT, stride
+
+
+@pytest.mark.parametrize('width', [35, 100, 130])
+def test_logits_of_torchvision_mobilenetv2(width):
+    torch.manual_seed(width)
+    network = torchvision.models.mobilenet_v2(width_mult=width / 100)
+    peers.calibrate(network, peers.images(8, (96, 96), seed=1))
+    model = peers.create(f'mobilenetv2_{width:03d}')
+    batch = peers.images(2, ODD)
+    wanted = run_logits(network, batch)
+    logits = peers.apply(model, peers.variables_like(model, peers.weights_of(network)), batch)
+    assert peers.see_the_images(wanted)
+    assert peers.relative(logits, wanted) <= LIMIT
+
+
+@torch.no_grad()
+def run_logits(network, batch):
+    return peers.from_torch(network(peers.to_torch(batch)))
+
+
+@pytest.mark.parametrize('output_stride', [8, 16])
+@pytest.mark.parametrize('name', ['mobilenetv1_050', 'tf_mobilenetv1_025', 'mobilenetv2_050', 'tf_mobilenetv2_035'])
+def test_dilation_of_v1_and_v2_is_timm_s(name, output_stride):
+    torch.manual_seed(0)
+    network = peers.timm_twin(name, output_stride=output_stride)
+    peers.calibrate(network, peers.images(8, (96, 96), seed=1))
+    model = peers.create(name, output_stride=output_stride)
+    batch = peers.images(2, ODD)
+    wanted = run_logits(network, batch)
+    with torch.no_grad():
+        deepest = peers.from_torch(network.blocks(network.bn1(network.conv_stem(peers.to_torch(batch)))))
+    logits, maps = peers.logits_and_maps(model, peers.variables_like(model, peers.weights_of(network)), batch)
+    assert peers.see_the_images(wanted)
+    assert peers.relative(logits, wanted) <= LIMIT
+    assert maps.keys() == {f'stride_{2**n}' for n in range(1, 6) if 2**n <= output_stride}
+    assert peers.relative(maps[f'stride_{output_stride}'], deepest) <= LIMIT
+
+
+def dilate_everything_past_stride_8(features):
+    """torchvision's rule, one stage earlier: the block that loses its stride is dilated with all that follow."""
+    stride, dilation = 1, 1
+    for convolution in (module for module in features.modules() if isinstance(module, torch.nn.Conv2d)):
+        own, size = convolution.stride[0], convolution.kernel_size[0]
+        if own == 2 and stride == 8:
+            convolution.stride, dilation = (1, 1), 2 * dilation
+        elif own == 2:
+            stride *= 2
+        if size > 1:
+            convolution.dilation, convolution.padding = (dilation,) * 2, ((size - 1) // 2 * dilation,) * 2
+
+
+@pytest.mark.parametrize('output_stride', [8, 16])
+@pytest.mark.parametrize('size', ['large', 'small'])
+def test_dilation_of_v3_is_torchvision_s(size, output_stride):
+    torch.manual_seed(0)
+    network = MobileNetV3(*_mobilenet_v3_conf(f'mobilenet_v3_{size}', dilated=output_stride == 16))
+    if output_stride == 8:
+        dilate_everything_past_stride_8(network.features)
+    peers.calibrate(network, peers.images(8, (96, 96), seed=1))
+    model = peers.create(f'tv_mobilenetv3_{size}_100', output_stride=output_stride)
+    batch = peers.images(2, ODD)
+    wanted = run_logits(network, batch)
+    with torch.no_grad():
+        deepest = peers.from_torch(network.features(peers.to_torch(batch)))
+    logits, maps = peers.logits_and_maps(model, peers.variables_like(model, peers.weights_of(network)), batch)
+    assert peers.see_the_images(wanted)
+    assert peers.relative(logits, wanted) <= LIMIT
+    assert peers.relative(maps[f'stride_{output_stride}'], deepest) <= LIMIT
+    assert maps.keys() == {f'stride_{2**n}' for n in range(1, 6) if 2**n <= output_stride}

@@ -1,0 +1,186 @@
+import errno
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_run import CLASSES, Blobs, blob_file, finished_run, tiny  # noqa: F401 - fixtures
+
+import flaxmobile
+from flaxmobile.cli import main
+from flaxmobile.training import interruption, loop
+from flaxmobile.training.config import TrainConfig
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run the command in this process: its exit status, what it printed, and what it printed as an error."""
+
+    def run(*words: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            main([str(word) for word in words])
+        printed = capsys.readouterr()
+        return int(ended.value.code or 0), printed.out, printed.err
+
+    return run
+
+
+@pytest.fixture
+def config_file(tiny: TrainConfig, tmp_path: Path) -> Path:  # noqa: F811
+    """A config of the user's own, the tiny one."""
+    path = tmp_path / 'mine.py'
+    path.write_text(f'from flaxmobile.training.config import TrainConfig\n\nconfig = {tiny!r}\n')
+    return path
+
+
+def test_help_and_version(command: Run) -> None:
+    status, out, _ = command('--help')
+    assert status == 0
+    for name in ('train', 'evaluate', 'predict', 'list', 'summary'):
+        assert name in out
+        status, part, _ = command(name, '--help')
+        assert status == 0
+        assert f'usage: flaxmobile {name}' in part
+    assert command('--version') == (0, f'flaxmobile {flaxmobile.__version__}\n', '')
+
+
+def test_help_of_a_config_shows_its_own_defaults(command: Run) -> None:
+    status, out, _ = command('train', 'fashion_mnist_mini', '--help')
+    assert status == 0
+    assert '--run-dir' in out
+    assert '--learning-rate' in out
+    assert '(default: fashion_mnist_mini)' in ' '.join(out.split())
+
+
+@pytest.mark.parametrize(
+    ('words', 'wanted'),
+    [
+        (['trian', 'fashion_mnist_mini'], 'train, evaluate, predict'),
+        (['train'], 'needs a CONFIG first: cifar10'),
+        (['train', 'fashion_mist_mini'], "unknown config 'fashion_mist_mini'. Did you mean: fashion_mnist"),
+        (['train', 'fashion_mnist_mini', '--epocs', '3'], '--epochs'),
+        (['train', 'fashion_mnist_mini', '--epochs', 'three'], 'three'),
+        (['train', 'fashion_mnist_mini', '--epochs', '-1'], 'epochs must be'),
+        (['evaluate', 'no/such/run'], 'no/such/run is no folder'),
+        (['predict', 'no/such/run', 'a.png'], 'no/such/run is no folder'),
+        (['predict', 'no/such/run'], 'name at least one image'),
+        (['list', 'mobilenetv9'], "unknown model 'mobilenetv9'"),
+        (['summary', 'mobilenetv2_10'], 'mobilenetv2_100'),
+    ],
+)
+def test_wrong_input_is_said_without_a_traceback(command: Run, words: list[str], wanted: str) -> None:
+    status, out, err = command(*words)
+    assert status == 2
+    assert wanted in ' '.join((out + err).split())
+    assert 'Traceback' not in out + err
+
+
+def test_debug_shows_the_traceback() -> None:
+    with pytest.raises(FileNotFoundError):
+        main(['evaluate', 'no/such/run', '--debug'])
+
+
+def test_the_models_are_listed(command: Run) -> None:
+    status, out, _ = command('list', 'mobilenetv2_1?0')
+    assert status == 0
+    assert out.split() == ['mobilenetv2_100', 'mobilenetv2_130', 'mobilenetv2_140']
+
+
+def test_a_model_is_summed_up(command: Run) -> None:
+    # 3,504,872 parameters: torchvision's own count of MobileNetV2.
+    status, out, _ = command('summary', 'mobilenetv2_100')
+    assert status == 0
+    assert '3,504,872' in out
+
+
+def test_train_with_changed_fields(
+    command: Run, config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called: dict[str, Any] = {}
+
+    def training(config: TrainConfig, run_dir: Path, **options: Any) -> None:
+        called.update(config=config, run_dir=run_dir, **options)
+        (tmp_path / run_dir).mkdir(parents=True)
+        (tmp_path / run_dir / 'results.json').write_text('{"test": {"accuracy": 0.9125}}')
+
+    monkeypatch.setattr(loop, 'train', training)
+    monkeypatch.chdir(tmp_path)
+    status, out, _ = command('train', config_file, '--epochs', '7', '--flip', '--crop-scale', '0.5', '1', '--overwrite')
+    assert status == 0
+    assert called['config'].epochs == 7
+    assert called['config'].flip
+    assert called['config'].crop_scale == (0.5, 1.0)
+    assert (called['run_dir'], called['overwrite'], called['resume']) == (Path('runs/mine'), True, False)
+    assert out.splitlines()[-1] == 'test accuracy 91.25%; the report: runs/mine/report.md'
+
+
+@pytest.mark.parametrize(
+    ('error', 'status', 'message'),
+    [
+        (interruption.TrainingStopped('stopped at step 8', signal.SIGTERM), 143, 'stopped at step 8'),
+        (FloatingPointError('the loss became nan'), 2, 'flaxmobile: the loss became nan'),
+        (
+            OSError(errno.ENOSPC, 'No space left on device', 'runs/a/report.md'),
+            2,
+            'no space is left on the disk: runs/a/report',
+        ),
+        (KeyboardInterrupt(), 130, ''),
+    ],
+)
+def test_how_a_run_ends(
+    command: Run, config_file: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, status: int, message: str
+) -> None:
+    def training(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(loop, 'train', training)
+    ended, _, err = command('train', config_file)
+    assert ended == status
+    assert message in err
+    assert 'Traceback' not in err
+
+
+def test_evaluate(command: Run, tiny: TrainConfig, finished_run: Path) -> None:  # noqa: F811
+    status, out, _ = command('evaluate', finished_run)
+    assert status == 0
+    # Of 37 images, those with a true label: 34.
+    assert 'blobs (test)' in out
+    assert 'accuracy 91.89%' in out
+    assert '37 images' in out
+    status, out, _ = command('evaluate', finished_run, '--split', 'validation')
+    assert 'accuracy 90.00%' in out
+    assert '30 images' in out
+
+
+def test_predict(command: Run, tiny: TrainConfig, finished_run: Path, blob_file: Path, tmp_path: Path) -> None:  # noqa: F811
+    truth = CLASSES[Blobs('test')[0].label]
+    status, out, _ = command('predict', finished_run, blob_file, '--top', '2')
+    assert status == 0
+    name, first, second = out.splitlines()
+    assert name == str(blob_file)
+    assert first.split()[1] == truth
+    assert float(first.split()[0].rstrip('%')) > float(second.split()[0].rstrip('%'))
+    broken = tmp_path / 'broken.jpg'
+    broken.write_bytes(b'broken')
+    status, out, _ = command('predict', finished_run, broken, blob_file, '--json')
+    assert status == 1
+    results = json.loads(out)
+    assert [result['image'] for result in results] == [str(broken), str(blob_file)]
+    assert 'broken.jpg' in results[0]['error']
+    assert results[1]['predictions'][0]['class'] == truth
+    assert sum(guess['probability'] for guess in results[1]['predictions']) == pytest.approx(1, abs=1e-5)
+
+
+def test_the_command_loads_nothing_heavy() -> None:
+    code = (
+        'import sys, flaxmobile.cli; '
+        'print(*{"tensorflow", "torch", "grain", "orbax", "matplotlib", "tensorflow_datasets", "PIL", "tensorboardX"}'
+        ' & set(sys.modules))'
+    )
+    assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.split() == []

@@ -1,0 +1,170 @@
+import dataclasses
+import runpy
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from flaxmobile.training.config import TrainConfig, list_configs, load_config, parse_overrides
+
+ROOT = Path(__file__).parents[2]
+
+# Names and classes as the README and the papers have them, with the parameters of the network from the papers' own code
+# (Keras and timm count the same).
+EXPECTED = {
+    'cifar10': (10, None),
+    'fashion_mnist': (10, None),
+    'fashion_mnist_mini': (10, None),
+    'image_folder': (5, None),
+    'imagenet_mobilenetv1': (1000, 4_231_976),
+    'imagenet_mobilenetv2': (1000, 3_504_872),
+    'imagenet_mobilenetv3_large': (1000, 5_483_032),
+    'imagenet_mobilenetv3_small': (1000, 2_542_856),
+}
+
+
+def small(**changes: object) -> TrainConfig:
+    return TrainConfig(**{'model': 'mobilenetv1_025', 'dataset': 'cifar10', **changes})  # type: ignore[arg-type]
+
+
+def test_every_config_is_expected():
+    assert list_configs() == sorted(EXPECTED)
+
+
+@pytest.mark.parametrize('name', sorted(EXPECTED))
+def test_every_config_builds_its_model(name: str):
+    config, (num_classes, parameters) = load_config(name), EXPECTED[name]
+    model = config.build_model(num_classes)
+    images = jnp.zeros((2, config.image_size, config.image_size, config.channels))
+    variables = jax.eval_shape(model.init, jax.random.key(0), images)
+    assert jax.eval_shape(model.apply, variables, images).shape == (2, num_classes)
+    if parameters is not None:
+        assert sum(leaf.size for leaf in jax.tree.leaves(variables['params'])) == parameters
+
+
+@pytest.mark.parametrize('name', sorted(EXPECTED))
+def test_every_config_says_what_to_expect(name: str):
+    docstring = runpy.run_path(str(ROOT / 'configs' / f'{name}.py'))['__doc__']
+    for word in (f'flaxmobile train {name}', 'Hardware:', 'Time:', 'Expected top-1:'):
+        assert word in docstring
+
+
+def test_papers_recipes():
+    """Section 6.1 of the MobileNetV2 paper, for 8 GPUs in step, and section 6.1 of the MobileNetV3 paper."""
+    v2, v3 = load_config('imagenet_mobilenetv2'), load_config('imagenet_mobilenetv3_large')
+    assert (v2.learning_rate, v2.batch_size, v2.weight_decay) == (8 * 0.045, 8 * 96, 4e-5)
+    assert (v3.learning_rate, v3.batch_size, v3.weight_decay) == (0.1, 4096, 1e-5)
+    assert (v3.decay_rate, v3.decay_epochs, v3.ema_decay, v3.dropout_rate) == (0.99, 3, 0.9999, 0.2)
+    for config in (v2, v3):
+        assert (config.optimizer, config.schedule, config.momentum) == ('rmsprop', 'exponential', 0.9)
+        assert config.mean == config.std == (0.5, 0.5, 0.5)
+
+
+def test_a_path_is_a_config_too(tmp_path: Path):
+    path = tmp_path / 'mine.py'
+    path.write_text(
+        'from flaxmobile.training.config import TrainConfig\n'
+        "config = TrainConfig(model='mobilenetv2_035', dataset='photos', batch_size=7)\n"
+    )
+    assert load_config(path) == load_config(str(path)) == small(model='mobilenetv2_035', dataset='photos', batch_size=7)
+    assert [file.name for file in tmp_path.iterdir()] == ['mine.py']
+
+
+def test_configs_that_are_not_there(tmp_path: Path):
+    with pytest.raises(ValueError, match=r"config 'fashion_mnist_mimi'.*fashion_mnist_mini"):
+        load_config('fashion_mnist_mimi')
+    with pytest.raises(ValueError, match=r'no config file .*absent\.py'):
+        load_config(tmp_path / 'absent.py')
+    (tmp_path / 'empty.py').write_text('')
+    with pytest.raises(ValueError, match=r'empty\.py must define `config'):
+        load_config(tmp_path / 'empty.py')
+
+
+def test_overrides():
+    arguments = '--batch-size 64 --learning_rate=0.5 --no-flip --stem-stride 1 --mean 0.1 0.2 0.3 --ema-decay None'
+    config = parse_overrides(small(ema_decay=0.9, epochs=3), arguments.split())
+    assert config == small(
+        epochs=3, batch_size=64, learning_rate=0.5, flip=False, stem_stride=1, mean=(0.1, 0.2, 0.3), ema_decay=None
+    )
+
+
+@pytest.mark.parametrize(
+    ('argument', 'nearest'), [('--learning-rat', '--learning-rate'), ('--batchsize', '--batch-size')]
+)
+def test_unknown_field_names_the_nearest(argument: str, nearest: str):
+    for arguments in ([argument, '3'], [f'{argument}=3']):
+        with pytest.raises(ValueError, match=f"unknown config field '{argument}'. Did you mean: {nearest}"):
+            parse_overrides(small(), arguments)
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'words'),
+    [
+        ('--batch-size many', ['--batch-size', 'many']),
+        ('--batch-size 0', ['batch_size must be a whole number, 1 or more, not 0']),
+        ('--optimizer adam', ['adam', 'rmsprop', 'sgd', 'adamw', 'lamb']),
+    ],
+)
+def test_bad_values_on_the_command_line(arguments: str, words: list[str], capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as stopped:
+        parse_overrides(small(), arguments.split())
+    assert stopped.value.code == 2
+    captured = capsys.readouterr()
+    told = ' '.join((captured.out + captured.err).replace('│', ' ').split())
+    assert all(word in told for word in words), told
+
+
+def test_help_explains_every_field(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        parse_overrides(small(), ['--help'])
+    told = capsys.readouterr().out
+    for field in dataclasses.fields(TrainConfig):
+        assert f'--{field.name.replace("_", "-")}' in told
+    assert 'Share of the target spread evenly over all classes.' in ' '.join(told.replace('│', ' ').split())
+
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        ({'batch_size': 2.5}, 'batch_size must be a whole number, 1 or more, not 2.5'),
+        ({'batch_size': '64'}, "batch_size must be a whole number, 1 or more, not '64'"),
+        ({'batch_size': None}, 'batch_size must be a whole number, 1 or more, not None'),
+        ({'epochs': 0}, 'epochs must be a number above 0, not 0'),
+        ({'epochs': float('nan')}, 'epochs must be a number above 0, not nan'),
+        ({'learning_rate': -0.1}, 'learning_rate must be a number above 0'),
+        ({'weight_decay': -1e-4}, 'weight_decay must be a number, 0 or more'),
+        ({'label_smoothing': 1.0}, 'label_smoothing must be a number from 0 to 1, but not 1 itself'),
+        ({'ema_decay': 1.5}, 'ema_decay must be'),
+        ({'decay_rate': 0.0}, 'decay_rate must be a number above 0, at most 1'),
+        ({'optimizer': 'rmspop'}, "unknown optimizer 'rmspop'. Did you mean: rmsprop"),
+        ({'schedule': 'cosin'}, "unknown schedule 'cosin'. Did you mean: cosine"),
+        ({'dtype': 'float16'}, "unknown dtype 'float16'. Did you mean: .*bfloat16"),
+        ({'warmup_epochs': 5, 'epochs': 4}, r'warmup_epochs \(5\) must not exceed epochs \(4\)'),
+        ({'schedule': 'step'}, 'needs milestones'),
+        ({'channels': 1}, 'mean has 3 numbers for 1 channels'),
+        ({'crop_scale': (0.5, 1.2)}, 'crop_scale'),
+    ],
+)
+def test_values_that_are_not_allowed(changes: dict[str, object], message: str):
+    with pytest.raises(ValueError, match=message):
+        small(**changes)
+
+
+def test_unknown_model_names_the_nearest():
+    with pytest.raises(ValueError, match=r"'mobilenetv2_10'.*mobilenetv2_100"):
+        small(model='mobilenetv2_10').build_model(10)
+
+
+def test_the_model_computes_in_the_dtype_and_stores_float32():
+    config = small(dtype='bfloat16', stem_stride=1, dropout_rate=0.5, convention='tensorflow')
+    model, images = config.build_model(7), jnp.zeros((1, 32, 32, 3))
+    assert config.model_overrides == {'stem_stride': 1, 'dropout_rate': 0.5, 'convention': 'tensorflow'}
+    variables = jax.eval_shape(model.init, jax.random.key(0), images)
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype('float32')}
+    assert jax.eval_shape(model.apply, variables, images).dtype == jnp.bfloat16
+
+
+def test_total_steps():
+    assert small(epochs=2.5).total_steps(10) == 25
+    assert small(epochs=0.01).total_steps(10) == 1

@@ -1,0 +1,159 @@
+import dataclasses
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flaxmobile.training import loop, splits
+from flaxmobile.training.checkpoints import Checkpoints
+from flaxmobile.training.config import TrainConfig
+from flaxmobile.training.interruption import TrainingStopped, signals
+from flaxmobile.training.metrics import Window, read_metrics
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob('*') if path.is_file()}
+
+
+def final_arrays(run_dir: Path) -> list[np.ndarray]:
+    """All that the last checkpoint holds, as Orbax alone reads it."""
+    import orbax.checkpoint as ocp
+
+    folder = run_dir.absolute() / 'checkpoints' / '24'
+    trees = [ocp.StandardCheckpointer().restore(folder / item) for item in ('variables', 'ema', 'optimizer')]
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(trees)]
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, step: int, number: signal.Signals) -> None:
+    """Send this process a signal once `step` steps were taken."""
+    taken, add = [], Window.add
+
+    def adding(self: Window, metrics: Any) -> None:
+        add(self, metrics)
+        taken.append(None)
+        if len(taken) == step:
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(Window, 'add', adding)
+
+
+def steps_of(records: list[dict[str, Any]], split: str) -> list[int]:
+    return [record['step'] for record in records if record['split'] == split]
+
+
+def test_learns_all_that_can_be_learnt(finished_run: Path) -> None:
+    # Every tenth label is false: images 9, 19, 29 of the 30 for validation, and of the 37 for testing.
+    results = json.loads((finished_run / 'results.json').read_text())
+    assert results['test']['accuracy'] == pytest.approx(34 / 37)
+    assert results['test']['count'] == 37
+    assert results['validation']['accuracy'] == pytest.approx(27 / 30)
+    assert np.array(results['confusion']).sum() == 37
+    assert np.trace(results['confusion']) == 34
+
+
+def test_records_are_where_they_should_be(finished_run: Path) -> None:
+    records = read_metrics(finished_run / 'metrics.jsonl')
+    # 96 images in batches of 16 are 6 steps an epoch; metrics every 5 and before each validation.
+    assert steps_of(records, 'train') == [5, 6, 10, 12, 15, 18, 20, 24]
+    assert steps_of(records, 'validation') == [6, 12, 18, 24]
+    for record in records:
+        assert record['epoch'] == pytest.approx(record['step'] / 6, abs=1e-3)
+        if record['split'] == 'train':
+            cosine = 0.02 * (1 + np.cos(np.pi * (record['step'] - 1) / 24)) / 2
+            assert record['learning_rate'] == pytest.approx(cosine, rel=1e-5)
+
+
+def test_a_stopped_run_goes_on_to_the_same_bits(
+    tiny: TrainConfig, tmp_path: Path, finished_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_dir = tmp_path / 'run'
+    with monkeypatch.context() as patched:
+        stop_after(patched, 8, signal.SIGTERM)  # In the second epoch of four, of six steps each.
+        with pytest.raises(TrainingStopped, match='step 8') as stopped:
+            loop.train(tiny, run_dir)
+    assert stopped.value.number == signal.SIGTERM
+    assert not (run_dir / 'report.md').exists()
+    loop.train(tiny, run_dir, resume=True)
+    for ours, theirs in zip(final_arrays(run_dir), final_arrays(finished_run), strict=True):
+        assert ours.dtype == theirs.dtype
+        assert ours.tobytes() == theirs.tobytes()
+    results, expected = (json.loads((folder / 'results.json').read_text()) for folder in (run_dir, finished_run))
+    assert results['test'] == expected['test']
+    assert steps_of(read_metrics(run_dir / 'metrics.jsonl'), 'validation') == [6, 12, 18, 24]
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_acts_at_once(number: signal.Signals) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(number, interrupt)
+    try:
+        with signals() as received:
+            os.kill(os.getpid(), number)
+            assert received == [number]
+            with pytest.raises(KeyboardInterrupt):
+                os.kill(os.getpid(), number)
+        assert signal.getsignal(number) == interrupt
+    finally:
+        signal.signal(number, before)
+
+
+def test_a_run_is_not_overwritten_unasked(tiny: TrainConfig, finished_run: Path) -> None:
+    before = contents(finished_run)
+    with pytest.raises(FileExistsError, match=r'--resume .* --overwrite'):
+        loop.train(tiny, finished_run)
+    with pytest.raises(ValueError, match='one of them'):
+        loop.train(tiny, finished_run, resume=True, overwrite=True)
+    with pytest.raises(ValueError, match=r'learning_rate was 0\.02 and is 0\.5'):
+        loop.train(dataclasses.replace(tiny, learning_rate=0.5), finished_run, resume=True)
+    assert contents(finished_run) == before
+
+
+def test_a_bad_data_set_leaves_the_old_run(tiny: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / 'run.json').write_text('an old run')
+    (tmp_path / 'notes.txt').write_text('of the user')
+
+    def missing(*_: Any, **__: Any) -> None:
+        raise ValueError('no such data set')
+
+    with monkeypatch.context() as patched:
+        patched.setattr(splits, 'load_dataset', missing)
+        with pytest.raises(ValueError, match='no such data set'):
+            loop.train(tiny, tmp_path, overwrite=True)
+    assert contents(tmp_path) == {'run.json': b'an old run', 'notes.txt': b'of the user'}
+
+
+def test_nothing_to_resume(tiny: TrainConfig, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match='is no folder'):
+        loop.train(tiny, tmp_path / 'none', resume=True)
+    assert not (tmp_path / 'none').exists()
+
+
+def test_a_loss_that_is_no_number_stops_the_run(
+    tiny: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make: Callable[..., Any] = loop.make_train_step
+
+    def breaking(*arguments: Any, **options: Any) -> Any:
+        step = make(*arguments, **options)
+
+        def broken(state: Any, batch: Any) -> Any:
+            state, metrics = step(state, batch)
+            return state, metrics | {'loss': jnp.where(state.step == 8, jnp.nan, metrics['loss'])}
+
+        return broken
+
+    monkeypatch.setattr(loop, 'make_train_step', breaking)
+    with pytest.raises(FloatingPointError, match=r'loss became nan.*the checkpoint of step 6 is good.*learning rate'):
+        loop.train(tiny, tmp_path / 'run')
+    checkpoints = Checkpoints(tmp_path / 'run')
+    assert checkpoints.last == 6
+    assert max(record['step'] for record in read_metrics(tmp_path / 'run/metrics.jsonl')) == 6

@@ -1,0 +1,47 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_run import CLASSES, Blobs
+
+from flaxmobile.data import read_image
+from flaxmobile.training.config import TrainConfig
+from flaxmobile.training.prediction import predict, predict_files
+from flaxmobile.training.run import load_run
+
+
+def test_probabilities_do_not_depend_on_the_batch(tiny: TrainConfig, finished_run: Path) -> None:
+    loaded = load_run(finished_run)
+    images = np.stack([read_image(Blobs('test')[index].image, 1) for index in range(7)])
+    probabilities = predict(loaded, images, batch_size=3)
+    logits = np.asarray(loaded.model.apply(loaded.variables, loaded.preprocessing.normalize(images)), np.float64)
+    np.testing.assert_allclose(probabilities, np.exp(logits) / np.exp(logits).sum(1, keepdims=True), atol=1e-6)
+
+
+def test_files_and_folders(tiny: TrainConfig, finished_run: Path, tmp_path: Path) -> None:
+    sides = {}
+    for index in range(6):
+        example = Blobs('test')[index]
+        path = tmp_path / 'deep' / f'{index}.PNG'
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(bytes(example.image))  # type: ignore[arg-type]
+        sides[str(path)] = CLASSES[example.label]
+    (tmp_path / 'deep/notes.txt').write_text('no image')
+    broken = tmp_path / 'broken.png'
+    broken.write_bytes(b'\x89PNG broken')
+    results = predict_files(load_run(finished_run), [broken, tmp_path / 'deep', tmp_path / 'none.png'], top=2)
+    assert [result['image'] for result in results] == [str(broken), *sorted(sides), str(tmp_path / 'none.png')]
+    assert 'broken.png' in results[0]['error']
+    assert 'none.png' in results[-1]['error']
+    for result in results[1:-1]:
+        first, second = result['predictions']
+        assert first['class'] == sides[result['image']]
+        assert 1 > first['probability'] > second['probability'] > 0
+
+
+def test_what_cannot_be_asked(tiny: TrainConfig, finished_run: Path, tmp_path: Path) -> None:
+    loaded = load_run(finished_run)
+    with pytest.raises(FileNotFoundError, match='holds no image'):
+        predict_files(loaded, [tmp_path], top=5)
+    with pytest.raises(ValueError, match='top must be 1 or more'):
+        predict_files(loaded, [tmp_path], top=0)

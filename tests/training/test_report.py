@@ -1,0 +1,163 @@
+import dataclasses
+import json
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from flaxmobile.training import plots
+from flaxmobile.training.config import load_config, parse_overrides
+from flaxmobile.training.evaluation import Evaluation, Example
+from flaxmobile.training.files import write_whole
+from flaxmobile.training.report import train_command, write_report
+from flaxmobile.training.run import RunDescription
+
+CLASSES = ('cat', 'dog', 'owl')
+CONFUSION = np.array([[8, 2, 0], [1, 4, 0], [0, 5, 5]])
+RECORDS = [
+    {'split': 'train', 'step': 5, 'epoch': 0.5, 'seconds': 9.0, 'loss': 1.0, 'accuracy': 0.5, 'learning_rate': 0.1},
+    {
+        'split': 'validation',
+        'step': 10,
+        'epoch': 1.0,
+        'seconds': 20.0,
+        'loss': 0.9,
+        'accuracy': 0.6,
+        'accuracy_top5': 1.0,
+    }
+    | {'count': 20},
+]
+
+
+def evaluation(
+    confusion: np.ndarray, mistakes: tuple[Example, ...] = (), right: tuple[Example, ...] = ()
+) -> Evaluation:
+    labels, predictions = (axis.repeat(confusion.ravel()) for axis in np.indices(confusion.shape).reshape(2, -1))
+    return Evaluation(
+        accuracy=float(np.mean(labels == predictions)),
+        accuracy_top5=1.0,
+        loss=0.75,
+        count=len(labels),
+        confusion=confusion,
+        indices=np.arange(len(labels)),
+        labels=labels,
+        predictions=predictions,
+        probabilities=np.full(len(labels), 0.9, np.float32),
+        mistakes=mistakes,
+        right=right,
+    )
+
+
+def example(label: int, prediction: int, channels: int = 3) -> Example:
+    return Example(np.full((28, 28, channels), 99, np.uint8), label, prediction, 0.9, 0.05)
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run_dir = tmp_path_factory.mktemp('run')
+    (run_dir / 'metrics.jsonl').write_text(''.join(json.dumps(record) + '\n' for record in RECORDS))
+    config = dataclasses.replace(load_config('image_folder'), dataset='my pets', epochs=3.0, flip=False)
+    test = evaluation(CONFUSION, (example(2, 1),) * 7, (example(0, 0),))
+    write_report(
+        run_dir,
+        RunDescription(config, CLASSES),
+        10,
+        test,
+        seconds=125,
+        size='1,234 parameters',
+        command=train_command('image_folder', config),
+        unreadable=['train/cat/broken.jpg'],
+    )
+    return run_dir
+
+
+def rows(report: str, heading: str) -> list[list[str]]:
+    part = report.split(f'## {heading}')[1].split('\n## ')[0]
+    return [
+        [cell.strip() for cell in line.strip('|').split('|')] for line in part.splitlines() if line.startswith('|')
+    ][2:]
+
+
+def test_the_figures_are_right(folder: Path) -> None:
+    report = (folder / 'report.md').read_text()
+    assert report.startswith('# ')
+    # 17 of 25.
+    assert '68.00%' in report.splitlines()[0]
+    assert '1,234 parameters, 3 classes. Trained in 2 min 05 s.' in report
+    assert rows(report, 'By class') == [
+        ['owl', '50.0%', '100.0%', '10'],
+        ['cat', '80.0%', '88.9%', '10'],
+        ['dog', '80.0%', '36.4%', '5'],
+    ]
+    assert rows(report, 'Confused most often') == [['owl', 'dog', '5'], ['cat', 'dog', '2'], ['dog', 'cat', '1']]
+    assert '- train/cat/broken.jpg' in report
+    results = json.loads((folder / 'results.json').read_text())
+    assert results['test'] == {'accuracy': 0.68, 'accuracy_top5': 1.0, 'loss': 0.75, 'count': 25}
+    assert results['validation']['accuracy'] == 0.6
+
+
+def test_the_command_gives_the_configuration_again(folder: Path) -> None:
+    report = (folder / 'report.md').read_text()
+    command = re.search(r'^flaxmobile train .*$', report, re.MULTILINE)
+    assert command is not None
+    words = shlex.split(command[0])
+    assert words[:3] == ['flaxmobile', 'train', 'image_folder']
+    expected = dataclasses.replace(load_config('image_folder'), dataset='my pets', epochs=3.0, flip=False)
+    assert parse_overrides(load_config('image_folder'), words[3:]) == expected
+
+
+def test_every_picture_is_there(folder: Path) -> None:
+    report = (folder / 'report.md').read_text()
+    pictures = re.findall(r'!\[[^]]+\]\(([^)]+)\)', report)
+    assert sorted(pictures) == ['confusion.png', 'curves.png', 'predictions.png']
+    for name in pictures:
+        with Image.open(folder / name) as picture:
+            picture.load()
+            assert min(picture.size) > 400
+            assert len(picture.convert('RGB').getcolors(2**20) or [0] * 100) > 20
+    assert not [path for path in folder.iterdir() if path.name.startswith('.')]
+
+
+@pytest.mark.parametrize('count', [2, 21, 130])
+def test_confusion_is_readable_for_any_number_of_classes(count: int) -> None:
+    figure = plots.confusion(np.eye(count, dtype=int) * 3, [f'class {number}' for number in range(count)])
+    axes = figure.axes[0]
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    assert (names == [f'class {number}' for number in range(count)]) == (count <= 120)
+    assert [text.get_text() for text in axes.texts] == (['100'] * count if count <= 20 else [])
+    assert max(figure.get_size_inches()) < 15
+    share = axes.images[0].get_array()
+    assert share is not None
+    assert np.diag(share).tolist() == [100] * count
+
+
+def test_a_class_without_images_is_no_division_by_zero() -> None:
+    figure = plots.confusion(np.array([[0, 0], [1, 3]]), ['none', 'some'])
+    assert np.asarray(figure.axes[0].images[0].get_array()).tolist() == [[0, 0], [25, 75]]
+
+
+@pytest.mark.parametrize(('wrong', 'right', 'axes'), [(0, 3, 3), (30, 30, 24), (1, 0, 1)])
+def test_predictions_show_what_there_is(wrong: int, right: int, axes: int) -> None:
+    figure = plots.predictions([example(0, 1, 1)] * wrong, [example(2, 2)] * right, CLASSES)
+    assert len(figure.axes) == axes
+    said = [text.get_text() for part in figure.axes for text in part.texts]
+    assert said.count('dog  90 %') == said.count('is cat') == min(wrong, 18)
+    assert said.count('owl  90 %') == min(right, 6)
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / 'report.md'
+    write_whole(path, 'first')
+
+    def full(*_: object) -> None:
+        raise OSError(28, 'No space left on device')
+
+    with monkeypatch.context() as patched:
+        patched.setattr('os.fsync', full)
+        with pytest.raises(OSError, match='No space left'):
+            write_whole(path, 'second')
+    assert path.read_text() == 'first'
+    assert list(tmp_path.iterdir()) == [path]

@@ -1,0 +1,108 @@
+import dataclasses
+import json
+from pathlib import Path
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from tiny_run import CLASSES, Blobs, TinyNet
+
+import flaxmobile
+from flaxmobile.data import read_image
+from flaxmobile.training.checkpoints import Checkpoints
+from flaxmobile.training.config import TrainConfig
+from flaxmobile.training.run import LoadedModel, RunDescription, changed_fields, load_run, read_description, start_from
+from flaxmobile.training.state import TrainState, create_state
+
+
+def test_a_description_comes_back(tmp_path: Path) -> None:
+    config = TrainConfig(model='mobilenetv2_035', dataset='flowers', mean=(0.1, 0.2, 0.3), crop_scale=(0.5, 0.9))
+    description = RunDescription(config, ('rose', 'tulip'))
+    description.write(tmp_path)
+    assert read_description(tmp_path) == description
+    content = json.loads((tmp_path / 'run.json').read_text())
+    assert content['format'] == 1
+    assert content['classes'] == ['rose', 'tulip']
+    assert content['preprocessing']['mean'] == [0.1, 0.2, 0.3]
+    assert [path.name for path in tmp_path.iterdir()] == ['run.json']
+
+
+def test_folders_that_are_no_run(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match='is no folder'):
+        load_run(tmp_path / 'none')
+    with pytest.raises(FileNotFoundError, match='holds no run'):
+        load_run(tmp_path)
+    path = tmp_path / 'run.json'
+    RunDescription(TrainConfig(model='mobilenetv1_025', dataset='b'), ('c', 'd')).write(tmp_path)
+    whole = path.read_text()
+    with pytest.raises(FileNotFoundError, match='holds no checkpoint yet'):
+        load_run(tmp_path)
+    path.write_text(whole.replace('"format": 1', '"format": 7'))
+    with pytest.raises(ValueError, match=r'has format 7, and .* reads format 1'):
+        load_run(tmp_path)
+    for damaged in (whole[:50], '[]', '{}', whole.replace('"batch_size"', '"batch_sice"'), '\0\0'):
+        path.write_text(damaged)
+        with pytest.raises(ValueError, match=r'run\.json is damaged'):
+            load_run(tmp_path)
+
+
+def test_a_run_is_loaded_as_it_was_evaluated(tiny: TrainConfig, finished_run: Path) -> None:
+    model, variables, preprocessing, classes = flaxmobile.load_run(finished_run)
+    assert classes == CLASSES
+    images = np.stack([read_image(example.image, 1) for example in map(Blobs('test').__getitem__, range(37))])
+    labels = [Blobs('test')[index].label for index in range(37)]
+    logits = model.apply(variables, preprocessing.normalize(images))
+    # Every tenth label is false.
+    assert np.flatnonzero(np.argmax(np.asarray(logits), -1) != labels).tolist() == [9, 19, 29]
+
+
+def test_a_network_of_the_zoo_comes_back(tmp_path: Path) -> None:
+    config = TrainConfig(model='mobilenetv1_025', dataset='none', image_size=32, stem_stride=1)
+    model = config.build_model(3)
+    shapes = jax.eval_shape(model.init, jax.random.key(1), jnp.zeros((1, 32, 32, 3)))
+    rng = np.random.default_rng(0)
+    variables = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), leaf.dtype), shapes)
+    state = TrainState(jnp.int32(5), variables['params'], variables['batch_stats'], {}, None)
+    RunDescription(config, ('a', 'b', 'c')).write(tmp_path)
+    Checkpoints(tmp_path).save(5, state, 0.5)
+    loaded = load_run(tmp_path)
+    assert loaded.model == model
+    chex.assert_trees_all_equal(loaded.variables, variables)
+
+
+def loaded_with(width: int, num_classes: int) -> LoadedModel:
+    model = TinyNet(num_classes, width)
+    variables = model.init(jax.random.key(7), jnp.zeros((1, 8, 8, 1)))
+    preprocessing = TrainConfig(model='a', dataset='b').preprocessing
+    return LoadedModel(model, variables, preprocessing, tuple(map(str, range(num_classes))))
+
+
+@pytest.mark.parametrize('num_classes', [4, 5])
+def test_a_run_starts_from_another(num_classes: int) -> None:
+    model: nn.Module = TinyNet(4)
+    state = create_state(model, optax.sgd(0.1), jax.random.key(1), (1, 8, 8, 1), 0.9)
+    loaded = loaded_with(8, num_classes)
+    started = start_from(state, loaded, CLASSES)
+    chex.assert_trees_all_equal(started.params['stem'], loaded.variables['params']['stem'])
+    chex.assert_trees_all_equal(started.batch_stats, loaded.variables['batch_stats'])
+    head = loaded.variables['params'] if num_classes == 4 else state.params
+    chex.assert_trees_all_equal(started.params['classifier'], head['classifier'])
+    chex.assert_trees_all_equal(started.ema, started.variables)
+    kernels = started.params['stem']['kernel'], started.ema['params']['stem']['kernel']
+    assert kernels[0].unsafe_buffer_pointer() != kernels[1].unsafe_buffer_pointer()
+
+
+def test_a_run_does_not_start_from_another_network() -> None:
+    state = create_state(TinyNet(4), optax.sgd(0.1), jax.random.key(1), (1, 8, 8, 1), None)
+    with pytest.raises(ValueError, match=r'another network: \d variables differ, first batch_stats/norm/mean'):
+        start_from(state, loaded_with(9, 4), CLASSES)
+
+
+def test_changed_fields() -> None:
+    config = TrainConfig(model='a', dataset='b')
+    changed = dataclasses.replace(config, epochs=3.0, mean=(0.0, 0.0, 0.0))
+    assert changed_fields(config, changed) == {'epochs': (100.0, 3.0), 'mean': ((0.5, 0.5, 0.5), (0.0, 0.0, 0.0))}
