@@ -16,9 +16,9 @@ from flaxmobile.models import MobileNetV1, MobileNetV2, MobileNetV3Small
 
 
 class FirstBlocks(MobileNetV3Small):
-    """Every kind of layer of the three generations in four blocks: the default run compiles no more."""
+    """Every kind of layer of the three generations in three blocks: the default run compiles no more."""
 
-    table = MobileNetV3Small.table[:4]
+    table = MobileNetV3Small.table[:3]
 
 
 NETWORKS = {
@@ -159,8 +159,8 @@ def split(values):
 def test_batch_norm_over_a_named_axis_is_that_of_the_whole_batch(family):
     this = case(family)
     gradient, (logits, statistics) = jax.jit(this.training(gradient=True))(this.variables, this.images, this.labels)
-    alone, _ = this.training()(this.variables, this.images[:2], this.labels[:2]) if family == 'v1' else (None, None)
-    assert alone is None or np.max(np.abs(alone - logits[:2])) > 1e-3
+    alone, _ = jax.jit(this.training())(this.variables, this.images[:2], this.labels[:2])
+    assert np.max(np.abs(alone - logits[:2])) > 1e-2 * np.max(np.abs(logits))  # two images' statistics are not four's
     mapped = this.training('batch')
     for transform in (jax.vmap, jax.pmap):
         run = transform(mapped, axis_name='batch', in_axes=(None, 0, 0))

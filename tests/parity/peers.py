@@ -14,6 +14,8 @@ from torch import nn
 
 import flaxmobile
 
+torch.set_num_threads(1)  # its threads spin where the cores are shared, ten times slower than one alone
+
 GENERATORS = {
     'mobilenetv1': efficientnet._gen_mobilenet_v1,
     'mobilenetv2': efficientnet._gen_mobilenet_v2,

@@ -11,7 +11,7 @@ import pytest
 
 import flaxmobile
 
-pytestmark = pytest.mark.parity
+pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings('ignore:__array__ implementation:DeprecationWarning')]
 LIMIT = 1e-4
 V3 = {'large': keras.applications.MobileNetV3Large, 'small': keras.applications.MobileNetV3Small}
 
