@@ -121,7 +121,7 @@ class ConvNorm(nn.Module):
         features, kernel_size, strides, dilation, kind: see `Conv`.
         activation: by name, see `ops.activation`; 'linear' for none.
         convention: padding, BatchNorm and initialisation, an object or a name.
-        dtype: of the computation; statistics stay in `param_dtype`.
+        dtype: of the computation; running statistics stay in float32 or wider.
         param_dtype: of the parameters.
         batch_norm_axis_name: mapped axis that BatchNorm's statistics are shared over (`pmap`, `shard_map`, `vmap`).
     """

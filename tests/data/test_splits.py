@@ -26,11 +26,17 @@ def test_by_hand(split, expected):
 boundary = st.one_of(st.just(''), st.integers(-100, 100).map('{}%'.format), st.integers(-103, 103).map(str))
 
 
+def place(text):
+    value = float(text.removesuffix('%')) * (1.03 if '%' in text else 1)
+    return value + 103 if text.startswith('-') else value
+
+
 @settings(max_examples=200, deadline=None)
 @given(boundary, boundary)
 def test_slices_equal_those_of_tfds(start, stop):
-    # TFDS knows neither [:] nor a mixture of examples and per cent.
+    # TFDS knows neither [:] nor a mixture of examples and per cent, and reads on to the end where the stop comes first.
     assume((start or stop) and (not start or not stop or ('%' in start) == ('%' in stop)))
+    assume(not start or not stop or place(start) <= place(stop))
     template = ShardedFileTemplate(
         data_dir='/nowhere', dataset_name='set', split='train', filetype_suffix='array_record'
     )

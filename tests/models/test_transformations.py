@@ -82,9 +82,11 @@ case = functools.cache(Case)
 
 
 def assert_close(got, want, limit=LIMIT):
+    """Each leaf, relative to its largest number; one that is only rounding (a bias before a BatchNorm), to the tree's."""
     chex.assert_trees_all_equal_shapes_and_dtypes(got, want)
+    floor = 1e-3 * max(np.max(np.abs(leaf)) for leaf in jax.tree.leaves(want))
     for (path, value), reference in zip(jax.tree.leaves_with_path(got), jax.tree.leaves(want), strict=True):
-        scale = max(np.max(np.abs(reference)), 1e-3)
+        scale = max(np.max(np.abs(reference)), floor)
         assert np.max(np.abs(value - reference)) <= limit * scale, jax.tree_util.keystr(path)
 
 
