@@ -75,7 +75,6 @@ def evaluate(
         data or config.dataset,
         split or config.test_split,
         data_dir=data_dir or config.data_dir,
-        seed=config.seed,
         max_unreadable=config.max_unreadable,
     )
     mesh = make_mesh()
@@ -84,7 +83,7 @@ def evaluate(
         replicate(loaded.variables, mesh),
         dataset,
         loaded.preprocessing,
-        config.batch_size,
+        -(-config.batch_size // mesh.size) * mesh.size,
         mesh,
         classes=loaded.classes,
     )

@@ -49,14 +49,20 @@ def count(name: str, image_size: int | None = None, **overrides: Any) -> Counts:
 
     Multiply-adds are those of convolutions and dense layers.
     """
-    size = image_size or entry(name).image_size
+    size = entry(name).image_size if image_size is None else image_size
     rows = layers(create_model(name, **overrides), size)
     return Counts(sum(row.parameters for row in rows), sum(row.multiply_adds for row in rows), size)
 
 
 @functools.lru_cache(maxsize=128)
 def layers(model: MobileNet, image_size: int, channels: int = 3) -> tuple[Layer, ...]:
-    """The convolutions and dense layers of `model` in the order in which they run."""
+    """The convolutions and dense layers of `model` in the order in which they run.
+
+    Raises:
+        ValueError: the image size is not 1 or more.
+    """
+    if image_size < 1:
+        raise ValueError(f'the image size is {image_size} pixels: it has to be 1 or more')
     images = jax.ShapeDtypeStruct((1, image_size, image_size, channels), jnp.float32)
     program, (_, variables) = jax.make_jaxpr(model.init_with_output, return_shape=True)(jax.random.key(0), images)
     params = variables['params']

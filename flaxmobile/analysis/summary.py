@@ -78,7 +78,7 @@ def render(name: str, image_size: int | None = None, **overrides: Any) -> Summar
 
     `overrides` are fields of the model, as for `create_model`.
     """
-    size = image_size or entry(name).image_size
+    size = entry(name).image_size if image_size is None else image_size
     return Summary(f'{name}, {size}x{size}', layers(create_model(name, **overrides), size))
 
 

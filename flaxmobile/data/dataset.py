@@ -29,6 +29,17 @@ class Example(NamedTuple):
     name: str
 
 
+def labelled(image: Path | bytes, label: int, name: str) -> Example:
+    """An example, if it has a class.
+
+    Raises:
+        ValueError: its label is negative, by which TFDS marks splits without labels.
+    """
+    if label < 0:
+        raise ValueError(f'{name} has no label (it is {label}): this split can be neither trained on nor evaluated')
+    return Example(image, label, name)
+
+
 class Examples(Protocol):
     """Examples that can be read in any order."""
 

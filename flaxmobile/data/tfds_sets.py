@@ -12,7 +12,7 @@ import tensorflow_datasets as tfds
 from etils import epath
 from tensorflow_datasets.core import naming
 
-from flaxmobile.data.dataset import Dataset, Example, RandomAccessDataset
+from flaxmobile.data.dataset import Dataset, Example, RandomAccessDataset, labelled
 from flaxmobile.data.splits import split_ranges
 
 OWN = ('fashion_mnist', 'fashion_mnist_mini')
@@ -30,7 +30,7 @@ class TfdsExamples:
 
     def __getitem__(self, index: int) -> Example:
         example = self._source[index]
-        return Example(example[self._image], int(example[self._label]), f'{self._name} {self._split} #{index}')
+        return labelled(example[self._image], int(example[self._label]), f'{self._name} {self._split} #{index}')
 
 
 def data_folder(data_dir: str | os.PathLike[str] | None) -> epath.Path:

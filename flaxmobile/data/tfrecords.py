@@ -19,6 +19,7 @@ from flaxmobile.data.dataset import (
     collate,
     evaluation_element,
     evaluation_share,
+    labelled,
     none_readable,
     padding,
     training_element,
@@ -129,7 +130,7 @@ class TfrecordDataset(Dataset):
 
     def _example(self, index: int, record: bytes) -> Example:
         image, label = self._parse(record)
-        return Example(image, label, f'{self.name} {self.split} #{index}')
+        return labelled(image, label, f'{self.name} {self.split} #{index}')
 
 
 def cut(pieces: Iterable[Piece], part: range) -> list[Piece]:

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from flaxmobile.layers import TENSORFLOW, Convention, ConvNorm, Dense
+from flaxmobile.layers import TENSORFLOW, Convention, ConvNorm, Dense, get_convention
 
 
 class BlockSpec(NamedTuple):
@@ -98,8 +98,8 @@ class MobileNet(nn.Module):
 
     def __post_init__(self) -> None:
         allowed = {
-            'num_classes': (self.num_classes >= 0, '0 (no classifier) or more'),
-            'width_multiplier': (self.width_multiplier > 0, 'above 0'),
+            'num_classes': (isinstance(self.num_classes, int) and self.num_classes >= 0, '0 (no classifier) or more'),
+            'width_multiplier': (0 < self.width_multiplier < math.inf, 'a number above 0'),
             'stem_stride': (self.stem_stride in (1, 2), '1 or 2'),
             'output_stride': (self.output_stride in (8, 16, 32), '8, 16 or 32'),
             'dropout_rate': (0 <= self.dropout_rate < 1, 'from 0 to below 1'),
@@ -108,6 +108,7 @@ class MobileNet(nn.Module):
         for name, (holds, words) in allowed.items():
             if not holds:
                 raise ValueError(f'{type(self).__name__}: {name}={getattr(self, name)!r}, allowed is {words}')
+        get_convention(self.convention)
         super().__post_init__()
 
     def setup(self) -> None:

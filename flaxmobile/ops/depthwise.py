@@ -157,6 +157,8 @@ def _shifted_input_gradient(cotangent: Array, kernel: Array, *, window: Window) 
 
 
 def _largest_divisor(number: int, limit: int) -> int:
+    if not isinstance(number, int):  # A symbolic size, in `jax.export`.
+        return 1
     return next(divisor for divisor in range(max(1, min(number, limit)), 0, -1) if number % divisor == 0)
 
 

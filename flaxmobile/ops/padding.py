@@ -10,7 +10,7 @@ Padding = Literal['same', 'symmetric'] | PaddingPairs
 
 def pair(value: int | Pair) -> Pair:
     """An int for both axes, or (height, width) as it is."""
-    return (value, value) if isinstance(value, int) else value
+    return (value, value) if isinstance(value, int) else (value[0], value[1])
 
 
 def padding_pairs(padding: Padding, input_size: Size, kernel_size: Size, strides: Pair, dilation: Pair) -> PaddingPairs:

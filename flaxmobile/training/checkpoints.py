@@ -22,10 +22,11 @@ class Checkpoints:
     """The checkpoints in `run_dir`, one folder a step under `run_dir/checkpoints`.
 
     Kept are the last `keep` and the one of the highest validation accuracy (the latest of equals). A checkpoint is
-    written beside and then renamed, so that one with a step's name is whole.
+    written beside and then renamed, so that one with a step's name is whole. A `read_only` one leaves alone what a run
+    that is still training is about to write.
     """
 
-    def __init__(self, run_dir: str | Path, keep: int = 1):
+    def __init__(self, run_dir: str | Path, keep: int = 1, *, read_only: bool = False):
         logging.getLogger('absl').setLevel(logging.ERROR)  # Orbax tells of every save otherwise.
         self.folder = Path(run_dir).absolute() / 'checkpoints'
         best = BestN(get_metric_fn=_accuracy, n=1, keep_checkpoints_without_metrics=False)
@@ -35,9 +36,10 @@ class Checkpoints:
             options=ocp.CheckpointManagerOptions(
                 best_fn=_accuracy,
                 preservation_policy=AnyPreservationPolicy([LatestN(keep), best]),
-                cleanup_tmp_directories=True,
+                cleanup_tmp_directories=not read_only,
                 enable_async_checkpointing=False,
-                create=True,
+                create=not read_only,
+                read_only=read_only,
             ),
         )
 

@@ -166,7 +166,10 @@ def load_config(name_or_path: str | Path) -> TrainConfig:
         path = shipped[str(name_or_path)]
     elif not path.is_file():
         raise ValueError(f'there is no config file {path}')
-    config = runpy.run_path(str(path)).get('config')
+    try:
+        config = runpy.run_path(str(path)).get('config')
+    except Exception as error:  # Whatever a file of the user's raises.
+        raise ValueError(f'the config file {path} does not run: {type(error).__name__}: {error}') from error
     if not isinstance(config, TrainConfig):
         raise ValueError(f'{path} must define `config = TrainConfig(...)`, and has {config!r}')
     return config
@@ -242,7 +245,7 @@ def _check_fields(config: TrainConfig) -> None:
 
 
 def _check_schedule(config: TrainConfig) -> None:
-    if config.warmup_epochs > config.epochs:
-        raise ValueError(f'warmup_epochs ({config.warmup_epochs}) must not exceed epochs ({config.epochs})')
+    if config.warmup_epochs >= config.epochs:
+        raise ValueError(f'warmup_epochs ({config.warmup_epochs}) must be less than epochs ({config.epochs})')
     if config.schedule == 'step' and not config.milestones:
         raise ValueError('the schedule step needs milestones, the epochs at which the learning rate falls')

@@ -85,6 +85,8 @@ def train(
     run.check_folder(run_dir, config, resume=resume, overwrite=overwrite)
     data = load_splits(config)
     classes, steps = data.train.classes, steps_per_epoch(config, data.train)
+    if resume and (before := run.read_description(run_dir).classes) != classes:
+        raise ValueError(f'{run_dir} was trained on the classes {", ".join(before)}; now they are {", ".join(classes)}')
     model, mesh, optimizer = config.build_model(len(classes)), make_mesh(), make_optimizer(config, steps)
     state = initial_state(config, model, optimizer, classes, mesh)
     size = f'{parameters(state.params):,} parameters' + (

@@ -5,6 +5,7 @@ import importlib.metadata
 import json
 import shutil
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,7 +34,7 @@ CONTENTS = (
     'run.json',
 )
 # What may differ between a run and its resumption: none of it changes a parameter.
-FREE_FIELDS = ('data_dir', 'download', 'log_every', 'keep_checkpoints')
+FREE_FIELDS = ('data_dir', 'download', 'max_unreadable', 'log_every', 'keep_checkpoints')
 
 
 class LoadedModel(NamedTuple):
@@ -106,14 +107,16 @@ def load_run(path: str | Path) -> LoadedModel:
     """
     description = read_description(path)
     config = description.config
-    checkpoints = Checkpoints(path)
-    step = checkpoints.last if checkpoints.best is None else checkpoints.best
-    if step is None:
-        raise FileNotFoundError(f'{path} holds no checkpoint yet: go on with `flaxmobile train ... --resume`')
     model = config.build_model(len(description.classes))
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    variables = checkpoints.restore_variables(step, abstract_variables(model, config.preprocessing, device))
-    checkpoints.close()
+    nothing = f'{path} holds no checkpoint yet: go on with `flaxmobile train ... --resume`'
+    if not (Path(path) / 'checkpoints').is_dir():
+        raise FileNotFoundError(nothing)
+    with closing(Checkpoints(path, read_only=True)) as checkpoints:
+        step = checkpoints.last if checkpoints.best is None else checkpoints.best
+        if step is None:
+            raise FileNotFoundError(nothing)
+        variables = checkpoints.restore_variables(step, abstract_variables(model, config.preprocessing, device))
     return LoadedModel(model, variables, config.preprocessing, description.classes)
 
 
@@ -153,7 +156,7 @@ def check_folder(run_dir: Path, config: TrainConfig, *, resume: bool, overwrite:
     """See that a run may be written to `run_dir`; changes nothing.
 
     Raises:
-        FileExistsError: it holds a run, and neither `resume` nor `overwrite` is set.
+        FileExistsError: it holds a run, and neither `resume` nor `overwrite` is set; or a run's files without a run.
         FileNotFoundError: there is nothing to resume.
         NotADirectoryError: it is a file.
         ValueError: both are set, or the run there has another configuration.
@@ -167,7 +170,13 @@ def check_folder(run_dir: Path, config: TrainConfig, *, resume: bool, overwrite:
         if names := [name for name in differing if name not in FREE_FIELDS]:
             changes = ', '.join(f'{name} was {differing[name][0]!r} and is {differing[name][1]!r}' for name in names)
             raise ValueError(f'{run_dir} holds a run with another configuration ({changes}): resume it with the same')
-    elif not overwrite and any((run_dir / name).exists() for name in CONTENTS):
+    present = [name for name in CONTENTS if (run_dir / name).exists()]
+    if not resume and present and 'run.json' not in present:
+        raise FileExistsError(
+            f'{run_dir} holds no run (it has no run.json), but a run would write over what is there: '
+            f'{", ".join(present)}. Take another folder (--run-dir)'
+        )
+    if not (resume or overwrite) and present:
         raise FileExistsError(
             f'{run_dir} already holds a run. Use --resume to go on with it, --overwrite to remove it and start again, '
             'or --run-dir for another folder'

@@ -27,7 +27,6 @@ def load_splits(config: TrainConfig) -> Splits:
                 split,
                 data_dir=config.data_dir,
                 download=config.download,
-                seed=config.seed,
                 max_unreadable=config.max_unreadable,
             )
             for split in (config.train_split, config.validation_split, config.test_split)

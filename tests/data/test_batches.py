@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numbered_images import numbered_images
 
 from flaxmobile.data import Augmentation, Preprocessing, UnreadableImages
-from flaxmobile.data.dataset import evaluation_share
+from flaxmobile.data.dataset import evaluation_share, labelled
 
 SMALL = Preprocessing(4, 1, (0.5,), (0.5,), 1.0)
 WHOLE = Augmentation((1.0, 1.0), (1.0, 1.0), flip=False)
@@ -175,3 +175,8 @@ def test_what_cannot_be_is_refused(share):
         numbered_images(4).evaluation_batches(2, SMALL, **share)
     with pytest.raises(ValueError, match='batch_size is 0'):
         numbered_images(4).train_batches(0, SMALL, WHOLE, seed=0)
+
+
+def test_an_example_without_a_label_is_refused():
+    with pytest.raises(ValueError, match='imagenet2012 test #7 has no label'):
+        labelled(b'', -1, 'imagenet2012 test #7')

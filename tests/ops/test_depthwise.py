@@ -177,3 +177,14 @@ def test_no_group_convolution_in_a_compiled_gradient_on_a_cpu():
     images, kernel = jnp.ones((2, 8, 8, 4)), jnp.ones((3, 3, 1, 4))
     text = jax.jit(jax.grad(ours, (0, 1))).lower(images, kernel).compile().as_text()
     assert 'feature_group_count' not in text
+
+
+def test_a_gradient_exports_with_a_symbolic_batch():
+    (batch,) = export.symbolic_shape('batch')
+    gradient = jax.jit(jax.grad(ours, (0, 1)))
+    shapes = jax.ShapeDtypeStruct((batch, 6, 5, 3), jnp.float32), jax.ShapeDtypeStruct((3, 3, 1, 3), jnp.float32)
+    exported = export.export(gradient, platforms=['cpu'])(*shapes)
+    rng = np.random.default_rng(0)
+    images, kernel = (jnp.asarray(rng.normal(size=s), jnp.float32) for s in ((5, 6, 5, 3), (3, 3, 1, 3)))
+    for value, expected in zip(exported.call(images, kernel), jax.grad(reference, (0, 1))(images, kernel), strict=True):
+        assert relative(value, np.asarray(expected)) <= 1e-6

@@ -140,7 +140,7 @@ def test_help_explains_every_field(capsys: pytest.CaptureFixture[str]):
         ({'optimizer': 'rmspop'}, "unknown optimizer 'rmspop'. Did you mean: rmsprop"),
         ({'schedule': 'cosin'}, "unknown schedule 'cosin'. Did you mean: cosine"),
         ({'dtype': 'float16'}, "unknown dtype 'float16'. Did you mean: .*bfloat16"),
-        ({'warmup_epochs': 5, 'epochs': 4}, r'warmup_epochs \(5\) must not exceed epochs \(4\)'),
+        ({'warmup_epochs': 5, 'epochs': 4}, r'warmup_epochs \(5\) must be less than epochs \(4\)'),
         ({'schedule': 'step'}, 'needs milestones'),
         ({'channels': 1}, 'mean has 3 numbers for 1 channels'),
         ({'crop_scale': (0.5, 1.2)}, 'crop_scale'),

@@ -15,7 +15,15 @@ import flaxmobile
 from flaxmobile.data import read_image
 from flaxmobile.training.checkpoints import Checkpoints
 from flaxmobile.training.config import TrainConfig
-from flaxmobile.training.run import LoadedModel, RunDescription, changed_fields, load_run, read_description, start_from
+from flaxmobile.training.run import (
+    LoadedModel,
+    RunDescription,
+    changed_fields,
+    check_folder,
+    load_run,
+    read_description,
+    start_from,
+)
 from flaxmobile.training.state import TrainState, create_state
 
 
@@ -106,3 +114,13 @@ def test_changed_fields() -> None:
     config = TrainConfig(model='a', dataset='b')
     changed = dataclasses.replace(config, epochs=3.0, mean=(0.0, 0.0, 0.0))
     assert changed_fields(config, changed) == {'epochs': (100.0, 3.0), 'mean': ((0.5, 0.5, 0.5), (0.0, 0.0, 0.0))}
+
+
+def test_overwrite_spares_a_folder_that_holds_no_run(tmp_path: Path) -> None:
+    (tmp_path / 'checkpoints').mkdir()
+    (tmp_path / 'checkpoints' / 'mine.txt').write_text('mine')
+    config = TrainConfig(model='mobilenetv1_025', dataset='b')
+    for overwrite in (False, True):
+        with pytest.raises(FileExistsError, match=r'holds no run .* checkpoints'):
+            check_folder(tmp_path, config, resume=False, overwrite=overwrite)
+    assert (tmp_path / 'checkpoints' / 'mine.txt').read_text() == 'mine'
