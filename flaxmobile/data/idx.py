@@ -1,6 +1,7 @@
 """The IDX files of MNIST and its relatives."""
 
 import gzip
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -19,5 +20,5 @@ def read_idx(path: Path) -> np.ndarray:
         if content[:3] != b'\0\0\x08':
             raise ValueError('it does not begin as an IDX file of bytes')
         return np.frombuffer(content, np.uint8, offset=4 + 4 * rank).reshape(shape)
-    except (OSError, EOFError, ValueError, IndexError) as error:
+    except (OSError, EOFError, ValueError, IndexError, zlib.error) as error:
         raise ValueError(f'{path} is damaged or no IDX file: {error}') from error

@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any, ClassVar, NamedTuple
 
 import flax.linen as nn
@@ -73,7 +74,8 @@ class MobileNet(nn.Module):
         output_stride: 8, 16 or 32; past it, strides become dilation. With `stem_stride=1` everything is half as coarse,
             and it takes an `output_stride` of 8 to change anything.
         dropout_rate: before the classifier.
-        stochastic_depth_rate: of the last block, growing linearly from 0 at the first.
+        stochastic_depth_rate: of residual branches, growing linearly from 0 at the first of n blocks to
+            `rate * (n - 1) / n` at the last (timm's rule).
         convention: padding, BatchNorm and initialisation: 'tensorflow', 'torch', 'torchvision_v3' or a `Convention`.
         dtype: of the computation; None follows input and parameters.
         param_dtype: of the parameters.
@@ -98,8 +100,11 @@ class MobileNet(nn.Module):
 
     def __post_init__(self) -> None:
         allowed = {
-            'num_classes': (isinstance(self.num_classes, int) and self.num_classes >= 0, '0 (no classifier) or more'),
-            'width_multiplier': (0 < self.width_multiplier < math.inf, 'a number above 0'),
+            'num_classes': (
+                isinstance(self.num_classes, Integral) and self.num_classes >= 0,
+                '0 (no classifier) or more',
+            ),
+            'width_multiplier': (0 < self.width_multiplier < math.inf, 'above 0'),
             'stem_stride': (self.stem_stride in (1, 2), '1 or 2'),
             'output_stride': (self.output_stride in (8, 16, 32), '8, 16 or 32'),
             'dropout_rate': (0 <= self.dropout_rate < 1, 'from 0 to below 1'),
@@ -115,6 +120,8 @@ class MobileNet(nn.Module):
         """Stem, blocks, head and classifier."""
         self.stem = self.conv_norm(kernel_size=3, strides=self.stem_stride, **self.stem_fields())
         specs = self.block_specs()
+        if self.stochastic_depth_rate and not any(_drops(spec) for spec in specs):
+            raise ValueError(f'{type(self).__name__} has no residual branches: stochastic_depth_rate has to be 0')
         self.block = {
             f'{index:02d}': self.build(spec, place, self.stochastic_depth_rate * index / len(specs))
             for index, (spec, place) in enumerate(zip(specs, self.places(), strict=True))
@@ -162,7 +169,7 @@ class MobileNet(nn.Module):
     def build(self, spec: BlockSpec, placed: Placed, stochastic_depth_rate: float) -> nn.Module:
         """The block of `spec` at its place."""
         fields = {'strides': placed.strides, 'dilation': placed.dilation, **self.common(), **spec.fields}
-        if 'stochastic_depth_rate' in spec.module.__dataclass_fields__:
+        if _drops(spec):
             fields['stochastic_depth_rate'] = stochastic_depth_rate
         return spec.module(**fields)
 
@@ -192,6 +199,10 @@ class MobileNet(nn.Module):
                 f'{name}: images are floats, was given {images.dtype}; '
                 'scale and normalise them first, as `flaxmobile.data.Preprocessing.normalize` does'
             )
+
+
+def _drops(spec: BlockSpec) -> bool:
+    return 'stochastic_depth_rate' in spec.module.__dataclass_fields__
 
 
 def pool(maps: Array) -> Array:

@@ -50,8 +50,11 @@ def depthwise_conv(
         `[batch, output height, output width, channels * depth multiplier]`.
 
     Raises:
-        ValueError: the kernel is of another rank or dtype, or its features are no multiple of the channels.
+        ValueError: the images are no floats; the kernel is of another rank or dtype, or its features are no multiple
+            of the channels.
     """
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise ValueError(f'depthwise_conv: images are floats, was given {images.dtype}')
     if kernel.ndim != 4 or kernel.shape[2] != 1 or kernel.shape[-1] % images.shape[-1] or kernel.dtype != images.dtype:
         raise ValueError(
             f'depthwise_conv: a kernel {kernel.dtype}{list(kernel.shape)} does not fit images '

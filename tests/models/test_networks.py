@@ -238,3 +238,9 @@ def test_refused_images(images, message):
     variables = jax.eval_shape(model.init, KEY, image())
     with pytest.raises(ValueError, match=message):
         jax.eval_shape(model.apply, variables, images)
+
+
+def test_a_network_without_residual_branches_refuses_stochastic_depth():
+    model = flaxmobile.create_model('mobilenetv1_025', stochastic_depth_rate=0.1)
+    with pytest.raises(ValueError, match='MobileNetV1 has no residual branches'):
+        jax.eval_shape(model.init, jax.random.key(0), jnp.ones((1, 32, 32, 3)))

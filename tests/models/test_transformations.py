@@ -82,7 +82,7 @@ case = functools.cache(Case)
 
 
 def assert_close(got, want, limit=LIMIT):
-    """Each leaf relative to its largest number, or the tree's where it is only rounding (a bias before BatchNorm)."""
+    """Each leaf relative to its largest number; mere rounding (a bias before BatchNorm) relative to the tree."""
     chex.assert_trees_all_equal_shapes_and_dtypes(got, want)
     floor = 1e-3 * max(np.max(np.abs(leaf)) for leaf in jax.tree.leaves(want))
     for (path, value), reference in zip(jax.tree.leaves_with_path(got), jax.tree.leaves(want), strict=True):
