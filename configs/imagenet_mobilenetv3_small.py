@@ -11,28 +11,8 @@ images a second come through, an assumption, not measured.
 Expected top-1: 67.4 % (Table 3; the authors' released network reaches 67.5 %). Not run in full by this project.
 """
 
-from flaxmobile.training.config import TrainConfig
+import dataclasses
 
-config = TrainConfig(
-    model='tf_mobilenetv3_small_100',
-    dropout_rate=0.2,
-    dataset='imagenet2012',
-    train_split='train[:99%]',
-    validation_split='train[99%:]',
-    test_split='validation',
-    interpolation='bilinear',
-    batch_size=4096,
-    epochs=1000,
-    optimizer='rmsprop',
-    learning_rate=0.1,
-    schedule='exponential',
-    warmup_epochs=5,
-    decay_rate=0.99,
-    decay_epochs=3,
-    epsilon=2e-3,
-    weight_decay=1e-5,
-    label_smoothing=0.1,
-    ema_decay=0.9999,
-    dtype='bfloat16',
-    evaluate_every=10,
-)
+from flaxmobile.training.config import load_config
+
+config = dataclasses.replace(load_config('imagenet_mobilenetv3_large'), model='tf_mobilenetv3_small_100')

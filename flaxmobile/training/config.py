@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import runpy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -184,26 +184,6 @@ def _config_folder() -> Path:
     package = Path(__file__).parent.parent
     packaged = package / 'configs'
     return packaged if packaged.is_dir() else package.parent / 'configs'
-
-
-def parse_overrides(
-    config: TrainConfig, arguments: Sequence[str], prog: str = 'flaxmobile train CONFIG'
-) -> TrainConfig:
-    """Change fields of a config as the command line says: `['--batch-size', '64', '--flip']`.
-
-    A value of the wrong kind, or one that is not allowed, ends the program with a message and status 2, `--help`
-    with the list of fields.
-
-    Raises:
-        ValueError: an argument names no field.
-    """
-    import tyro
-
-    parsed, rest = tyro.cli(TrainConfig, prog=prog, default=config, args=list(arguments), return_unknown_args=True)
-    if rest:
-        fields = ('--' + field.name.replace('_', '-') for field in dataclasses.fields(TrainConfig))
-        raise ValueError(unknown('config field', rest[0].split('=')[0].replace('_', '-'), fields))
-    return parsed
 
 
 _RULES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (

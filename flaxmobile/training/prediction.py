@@ -9,9 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxmobile.data import Preprocessing, UnreadableImage, prepare_for_evaluation, read_image
+from flaxmobile.data.folders import SUFFIXES
 from flaxmobile.training.run import LoadedModel
-
-SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.gif', '.tif', '.tiff')
 
 
 def predict(loaded: LoadedModel, images: np.ndarray, batch_size: int = 32) -> np.ndarray:

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tyro
 from PIL import Image
 
 from flaxmobile.training import plots
-from flaxmobile.training.config import load_config, parse_overrides
+from flaxmobile.training.config import TrainConfig, load_config
 from flaxmobile.training.evaluation import Evaluation, Example
 from flaxmobile.training.files import write_whole
 from flaxmobile.training.report import train_command, write_report
@@ -106,7 +107,7 @@ def test_the_command_gives_the_configuration_again(folder: Path) -> None:
     words = shlex.split(command[0])
     assert words[:3] == ['flaxmobile', 'train', 'image_folder']
     expected = dataclasses.replace(load_config('image_folder'), dataset='my pets', epochs=3.0, flip=False)
-    assert parse_overrides(load_config('image_folder'), words[3:]) == expected
+    assert tyro.cli(TrainConfig, default=load_config('image_folder'), args=words[3:]) == expected
 
 
 def test_every_picture_is_there(folder: Path) -> None:
