@@ -22,10 +22,11 @@ MAY_IMPORT = {
     'models': {'suggestions', 'ops', 'layers'},
     'analysis': {'suggestions', 'ops', 'layers', 'models'},
     'data': {'suggestions'},
-    'training': {'suggestions', 'ops', 'layers', 'models', 'data'},
-    'cli': {'suggestions', 'ops', 'layers', 'models', 'data', 'training', 'analysis', '__init__'},
+    'weights': {'suggestions', 'ops', 'layers', 'models', 'data'},
+    'training': {'suggestions', 'ops', 'layers', 'models', 'data', 'weights'},
+    'cli': {'suggestions', 'ops', 'layers', 'models', 'data', 'weights', 'training', 'analysis', '__init__'},
     '__main__': {'cli'},
-    '__init__': {'suggestions', 'ops', 'layers', 'models', 'data', 'training'},
+    '__init__': {'suggestions', 'ops', 'layers', 'models', 'data', 'weights', 'training'},
 }
 HEAVY = {'tensorflow', 'tensorflow_datasets', 'torch', 'keras', 'timm', 'grain', 'orbax', 'matplotlib', 'PIL'}
 HEAVY |= {'tensorboardX', 'tyro', 'rich'}

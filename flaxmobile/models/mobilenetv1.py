@@ -49,8 +49,9 @@ class MobileNetV1(MobileNet):
                 DepthwiseSeparable,
                 row.strides if repeat == 0 else 1,
                 {'features': make_divisible(row.features * self.width_multiplier)},
+                stage,
             )
-            for row in TABLE
+            for stage, row in enumerate(TABLE)
             for repeat in range(row.repeats)
         ]
 

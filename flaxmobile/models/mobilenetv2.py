@@ -60,8 +60,9 @@ class MobileNetV2(MobileNet):
                     'features': make_divisible(row.features * self.width_multiplier),
                     'expansion_ratio': row.expansion_ratio,
                 },
+                stage,
             )
-            for row in TABLE
+            for stage, row in enumerate(TABLE)
             for repeat in range(self._repeats(row))
         ]
 

@@ -93,15 +93,15 @@ class MobileNetV3(MobileNet):
     def block_specs(self) -> list[BlockSpec]:
         """One inverted residual for each row, then the last pointwise convolution."""
         specs = [
-            BlockSpec(InvertedResidual, row.strides if repeat == 0 else 1, self._fields(row))
-            for row, repeat in stages(self.table, self.depth_multiplier)
+            BlockSpec(InvertedResidual, row.strides if repeat == 0 else 1, self._fields(row), stage)
+            for row, repeat, stage in stages(self.table, self.depth_multiplier)
         ]
         last = {
             'features': make_divisible(self.last_features * self.width_multiplier),
             'kind': 'pointwise',
             'activation': self._activation(HS),
         }
-        return specs + [BlockSpec(ConvNorm, 1, last)] * math.ceil(self.depth_multiplier)
+        return specs + [BlockSpec(ConvNorm, 1, last, specs[-1].stage + 1)] * math.ceil(self.depth_multiplier)
 
     def _fields(self, row: Row) -> dict[str, Any]:
         return {

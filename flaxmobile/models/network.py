@@ -7,6 +7,7 @@ from numbers import Integral
 from typing import Any, ClassVar, NamedTuple
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -14,11 +15,12 @@ from flaxmobile.layers import TENSORFLOW, Convention, ConvNorm, Dense, get_conve
 
 
 class BlockSpec(NamedTuple):
-    """One block of a network: its module, its stride and its further fields."""
+    """One block of a network: its module, its stride, its further fields, and its stage as timm counts them from 0."""
 
     module: type[nn.Module]
     strides: int
     fields: dict[str, Any]
+    stage: int
 
 
 class Placed(NamedTuple):
@@ -210,11 +212,18 @@ def pool(maps: Array) -> Array:
     return jnp.mean(maps, axis=(1, 2))
 
 
-def stages(rows: Sequence[Any], depth_multiplier: float) -> list[tuple[Any, int]]:
-    """A block for each row, deepened stage by stage (rows of equal output), each with its number in its row."""
+def stages(rows: Sequence[Any], depth_multiplier: float) -> list[tuple[Any, int, int]]:
+    """A block for each row, deepened stage by stage (rows of equal output): row, number in its row, stage."""
     blocks = []
-    for _, group in itertools.groupby(rows, key=lambda row: row.features):
-        stage = list(group)
-        for row, count in zip(stage, scale_repeats([1] * len(stage), depth_multiplier), strict=True):
-            blocks += [(row, repeat) for repeat in range(count)]
+    for stage, (_, group) in enumerate(itertools.groupby(rows, key=lambda row: row.features)):
+        deepened = list(group)
+        for row, count in zip(deepened, scale_repeats([1] * len(deepened), depth_multiplier), strict=True):
+            blocks += [(row, repeat, stage) for repeat in range(count)]
     return blocks
+
+
+def variable_shapes(model: nn.Module, channels: int = 3) -> dict[str, Any]:
+    """Shapes and types of the variables of `model` for images of that many channels; nothing is computed."""
+    images = jax.ShapeDtypeStruct((1, 64, 64, channels), jnp.float32)
+    shapes: dict[str, Any] = jax.eval_shape(model.init, jax.random.key(0), images)
+    return shapes

@@ -10,7 +10,7 @@ import numpy as np
 
 from flaxmobile.data import Preprocessing, UnreadableImage, prepare_for_evaluation, read_image
 from flaxmobile.data.folders import SUFFIXES
-from flaxmobile.training.run import LoadedModel
+from flaxmobile.weights import LoadedModel
 
 
 def predict(loaded: LoadedModel, images: np.ndarray, batch_size: int = 32) -> np.ndarray:

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +15,12 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from flaxmobile.data import Preprocessing
+from flaxmobile.models.network import variable_shapes
 from flaxmobile.training.checkpoints import Checkpoints
 from flaxmobile.training.config import TrainConfig
 from flaxmobile.training.files import write_whole
 from flaxmobile.training.state import TrainState
+from flaxmobile.weights import LoadedModel
 
 FORMAT = 1
 # Everything a run writes, and so everything that `--overwrite` removes.
@@ -35,15 +37,6 @@ CONTENTS = (
 )
 # What may differ between a run and its resumption: none of it changes a parameter.
 FREE_FIELDS = ('data_dir', 'download', 'max_unreadable', 'log_every', 'keep_checkpoints')
-
-
-class LoadedModel(NamedTuple):
-    """A trained model with all that is needed to use it: `model.apply(variables, preprocessing.normalize(images))`."""
-
-    model: nn.Module
-    variables: dict[str, Any]
-    preprocessing: Preprocessing
-    classes: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,9 +115,7 @@ def load_run(path: str | Path) -> LoadedModel:
 
 def abstract_variables(model: nn.Module, preprocessing: Preprocessing, sharding: jax.sharding.Sharding) -> Any:
     """Shapes, dtypes and sharding of a model's variables, as a restored checkpoint is to have them."""
-    side = preprocessing.image_size
-    images = jax.ShapeDtypeStruct((1, side, side, preprocessing.channels), jnp.float32)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), images)
+    shapes = variable_shapes(model, preprocessing.channels)
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes)
 
 

@@ -16,7 +16,6 @@ from flaxmobile.data import read_image
 from flaxmobile.training.checkpoints import Checkpoints
 from flaxmobile.training.config import TrainConfig
 from flaxmobile.training.run import (
-    LoadedModel,
     RunDescription,
     changed_fields,
     check_folder,
@@ -25,6 +24,7 @@ from flaxmobile.training.run import (
     start_from,
 )
 from flaxmobile.training.state import TrainState, create_state
+from flaxmobile.weights import LoadedModel
 
 
 def test_a_description_comes_back(tmp_path: Path) -> None:
