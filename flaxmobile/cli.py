@@ -5,9 +5,10 @@ import functools
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import tyro
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, arg
@@ -18,9 +19,19 @@ from flaxmobile.suggestions import unknown
 from flaxmobile.training.config import TrainConfig, list_configs, load_config
 
 if TYPE_CHECKING:
+    from flaxmobile.data import Dataset
     from flaxmobile.training.evaluation import Evaluation
+    from flaxmobile.weights import LoadedModel, NamedModel, Weight
 
-Run = Annotated[Path, arg(metavar='RUN', help='Folder that `flaxmobile train` wrote.')]
+Model = Annotated[
+    str,
+    arg(metavar='MODEL', help="A published name (`flaxmobile weights list`), a run's folder, or a file we wrote."),
+]
+WeightsFile = Annotated[
+    Path | None,
+    arg(metavar='FILE', help="The published name's weights from this file: safetensors, torch, Keras or npz."),
+]
+ImageSize = Annotated[int | None, arg(help="Height and width in pixels; None: the model's own.")]
 
 
 def train(
@@ -53,45 +64,113 @@ def train(
     return 0
 
 
+class Loaded(NamedTuple):
+    """What the command line names a model by, the model, and where they come from its run's config or its weight."""
+
+    title: str
+    model: 'LoadedModel'
+    config: TrainConfig | None = None
+    weight: 'Weight | None' = None
+
+
+def _load(given: str, file: Path | None = None, image_size: int | None = None) -> Loaded:
+    """A run's folder, a file of our own or a published name as a model; a folder and a file go before a name."""
+    from flaxmobile import weights
+    from flaxmobile.training.run import load_run, read_description
+
+    path = Path(given).expanduser()
+    folder = (path / 'run.json').is_file()
+    if (folder or path.is_file()) and file:
+        raise ValueError(f'--weights goes with a published name, and {given} brings weights of its own')
+    if folder:
+        config = read_description(path).config
+        return Loaded(f'{config.model} from {path}', _resized(load_run(path), image_size), config)
+    if path.is_file():
+        return Loaded(str(path), _resized(weights.load(path), image_size))
+    if os.sep in given or path.exists():
+        read_description(path)
+    weight = weights.find(given)
+    if weight.name != given:
+        print(f'{given}: taking {weight.name}', file=sys.stderr)
+    return Loaded(weight.name, weights.load_pretrained(weight.name, image_size=image_size, file=file), weight=weight)
+
+
+def _resized(loaded: 'LoadedModel', image_size: int | None) -> 'LoadedModel':
+    if image_size is None:
+        return loaded
+    return loaded._replace(preprocessing=replace(loaded.preprocessing, image_size=image_size))
+
+
 def evaluate(
-    run: Positional[Run],
+    model: Positional[Model],
     data: Annotated[
         str | None, arg(metavar='NAME', help='Data set or folder of images; None: the one of the run.')
     ] = None,
     split: Annotated[
-        str | None, arg(help="Its part, like 'test' or 'train[:10%]'; None: the run's test split.")
+        str | None,
+        arg(help="Its part, like 'test' or 'train[:10%]'; None: the run's test split, ImageNet's 'validation'."),
     ] = None,
     data_dir: Annotated[str | None, arg(metavar='DIR', help='Where TFDS keeps prepared data sets.')] = None,
+    download: Annotated[
+        FlagCreatePairsOff[bool], arg(help='Fetch and prepare a data set that is not there yet.')
+    ] = False,
+    weights: WeightsFile = None,
+    image_size: ImageSize = None,
+    batch_size: Annotated[int | None, arg(help="Images at once; None: the run's, or 64.")] = None,
 ) -> int:
-    """Evaluate a trained model: accuracy, top 5, loss and the classes it does worst on."""
-    from flaxmobile.data import load_dataset
+    """Evaluate a model: accuracy, top 5, loss and the classes it does worst on, beside what was published."""
     from flaxmobile.training.evaluation import evaluate as run_evaluation
-    from flaxmobile.training.run import load_run, read_description
     from flaxmobile.training.step import make_evaluation_step, make_mesh, replicate
 
-    config = read_description(run).config
-    loaded = load_run(run)
-    dataset = load_dataset(
-        data or config.dataset,
-        split or config.test_split,
-        data_dir=data_dir or config.data_dir,
-        max_unreadable=config.max_unreadable,
-    )
+    named = _load(model, weights, image_size)
+    loaded, config = named.model, named.config
+    dataset = _dataset(named, data, split, data_dir, download)
+    if batch_size is None:
+        batch_size = config.batch_size if config else 64
     mesh = make_mesh()
     result = run_evaluation(
         make_evaluation_step(loaded.model, loaded.preprocessing, mesh),
         replicate(loaded.variables, mesh),
         dataset,
         loaded.preprocessing,
-        -(-config.batch_size // mesh.size) * mesh.size,
+        -(-batch_size // mesh.size) * mesh.size,
         mesh,
         classes=loaded.classes,
     )
-    print(f'{config.model} from {run} on {dataset.name} ({dataset.split})')
+    print(f'{named.title} on {dataset.name} ({dataset.split})')
     for name in dataset.unreadable:
         print(f'left out, as it cannot be read: {name}', file=sys.stderr)
     _print_evaluation(result, loaded.classes)
+    if named.weight and named.weight.top1:
+        print(_published(named.weight, loaded.preprocessing.image_size))
     return 0
+
+
+def _dataset(named: Loaded, data: str | None, split: str | None, data_dir: str | None, download: bool) -> 'Dataset':
+    """The data set asked for, by what the run was configured with where that is not said."""
+    from flaxmobile.data import load_dataset
+
+    if named.config:
+        data = data or named.config.dataset
+    if data is None:
+        raise ValueError(f'say what to evaluate {named.title} on: --data imagenet2012, or a folder of images')
+    if named.config is None and data == 'imagenet2012':
+        split = split or 'validation'
+    config: TrainConfig | type[TrainConfig] = named.config or TrainConfig  # The class has the defaults.
+    return load_dataset(
+        data,
+        split or config.test_split,
+        data_dir=data_dir or config.data_dir,
+        download=download,
+        max_unreadable=config.max_unreadable,
+    )
+
+
+def _published(weight: 'Weight', image_size: int) -> str:
+    """The published accuracy at that image size, or at those that were published."""
+    sizes = [image_size] if image_size in weight.top1 else list(weight.top1)
+    figures = ', '.join(f'{weight.top1[size]:.2f}% at {size} pixels' for size in sizes)
+    return f'published for ImageNet-1k: accuracy {figures}'
 
 
 def _print_evaluation(result: 'Evaluation', classes: Sequence[str]) -> None:
@@ -105,7 +184,7 @@ def _print_evaluation(result: 'Evaluation', classes: Sequence[str]) -> None:
 
 
 def predict(
-    run: Positional[Run],
+    model: Positional[Model],
     images: Positional[
         Annotated[
             tuple[Path, ...],
@@ -114,20 +193,21 @@ def predict(
     ],
     top: Annotated[int, arg(help='How many classes to name, the most probable first.')] = 5,
     json: Annotated[FlagCreatePairsOff[bool], arg(help='Print JSON.')] = False,
+    weights: WeightsFile = None,
+    image_size: ImageSize = None,
 ) -> int:
     """Say what is on images, with probabilities; exit code 1 where one cannot be read."""
     from flaxmobile.training.prediction import predict_files
-    from flaxmobile.training.run import load_run
 
     if not images:
         raise ValueError('name at least one image, or a folder of images')
-    results = predict_files(load_run(run), images, top)
+    results = predict_files(_load(model, weights, image_size).model, images, top)
     print(_as_json(results) if json else '\n'.join(_lines(result) for result in results))
     return int(any('error' in result for result in results))
 
 
-def _as_json(results: list[dict[str, Any]]) -> str:
-    return json.dumps(results, indent=2)
+def _as_json(content: Any) -> str:
+    return json.dumps(content, indent=2)
 
 
 def _lines(result: dict[str, Any]) -> str:
@@ -135,6 +215,43 @@ def _lines(result: dict[str, Any]) -> str:
         return f'{result["image"]}\n  cannot be read: {result["error"]}'
     lines = [f'  {guess["probability"]:6.1%}  {guess["class"]}' for guess in result['predictions']]
     return '\n'.join([result['image'], *lines])
+
+
+def probe(
+    model: Positional[Model],
+    data: Annotated[
+        str | None, arg(metavar='NAME', help='Data set or folder of images; None: the one of the run.')
+    ] = None,
+    train_split: Annotated[str | None, arg(help="Its part to fit; None: the run's train split, or 'train'.")] = None,
+    test_split: Annotated[str | None, arg(help="Its part to test; None: the run's test split, or 'test'.")] = None,
+    data_dir: Annotated[str | None, arg(metavar='DIR', help='Where TFDS keeps prepared data sets.')] = None,
+    weights: WeightsFile = None,
+    image_size: ImageSize = None,
+    batch_size: Annotated[int, arg(help='Images at once.')] = 64,
+) -> int:
+    """See how good a model's features are for other classes: nearest neighbours and a linear classifier on them."""
+    from flaxmobile.data import load_dataset
+    from flaxmobile.training.probe import NEIGHBOURS
+    from flaxmobile.training.probe import probe as run_probe
+    from flaxmobile.training.step import make_mesh
+
+    named = _load(model, weights, image_size)
+    config = named.config if named.config and data in (None, named.config.dataset) else None
+    data = data or (config.dataset if config else None)
+    if data is None:
+        raise ValueError(f'say what to probe {named.title} on: --data photos, a folder of images')
+    own = (config.train_split, config.test_split, config.data_dir) if config else ('train', 'test', None)
+    splits = (train_split or own[0], test_split or own[1])
+    train, test = (load_dataset(data, split, data_dir=data_dir or own[2]) for split in splits)
+    mesh = make_mesh()
+    found = run_probe(named.model, train, test, -(-batch_size // mesh.size) * mesh.size, mesh)
+    print(
+        f'{named.title} on {train.name}: fitted to {found.train_images:,} images of {train.split}, tested on '
+        f'{found.test_images:,} of {test.split}, at {named.model.preprocessing.image_size} pixels'
+    )
+    print(f'{NEIGHBOURS} nearest neighbours {found.knn_accuracy:.2%}')
+    print(f'linear probe {found.linear_accuracy:.2%} (penalty {found.penalty:g})')
+    return 0
 
 
 def list_models(
@@ -150,9 +267,102 @@ def list_models(
     return 0
 
 
+def list_weights(
+    action: Positional[Annotated[Literal['list'], arg(metavar='list', help='Say which there are.')]],
+    pattern: Positional[
+        Annotated[str, arg(metavar='PATTERN', help="Part of a name, with * and ?: 'mobilenetv4*'.")]
+    ] = '*',
+    json: Annotated[FlagCreatePairsOff[bool], arg(help='Print JSON, with all that is known of each.')] = False,
+) -> int:
+    """List the published weights: classes, image sizes, published accuracy, licence."""
+    from flaxmobile import weights
+
+    found = weights.list_weights(pattern)
+    if not found:
+        raise ValueError(unknown('weights', pattern, {weight.model for weight in weights.list_weights()}))
+    if json:
+        more = [{'num_classes': weight.num_classes, 'path': str(weights.cache_path(weight))} for weight in found]
+        print(_as_json([vars(weight) | fields for weight, fields in zip(found, more, strict=True)]))
+    else:
+        print('\n'.join(_table(found)))
+    return 0
+
+
+def _table(found: Sequence['Weight']) -> list[str]:
+    """A line for each weight, the one that its network's name stands for marked by a star."""
+    from flaxmobile.weights import find
+
+    rows = [('name', 'classes', 'pixels', 'top-1 in %', 'license')]
+    for weight in found:
+        star = '*' if find(weight.model) == weight else ''
+        sizes = dict.fromkeys((weight.image_size, weight.test_size))
+        figures = [f'{weight.top1[size]:.1f}' if size in weight.top1 else '-' for size in sizes]
+        pixels = ', '.join(map(str, sizes))
+        rows.append((weight.name + star, f'{weight.num_classes}', pixels, ', '.join(figures), weight.license))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ['  '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return [*lines, '', "* what a network's name alone stands for; pixels and top-1: as trained, and as best evaluated"]
+
+
+def convert(
+    source: Positional[
+        Annotated[str, arg(metavar='IN', help="A file of weights, a run's folder, or a published name.")]
+    ],
+    target: Positional[
+        Annotated[Path, arg(metavar='OUT', help='File to write: .safetensors, .npz, .pth, .pt, .h5 or .weights.h5.')]
+    ],
+    model: Annotated[
+        str | None,
+        arg(metavar='NAME', help='The network, as `flaxmobile list` prints it, of a file that does not say.'),
+    ] = None,
+    layout: Annotated[
+        Literal['timm', 'torchvision', 'keras'] | None,
+        arg(help="Whose names the tensors get; None: ours in .safetensors and .npz, else the format's own."),
+    ] = None,
+    overwrite: Annotated[FlagCreatePairsOff[bool], arg(help='Replace a file that is there.')] = False,
+) -> int:
+    """Convert weights between safetensors, torch, Keras and NumPy, number for number."""
+    from flaxmobile.weights import files
+
+    path = Path(source).expanduser()
+    files.check_target(target, layout, overwrite=overwrite)
+    given: Path | NamedModel = path
+    if not path.is_file() and not path.name.lower().endswith((*files.SUFFIXES, '.keras')):
+        if model:
+            raise ValueError(f'--model goes with a file that does not say what it holds; {source} does')
+        given = _named(_load(source))
+    written = files.convert(given, target, model_name=model, layout=layout, overwrite=overwrite)
+    print(f'{target}: {written.name}, {len(written.loaded.classes)} classes')
+    for note in _notes(source, written, layout == 'keras' or target.name.lower().endswith(files.KERAS_SUFFIXES)):
+        print(note, file=sys.stderr)
+    return 0
+
+
+def _notes(source: str, written: 'NamedModel', keras: bool) -> Iterator[str]:
+    """What the numbers alone do not tell."""
+    from flaxmobile.layers import TENSORFLOW, get_convention
+
+    if written.assumed:
+        yield (
+            f'{source} says neither how images are prepared nor what its classes are; taken as usual for '
+            f'{written.name}: {written.loaded.preprocessing}'
+        )
+    if keras and get_convention(written.loaded.model.convention) != TENSORFLOW:
+        yield f'{written.name} pads and normalises as torch does: with these numbers Keras answers something else'
+
+
+def _named(found: Loaded) -> 'NamedModel':
+    from flaxmobile.weights import NamedModel
+
+    if found.config:
+        return NamedModel(found.model, found.config.model, found.config.model_overrides)
+    assert found.weight
+    return NamedModel(found.model, found.weight.model, {})
+
+
 def summary(
     name: Positional[Annotated[str, arg(metavar='NAME', help='A model, as `flaxmobile list` prints it.')]],
-    image_size: Annotated[int | None, arg(help="Height and width in pixels; None: the model's own.")] = None,
+    image_size: ImageSize = None,
     width_multiplier: Annotated[float | None, arg(help="Width of the layers; None: the name's own.")] = None,
 ) -> int:
     """Show a model by layer: shapes, parameters, multiply-adds, and what depthwise separation saves."""
@@ -194,7 +404,10 @@ def _run(words: list[str]) -> int:
         'train': functools.partial(train, configuration=_configuration(words)),
         'evaluate': evaluate,
         'predict': predict,
+        'probe': probe,
         'list': list_models,
+        'weights': list_weights,
+        'convert': convert,
         'summary': summary,
     }
     about = 'The MobileNet family for JAX. `flaxmobile COMMAND --help` says more; --version gives the version.'
@@ -207,7 +420,18 @@ def _configuration(words: Sequence[str]) -> TrainConfig:
         return TrainConfig(model='mobilenetv2_100', dataset='imagenet2012')
     if len(words) < 2 or words[1].startswith('-'):
         raise ValueError(f'flaxmobile train needs a CONFIG first: {", ".join(list_configs())}, or a Python file')
-    return load_config(words[1])
+    config = load_config(words[1])
+    if not any(word.split('=')[0] == '--init' for word in words):
+        return config
+    from flaxmobile.training.finetuning import follow
+
+    # A first reading, for what the weights say: the second one puts the user's own options on top of that.
+    @functools.wraps(train)
+    def read(configuration: TrainConfig, run_dir: Path | None = None, resume: bool = False, **_: Any) -> TrainConfig:
+        folder = run_dir or Path('runs') / Path(words[1]).stem
+        return follow(config, configuration.init, folder if resume else None) if configuration.init else config
+
+    return tyro.cli(functools.partial(read, configuration=config), prog='flaxmobile train', args=words[1:])
 
 
 def _message(error: Exception) -> str:

@@ -6,15 +6,19 @@ python scripts/update_readme.py --check    say whether it is up to date (exit st
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from flaxmobile import list_models
 from flaxmobile.analysis.counts import Counts, count
+from flaxmobile.weights.catalogue import CATALOGUE, find
 
 README = Path(__file__).resolve().parent.parent / 'README.md'
 BEGIN = '<!-- models: written by scripts/update_readme.py -->\n'
 END = '<!-- models: end -->\n'
 PREFIXES = ('tf_', 'tv_')
+# Whose networks the parity tests hold those of each prefix to, on the same weights.
+PEERS = {'': 'timm', 'tf_': 'Keras', 'tv_': 'torchvision'}
 
 
 def split_prefix(name: str) -> tuple[str, str]:
@@ -23,16 +27,44 @@ def split_prefix(name: str) -> tuple[str, str]:
     return name.removeprefix(prefix), prefix
 
 
+def generation(named: tuple[str, str]) -> tuple[bool, tuple[str, str]]:
+    """Sorts the numbered generations before their relatives."""
+    return not named[0].startswith('mobilenetv'), named
+
+
+def multiply_adds(counts: Counts) -> str:
+    """Those of the layers, then those of attention's own products."""
+    attention = f' + {counts.attention_multiply_adds:,}' if counts.attention_multiply_adds else ''
+    return f'{counts.multiply_adds:,}{attention}'
+
+
+def published(network: str, prefixes: Sequence[str]) -> str:
+    """`75.784`, then `tf_ 75.51`: what the tag-less name's weights reached at the size they were trained at."""
+    found = []
+    for prefix in prefixes:
+        if prefix + network in {weight.model for weight in CATALOGUE.values()}:
+            weight = find(prefix + network)
+            if top1 := weight.top1.get(weight.image_size):
+                found.append(f'`{prefix}` {top1:.1f}' if prefix else f'{top1:.1f}')
+    return ', '.join(found)
+
+
 def models_table() -> str:
     """A Markdown table with a row for each network; those that differ only in their convention share one."""
     prefixes: dict[tuple[str, Counts], list[str]] = {}
-    for network, prefix in sorted(map(split_prefix, list_models())):
+    for network, prefix in sorted(map(split_prefix, list_models()), key=generation):
         prefixes.setdefault((network, count(prefix + network)), []).append(prefix)
-    rows = ['| model | also as | parameters | multiply-adds | image |', '|---|---|--:|--:|--:|']
+    rows = [
+        '| model | also as | parameters | multiply-adds | image | top-1 | equal to |',
+        '|---|---|--:|--:|--:|--:|---|',
+    ]
     for (network, counts), (first, *others) in prefixes.items():
         also = ' '.join(f'`{prefix}`' for prefix in others)
-        parameters, multiply_adds, size = f'{counts.parameters:,}', f'{counts.multiply_adds:,}', counts.image_size
-        rows.append(f'| `{first}{network}` | {also} | {parameters} | {multiply_adds} | {size} |')
+        equal = ', '.join(PEERS[prefix] for prefix in (first, *others))
+        rows.append(
+            f'| `{first}{network}` | {also} | {counts.parameters:,} | {multiply_adds(counts)} | '
+            f'{counts.image_size} | {published(network, (first, *others))} | {equal} |'
+        )
     return '\n'.join(rows) + '\n'
 
 

@@ -42,7 +42,7 @@ def config_file(tiny: TrainConfig, tmp_path: Path) -> Path:  # noqa: F811
 def test_help_and_version(command: Run) -> None:
     status, out, _ = command('--help')
     assert status == 0
-    for name in ('train', 'evaluate', 'predict', 'list', 'summary'):
+    for name in ('train', 'evaluate', 'predict', 'list', 'convert', 'summary'):
         assert name in out
         status, part, _ = command(name, '--help')
         assert status == 0

@@ -17,13 +17,14 @@ PACKAGE = ROOT / 'flaxmobile'
 # What each part may import, as docs/architecture.md draws it.
 MAY_IMPORT = {
     'suggestions': set(),
+    'files': set(),
     'ops': {'suggestions'},
     'layers': {'suggestions', 'ops'},
     'models': {'suggestions', 'ops', 'layers'},
     'analysis': {'suggestions', 'ops', 'layers', 'models'},
     'data': {'suggestions'},
-    'weights': {'suggestions', 'ops', 'layers', 'models', 'data'},
-    'training': {'suggestions', 'ops', 'layers', 'models', 'data', 'weights'},
+    'weights': {'suggestions', 'files', 'ops', 'layers', 'models', 'data'},
+    'training': {'suggestions', 'files', 'ops', 'layers', 'models', 'data', 'weights'},
     'cli': {'suggestions', 'ops', 'layers', 'models', 'data', 'weights', 'training', 'analysis', '__init__'},
     '__main__': {'cli'},
     '__init__': {'suggestions', 'ops', 'layers', 'models', 'data', 'weights', 'training'},

@@ -15,15 +15,16 @@ from flaxmobile.ops.depthwise import depthwise_conv_p
 
 
 class Layer(NamedTuple):
-    """A convolution or dense layer of a traced network.
+    """A convolution or dense layer of a traced network, or an attention's own two products.
 
     Attributes:
         name: path of the module, BatchNorm included: 'block_03/depthwise'.
-        kind: 'standard', 'depthwise', 'pointwise' or 'dense'.
+        kind: 'standard', 'depthwise', 'pointwise', 'dense', or 'attention' for query x key and weights x value.
         kernel_size: height and width in pixels.
         strides: in pixels.
         output_shape: without the batch.
-        parameters: trainable ones, BatchNorm's included.
+        parameters: trainable ones, BatchNorm's included; what a block has besides its layers (layer scale, attention's
+            BatchNorm) is in its last one.
         multiply_adds: for one image.
     """
 
@@ -37,26 +38,29 @@ class Layer(NamedTuple):
 
 
 class Counts(NamedTuple):
-    """Totals of a network for one image of `image_size` pixels squared."""
+    """Totals of a network for one image of `image_size` pixels squared; attention's own products count apart."""
 
     parameters: int
     multiply_adds: int
     image_size: int
+    attention_multiply_adds: int = 0
 
 
 def count(name: str, image_size: int | None = None, **overrides: Any) -> Counts:
     """Totals of a registered network at `image_size` (its own where None); `overrides` are fields of the model.
 
-    Multiply-adds are those of convolutions and dense layers.
+    Multiply-adds are those of convolutions and dense layers; pooling, blurred or not, counts as none.
     """
     size = entry(name).image_size if image_size is None else image_size
     rows = layers(create_model(name, **overrides), size)
-    return Counts(sum(row.parameters for row in rows), sum(row.multiply_adds for row in rows), size)
+    attention = sum(row.multiply_adds for row in rows if row.kind == 'attention')
+    multiply_adds = sum(row.multiply_adds for row in rows) - attention
+    return Counts(sum(row.parameters for row in rows), multiply_adds, size, attention)
 
 
 @functools.lru_cache(maxsize=128)
 def layers(model: MobileNet, image_size: int, channels: int = 3) -> tuple[Layer, ...]:
-    """The convolutions and dense layers of `model` in the order in which they run.
+    """The convolutions, dense layers and attentions of `model` in the order in which they run.
 
     Raises:
         ValueError: the image size is not 1 or more.
@@ -67,10 +71,21 @@ def layers(model: MobileNet, image_size: int, channels: int = 3) -> tuple[Layer,
     program, (_, variables) = jax.make_jaxpr(model.init_with_output, return_shape=True)(jax.random.key(0), images)
     params = variables['params']
     names = {key.key for path, _ in jax.tree_util.tree_leaves_with_path(params) for key in path}
-    return tuple(
-        _layer([part for part in scope.split('/') if part in names], equation, params)
-        for scope, equation in _products(program.jaxpr, '')
-    )
+    rows: dict[str, Layer] = {}
+    for scope, equation in _products(program.jaxpr, ''):
+        row = _layer([part for part in scope.split('/') if part in names], equation, params)
+        same = rows.get(row.name)
+        rows[row.name] = row._replace(multiply_adds=row.multiply_adds + (same.multiply_adds if same else 0))
+    last = {name.split('/')[0]: name for name in rows}
+    for part, name in last.items():
+        listed = sum(row.parameters for row in rows.values() if row.name.split('/')[0] == part)
+        besides = _size(params[part]) - listed
+        rows[name] = rows[name]._replace(parameters=rows[name].parameters + besides)
+    return tuple(rows.values())
+
+
+def _size(parameters: Any) -> int:
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(parameters))
 
 
 def _products(jaxpr: Jaxpr, scope: str) -> Iterator[tuple[str, JaxprEqn]]:
@@ -96,9 +111,9 @@ def _layer(path: list[str], equation: JaxprEqn, params: Any) -> Layer:
         kind, kernel_size, strides = 'standard', right[:2], equation.params['window_strides']
         per_output = math.prod(right[:3])
     else:
-        kind, kernel_size, strides = 'pointwise' if len(left) == 4 else 'dense', (1, 1), (1, 1)
-        per_output = math.prod(left[axis] for axis in equation.params['dimension_numbers'][0][0])
+        (contracted, _), (batch, _) = equation.params['dimension_numbers']
+        kind = 'attention' if batch else 'pointwise' if len(left) == 4 else 'dense'
+        kernel_size, strides, per_output = (1, 1), (1, 1), math.prod(left[axis] for axis in contracted)
     path = path[:-1] if path[-1] == 'conv' else path
-    parameters = functools.reduce(lambda tree, part: tree[part], path, params)
-    size = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(parameters))
+    size = 0 if kind == 'attention' else _size(functools.reduce(lambda tree, part: tree[part], path, params))
     return Layer('/'.join(path), kind, kernel_size, strides, output[1:], size, math.prod(output) * per_output)

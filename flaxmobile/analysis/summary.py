@@ -58,6 +58,7 @@ class Summary:
         twin, whole = ordinary_twin(self.rows), total(self.rows)
         ordinary = Cost(*(sum(costs) for costs in zip(*twin.values(), strict=True)))
         number = _exact if options.max_width >= 120 else _rounded
+        attention = sum(row.multiply_adds for row in self.rows if row.kind == 'attention')
         columns = 10 if options.max_width >= 98 else 8
         table = Table(title=self.title, box=None, show_footer=True, padding=(0, 2, 0, 0), title_style='bold')
         for index, (heading, footer) in enumerate(_columns(whole, ordinary, number)[:columns]):
@@ -65,6 +66,8 @@ class Summary:
         for row in self.rows:
             table.add_row(*_cells(row, whole, twin[row.name], number)[:columns])
         yield table
+        if attention:
+            yield f'{attention:,} of the multiply-adds are products inside attention.'
         yield (
             f'With ordinary convolutions in place of the depthwise separable ones: {ordinary.parameters:,} parameters, '
             f'{ordinary.multiply_adds:,} multiply-adds.\nSeparation saves a factor of '
@@ -110,11 +113,12 @@ def _columns(whole: Cost, ordinary: Cost, number: Callable[[int], str]) -> list[
 
 def _cells(row: Layer, whole: Cost, twin: Cost, number: Callable[[int], str]) -> list[str]:
     kernel = f'{row.kernel_size[0]}x{row.kernel_size[1]}' + (' dw' if row.kind == 'depthwise' else '')
+    convolution = row.kind not in ('dense', 'attention')
     merged = twin == Cost(0, 0)
     return [
-        row.name.replace('squeeze_excite', 'se'),
-        '' if row.kind == 'dense' else kernel,
-        '' if row.kind == 'dense' else str(row.strides[0]),
+        row.name.replace('squeeze_excite', 'se').replace('attention', 'attn'),
+        kernel if convolution else '',
+        str(row.strides[0]) if convolution else '',
         'x'.join(map(str, row.output_shape)),
         number(row.parameters),
         f'{100 * row.parameters / whole.parameters:.1f} %',

@@ -56,7 +56,10 @@ class Dataset(ABC):
         split: the part of it, as `train[:90%]`.
         classes: the name of each class, in the order of the labels.
         unreadable: images that were met and could not be decoded, by name.
+        parts: the whole splits it is made of, each with the range of its examples, where that is known.
     """
+
+    parts: tuple[tuple[str, range], ...] = ()
 
     def __init__(self, name: str, split: str, classes: tuple[str, ...], length: int, max_unreadable: float) -> None:
         self.name, self.split, self.classes = name, split, classes

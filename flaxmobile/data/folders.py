@@ -54,12 +54,11 @@ def open_folder(root: Path, split: str, *, seed: int, max_unreadable: float) -> 
         raise ValueError(f'{root} has the one class {classes[0]!r}, and two are needed; {_LAYOUT}')
     labels = {name: label for label, name in enumerate(classes)}
     orders = {name: _spread(root, files, seed) for name, files in splits.items()}
-    chosen = [
-        (path, labels[path.parent.name])
-        for name, part in split_ranges(split, {name: len(order) for name, order in orders.items()})
-        for path in orders[name][part.start : part.stop]
-    ]
-    return RandomAccessDataset(str(root), split, tuple(classes), FolderExamples(root, chosen), max_unreadable)
+    parts = tuple(split_ranges(split, {name: len(order) for name, order in orders.items()}))
+    chosen = [(path, labels[path.parent.name]) for name, part in parts for path in orders[name][part.start : part.stop]]
+    dataset = RandomAccessDataset(str(root), split, tuple(classes), FolderExamples(root, chosen), max_unreadable)
+    dataset.parts = parts
+    return dataset
 
 
 def _splits(root: Path, seed: int) -> dict[str, Files]:

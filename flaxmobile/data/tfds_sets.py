@@ -5,7 +5,7 @@ import importlib.util
 import io
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow_datasets as tfds
@@ -64,9 +64,17 @@ def open_tfds(
 
 def open_builder(builder: tfds.core.DatasetBuilder, name: str, split: str, *, max_unreadable: float) -> Dataset:
     """Open a prepared data set: without TensorFlow where its files can be read in any order, else through tf.data."""
+    parts = tuple(split_ranges(split, {key: info.num_examples for key, info in builder.info.splits.items()}))
+    dataset = _open(builder, name, split, parts, max_unreadable)
+    dataset.parts = parts
+    return dataset
+
+
+def _open(
+    builder: tfds.core.DatasetBuilder, name: str, split: str, parts: Sequence[tuple[str, range]], max_unreadable: float
+) -> Dataset:
     image, label = _keys(name, builder.info)
     classes = tuple(builder.info.features[label].names)
-    parts = split_ranges(split, {key: info.num_examples for key, info in builder.info.splits.items()})
     absolute = '+'.join(f'{key}[{part.start}:{part.stop}]' for key, part in parts if part)
     decoders = {image: tfds.decode.SkipDecoding()}
     formats = builder.info.available_file_formats()

@@ -2,7 +2,8 @@
 
 from flax.linen import Dropout
 
-from flaxmobile.layers.basic import Conv, ConvNorm, Dense
+from flaxmobile.layers.attention import MultiQueryAttention
+from flaxmobile.layers.basic import AntiAliasing, Conv, ConvNorm, Dense
 from flaxmobile.layers.blocks import (
     Block,
     DepthwiseSeparable,
@@ -12,12 +13,14 @@ from flaxmobile.layers.blocks import (
     make_divisible,
 )
 from flaxmobile.layers.convention import TENSORFLOW, TORCH, TORCHVISION_V3, Convention, get_convention
-from flaxmobile.layers.regularization import StochasticDepth
+from flaxmobile.layers.regularization import LayerScale, StochasticDepth
+from flaxmobile.layers.universal import FusedInvertedBottleneck, UniversalInvertedBottleneck
 
 __all__ = [
     'TENSORFLOW',
     'TORCH',
     'TORCHVISION_V3',
+    'AntiAliasing',
     'Block',
     'Conv',
     'ConvNorm',
@@ -25,10 +28,14 @@ __all__ = [
     'Dense',
     'DepthwiseSeparable',
     'Dropout',
+    'FusedInvertedBottleneck',
     'InvertedResidual',
+    'LayerScale',
+    'MultiQueryAttention',
     'ResidualBlock',
     'SqueezeExcite',
     'StochasticDepth',
+    'UniversalInvertedBottleneck',
     'get_convention',
     'make_divisible',
 ]

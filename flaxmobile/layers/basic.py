@@ -1,5 +1,6 @@
 """Convolution, dense layer and convolution + BatchNorm + activation."""
 
+from functools import partial
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -11,14 +12,15 @@ from flaxmobile import ops
 from flaxmobile.layers.convention import TENSORFLOW, Convention, Initializer, get_convention
 
 Kind = Literal['standard', 'depthwise', 'pointwise']
+AntiAliasing = Literal['average', 'blur']
 
 
 class Conv(nn.Module):
     """A convolution of one of three kinds.
 
     Input `[batch, height, width, channels]`, output `[batch, height', width', features]`. The kernel is
-    `[k, k, channels, features]`, for 'depthwise' `[k, k, 1, features]` with `features` a multiple of the channels (the
-    depth multiplier times them).
+    `[k, k, channels / groups, features]`, for 'depthwise' `[k, k, 1, features]` with `features` a multiple of the
+    channels (the depth multiplier times them).
 
     Attributes:
         features: output channels; None keeps the input's.
@@ -26,6 +28,7 @@ class Conv(nn.Module):
         strides: in pixels.
         dilation: distance in pixels between the kernel's taps.
         kind: 'standard', 'depthwise' or 'pointwise'.
+        groups: of a 'standard' convolution: each group of features sees its own group of channels only.
         use_bias: add a bias per feature.
         kernel_init: initialiser of the kernel; None is the convention's.
         convention: padding and initialisation, an object or a name.
@@ -33,8 +36,9 @@ class Conv(nn.Module):
         param_dtype: of the parameters.
 
     Raises:
-        ValueError: features below 1, or no multiple of a depthwise convolution's channels; an input that is not
-            `[batch, height, width, channels]`, or whose channels are not those the parameters were made for.
+        ValueError: features below 1, or no multiple of a depthwise convolution's channels; groups that do not divide
+            channels and features; an input that is not `[batch, height, width, channels]`, or whose channels are not
+            those the parameters were made for.
     """
 
     features: int | None = None
@@ -42,6 +46,7 @@ class Conv(nn.Module):
     strides: int = 1
     dilation: int = 1
     kind: Kind = 'standard'
+    groups: int = 1
     use_bias: bool = False
     kernel_init: Initializer | None = None
     convention: Convention | str = TENSORFLOW
@@ -59,12 +64,12 @@ class Conv(nn.Module):
         if self.kind == 'pointwise':
             outputs = ops.pointwise_conv(images, kernel, strides=self.strides)
         else:
-            convolve = ops.depthwise_conv if self.kind == 'depthwise' else ops.conv
+            convolve = ops.depthwise_conv if self.kind == 'depthwise' else partial(ops.conv, groups=groups)
             outputs = convolve(images, kernel, strides=self.strides, padding=convention.padding, dilation=self.dilation)
         return outputs if bias is None else outputs + bias
 
     def _groups(self, images: Array) -> int:
-        return images.shape[-1] if self.kind == 'depthwise' else 1
+        return images.shape[-1] if self.kind == 'depthwise' else self.groups
 
     def _shape(self, images: Array) -> tuple[int, int, int, int]:
         where = '/'.join(self.path) or type(self).__name__
@@ -75,11 +80,15 @@ class Conv(nn.Module):
         if features < 1 or (self.kind == 'depthwise' and features % channels):
             allowed = f'a multiple of the {channels} channels' if self.kind == 'depthwise' else '1 or more'
             raise ValueError(f'{where}: features={features}, allowed is {allowed}')
+        divided = self.groups > 0 and channels % self.groups == features % self.groups == 0
+        if self.groups != 1 and not (divided and self.kind == 'standard'):
+            allowed = f'1 or, if standard, a divisor of the {channels} channels and {features} features'
+            raise ValueError(f'{where}: groups={self.groups} of a {self.kind} convolution, allowed is {allowed}')
         shape = (size, size, channels // self._groups(images), features)
         if self.has_variable('params', 'kernel'):
             kernel: tuple[int, ...] = self.get_variable('params', 'kernel').shape
             if kernel != shape:
-                expected = kernel[-1] if self.kind == 'depthwise' else kernel[-2]
+                expected = kernel[-1] if self.kind == 'depthwise' else kernel[-2] * self.groups
                 raise ValueError(
                     f'{where}: the parameters (kernel {kernel}) take {expected} channels, '
                     f'the input {images.shape} has {channels}, which needs a kernel {shape}'
@@ -112,14 +121,30 @@ class Dense(nn.Module):
         return values @ kernel + bias
 
 
+def batch_norm(module: Any, *, train: bool, name: str = 'norm') -> nn.BatchNorm:
+    """BatchNorm with the convention and types of `module`, by the batch's statistics when `train`."""
+    convention = get_convention(module.convention)
+    return nn.BatchNorm(
+        use_running_average=not train,
+        momentum=convention.momentum,
+        epsilon=convention.epsilon,
+        dtype=module.dtype,
+        param_dtype=module.param_dtype,
+        axis_name=module.batch_norm_axis_name,
+        name=name,
+    )
+
+
 class ConvNorm(nn.Module):
     """Convolution, BatchNorm and activation: `conv` and `norm` in the parameters.
 
     Input `[batch, height, width, channels]`, output `[batch, height', width', features]`.
 
     Attributes:
-        features, kernel_size, strides, dilation, kind: see `Conv`.
+        features, kernel_size, strides, dilation, kind, groups, kernel_init: see `Conv`.
         activation: by name, see `ops.activation`; 'linear' for none.
+        anti_aliasing: 'average' or 'blur' moves a stride of 2 from the convolution to a pooling after the activation,
+            `ops.average_pool` or `ops.blur_pool`; None for neither.
         convention: padding, BatchNorm and initialisation, an object or a name.
         dtype: of the computation; running statistics stay in float32 or wider.
         param_dtype: of the parameters.
@@ -131,7 +156,10 @@ class ConvNorm(nn.Module):
     strides: int = 1
     dilation: int = 1
     kind: Kind = 'standard'
+    groups: int = 1
+    kernel_init: Initializer | None = None
     activation: str = 'relu6'
+    anti_aliasing: AntiAliasing | None = None
     convention: Convention | str = TENSORFLOW
     dtype: Any = None
     param_dtype: Any = jnp.float32
@@ -139,26 +167,20 @@ class ConvNorm(nn.Module):
 
     @nn.compact
     def __call__(self, images: Array, *, train: bool = False) -> Array:
-        """Convolve, normalise (by the batch's statistics when `train`) and activate."""
-        convention = get_convention(self.convention)
+        """Convolve, normalise (by the batch's statistics when `train`), activate, and pool where the stride moved."""
+        pool = ops.pool(self.anti_aliasing) if self.anti_aliasing and self.strides > 1 else None
         outputs = Conv(
             features=self.features,
             kernel_size=self.kernel_size,
-            strides=self.strides,
+            strides=1 if pool else self.strides,
             dilation=self.dilation,
             kind=self.kind,
-            convention=convention,
+            groups=self.groups,
+            kernel_init=self.kernel_init,
+            convention=self.convention,
             dtype=self.dtype,
             param_dtype=self.param_dtype,
             name='conv',
         )(images)
-        outputs = nn.BatchNorm(
-            use_running_average=not train,
-            momentum=convention.momentum,
-            epsilon=convention.epsilon,
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
-            axis_name=self.batch_norm_axis_name,
-            name='norm',
-        )(outputs)
-        return ops.activation(self.activation)(outputs)
+        outputs = ops.activation(self.activation)(batch_norm(self, train=train)(outputs))
+        return pool(outputs) if pool else outputs

@@ -144,8 +144,10 @@ class InvertedResidual(Block):
         dilation: of the depthwise convolution.
         activation: after expansion and depthwise convolution, by name; the projection is linear.
         squeeze_excite: put squeeze-excite after the depthwise activation.
-        squeeze_divisor: squeeze-excite's width is a quarter of the expanded channels, rounded to a multiple of this.
+        squeeze_reduction: expanded channels to squeeze-excite's own.
+        squeeze_divisor: squeeze-excite's width is rounded to a multiple of this.
         squeeze_activation: of its squeeze, by name; None is the block's own (timm's `rw`).
+        squeeze_gate: 'hard_sigmoid' or 'sigmoid'.
         residual: add the input where stride and channels allow.
         stochastic_depth_rate: share of examples whose residual branch is dropped in training.
     """
@@ -157,8 +159,10 @@ class InvertedResidual(Block):
     dilation: int = 1
     activation: str = 'relu6'
     squeeze_excite: bool = False
+    squeeze_reduction: float = 4
     squeeze_divisor: int = 8
     squeeze_activation: str | None = 'relu'
+    squeeze_gate: str = 'hard_sigmoid'
     residual: bool = True
     stochastic_depth_rate: float = 0.0
 
@@ -182,8 +186,9 @@ class InvertedResidual(Block):
         )(values, train=train)
         if self.squeeze_excite:
             values = SqueezeExcite(
-                squeeze_features=make_divisible(values.shape[-1] / 4, self.squeeze_divisor),
+                squeeze_features=make_divisible(values.shape[-1] / self.squeeze_reduction, self.squeeze_divisor),
                 activation=self.squeeze_activation or self.activation,
+                gate=self.squeeze_gate,
                 convention=self.convention,
                 dtype=self.dtype,
                 param_dtype=self.param_dtype,

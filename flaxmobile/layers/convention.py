@@ -60,6 +60,10 @@ class Convention:
         """Initialiser of V3's layer behind the pooling, `[1, 1, channels, features]`: a dense layer in torchvision."""
         return self.dense_initializer() if self.initialization == 'kaiming_fan_out' else self.conv_initializer()
 
+    def attention_initializer(self) -> Initializer:
+        """Initialiser of every kernel in an attention: uniform by fan in and out (Glorot) in timm."""
+        return jax.nn.initializers.glorot_uniform() if self.initialization == 'fan_out' else self.conv_initializer()
+
 
 TENSORFLOW = Convention()
 TORCH = Convention('symmetric', 1e-5, 0.9, 'fan_out')

@@ -1,7 +1,11 @@
-"""Stochastic depth. (Dropout is Flax's own.)"""
+"""Stochastic depth and layer scale. (Dropout is Flax's own.)"""
+
+from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
+from flax.linen.dtypes import promote_dtype
 from jax import Array
 
 
@@ -24,3 +28,24 @@ class StochasticDepth(nn.Module):
         shape = (branch.shape[0],) + (1,) * (branch.ndim - 1)
         kept = jax.random.bernoulli(self.make_rng('dropout'), 1 - self.rate, shape)
         return branch * kept.astype(branch.dtype) / (1 - self.rate)
+
+
+class LayerScale(nn.Module):
+    """A learnt factor, `gamma`, for each channel of a residual branch (Touvron et al. 2021, 2103.17239).
+
+    Attributes:
+        initial: value of every factor at the start.
+        dtype: of the computation; None follows input and parameters.
+        param_dtype: of the parameters.
+    """
+
+    initial: float = 1e-5
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, branch: Array) -> Array:
+        """`[..., channels]`, of the same shape."""
+        gamma = self.param('gamma', nn.initializers.constant(self.initial), branch.shape[-1:], self.param_dtype)
+        branch, gamma = promote_dtype(branch, gamma, dtype=self.dtype)
+        return branch * gamma

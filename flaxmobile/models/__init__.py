@@ -1,8 +1,43 @@
 """The generations, each a Flax Linen module, and the registry of their published forms."""
 
+from flaxmobile.models.mnasnet import MnasNet, MnasNetSmall, SemNASNet
+from flaxmobile.models.mobilenet_edgetpu import (
+    MobileNetEdgeTPUV1,
+    MobileNetEdgeTPUV2L,
+    MobileNetEdgeTPUV2M,
+    MobileNetEdgeTPUV2S,
+    MobileNetEdgeTPUV2XS,
+)
 from flaxmobile.models.mobilenetv1 import MobileNetV1
 from flaxmobile.models.mobilenetv2 import MobileNetV2
 from flaxmobile.models.mobilenetv3 import MobileNetV3Large, MobileNetV3Small
+from flaxmobile.models.mobilenetv4 import (
+    MobileNetV4ConvLarge,
+    MobileNetV4ConvMedium,
+    MobileNetV4ConvSmall,
+    MobileNetV4HybridLarge,
+    MobileNetV4HybridMedium,
+)
 from flaxmobile.models.registry import create_model, list_models
 
-__all__ = ['MobileNetV1', 'MobileNetV2', 'MobileNetV3Large', 'MobileNetV3Small', 'create_model', 'list_models']
+__all__ = [
+    'MnasNet',
+    'MnasNetSmall',
+    'MobileNetEdgeTPUV1',
+    'MobileNetEdgeTPUV2L',
+    'MobileNetEdgeTPUV2M',
+    'MobileNetEdgeTPUV2S',
+    'MobileNetEdgeTPUV2XS',
+    'MobileNetV1',
+    'MobileNetV2',
+    'MobileNetV3Large',
+    'MobileNetV3Small',
+    'MobileNetV4ConvLarge',
+    'MobileNetV4ConvMedium',
+    'MobileNetV4ConvSmall',
+    'MobileNetV4HybridLarge',
+    'MobileNetV4HybridMedium',
+    'SemNASNet',
+    'create_model',
+    'list_models',
+]

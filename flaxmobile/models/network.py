@@ -120,7 +120,7 @@ class MobileNet(nn.Module):
 
     def setup(self) -> None:
         """Stem, blocks, head and classifier."""
-        self.stem = self.conv_norm(kernel_size=3, strides=self.stem_stride, **self.stem_fields())
+        self.stem = self.conv_norm(**{'kernel_size': 3, 'strides': self.stem_stride, **self.stem_fields()})
         specs = self.block_specs()
         if self.stochastic_depth_rate and not any(_drops(spec) for spec in specs):
             raise ValueError(f'{type(self).__name__} has no residual branches: stochastic_depth_rate has to be 0')
@@ -136,7 +136,7 @@ class MobileNet(nn.Module):
             )
 
     def stem_fields(self) -> dict[str, Any]:
-        """Features and activation of the stem."""
+        """Features and activation of the stem, and its kernel where that is not 3x3."""
         raise NotImplementedError
 
     def block_specs(self) -> list[BlockSpec]:
@@ -170,10 +170,13 @@ class MobileNet(nn.Module):
 
     def build(self, spec: BlockSpec, placed: Placed, stochastic_depth_rate: float) -> nn.Module:
         """The block of `spec` at its place."""
-        fields = {'strides': placed.strides, 'dilation': placed.dilation, **self.common(), **spec.fields}
-        if _drops(spec):
-            fields['stochastic_depth_rate'] = stochastic_depth_rate
-        return spec.module(**fields)
+        own = {
+            'strides': placed.strides,
+            'dilation': placed.dilation,
+            'stochastic_depth_rate': stochastic_depth_rate,
+        }
+        taken = {name: value for name, value in own.items() if name in spec.module.__dataclass_fields__}
+        return spec.module(**taken, **self.common(), **spec.fields)
 
     def features(self, images: Array, *, train: bool = False) -> dict[str, Array]:
         """The last map at each stride, `{'stride_2': [batch, height / 2, width / 2, channels], ...}`."""

@@ -8,9 +8,24 @@ import fnmatch
 from typing import Any, NamedTuple
 
 from flaxmobile.layers import TENSORFLOW, TORCH, TORCHVISION_V3, Convention
+from flaxmobile.models.mnasnet import MnasNet, MnasNetSmall, SemNASNet
+from flaxmobile.models.mobilenet_edgetpu import (
+    MobileNetEdgeTPUV1,
+    MobileNetEdgeTPUV2L,
+    MobileNetEdgeTPUV2M,
+    MobileNetEdgeTPUV2S,
+    MobileNetEdgeTPUV2XS,
+)
 from flaxmobile.models.mobilenetv1 import MobileNetV1
 from flaxmobile.models.mobilenetv2 import MobileNetV2
 from flaxmobile.models.mobilenetv3 import MobileNetV3Large, MobileNetV3Small
+from flaxmobile.models.mobilenetv4 import (
+    MobileNetV4ConvLarge,
+    MobileNetV4ConvMedium,
+    MobileNetV4ConvSmall,
+    MobileNetV4HybridLarge,
+    MobileNetV4HybridMedium,
+)
 from flaxmobile.models.network import MobileNet
 from flaxmobile.suggestions import unknown
 
@@ -61,6 +76,26 @@ REGISTRY: dict[str, Entry] = {
     'tf_mobilenetv3_small_minimal_100': _one(MobileNetV3Small, TENSORFLOW, minimalistic=True),
     'tv_mobilenetv3_large_100': _one(MobileNetV3Large, TORCHVISION_V3),
     'tv_mobilenetv3_small_100': _one(MobileNetV3Small, TORCHVISION_V3),
+    'mobilenetv4_conv_small_035': _one(MobileNetV4ConvSmall, TORCH, width_multiplier=0.35),
+    'mobilenetv4_conv_small_050': _one(MobileNetV4ConvSmall, TORCH, width_multiplier=0.5),
+    'mobilenetv4_conv_small': _one(MobileNetV4ConvSmall, TORCH),
+    'mobilenetv4_conv_medium': _one(MobileNetV4ConvMedium, TORCH, 256),
+    'mobilenetv4_conv_aa_medium': _one(MobileNetV4ConvMedium, TORCH, 256, anti_aliasing='average'),
+    'mobilenetv4_conv_blur_medium': _one(MobileNetV4ConvMedium, TORCH, anti_aliasing='blur'),
+    'mobilenetv4_conv_large': _one(MobileNetV4ConvLarge, TORCH, 384),
+    'mobilenetv4_conv_aa_large': _one(MobileNetV4ConvLarge, TORCH, 448, anti_aliasing='average'),
+    'mobilenetv4_hybrid_medium_075': _one(MobileNetV4HybridMedium, TORCH, width_multiplier=0.75),
+    'mobilenetv4_hybrid_medium': _one(MobileNetV4HybridMedium, TORCH, 256),
+    'mobilenetv4_hybrid_large_075': _one(MobileNetV4HybridLarge, TORCH, 256, width_multiplier=0.75),
+    'mobilenetv4_hybrid_large': _one(MobileNetV4HybridLarge, TORCH, 384),
+    'mobilenet_edgetpu_100': _one(MobileNetEdgeTPUV1, TORCH),
+    'mobilenet_edgetpu_v2_xs': _one(MobileNetEdgeTPUV2XS, TORCH),
+    'mobilenet_edgetpu_v2_s': _one(MobileNetEdgeTPUV2S, TORCH),
+    'mobilenet_edgetpu_v2_m': _one(MobileNetEdgeTPUV2M, TORCH),
+    'mobilenet_edgetpu_v2_l': _one(MobileNetEdgeTPUV2L, TORCH),
+    **_widths('mnasnet', MnasNet, TORCH, '050 075 100 140'),
+    **_widths('semnasnet', SemNASNet, TORCH, '050 075 100 140'),
+    'mnasnet_small': _one(MnasNetSmall, TORCH),
 }
 
 

@@ -1,11 +1,14 @@
-"""Arrays in, arrays out: convolutions, padding and activations."""
+"""Arrays in, arrays out: convolutions, padding, pooling and activations."""
 
 from flaxmobile.ops.activations import activation, hard_sigmoid, hard_swish, relu, relu6
 from flaxmobile.ops.convolution import conv, depthwise_conv, pointwise_conv
 from flaxmobile.ops.padding import output_size, padding_pairs
+from flaxmobile.ops.pooling import average_pool, blur_pool, pool
 
 __all__ = [
     'activation',
+    'average_pool',
+    'blur_pool',
     'conv',
     'depthwise_conv',
     'hard_sigmoid',
@@ -13,6 +16,7 @@ __all__ = [
     'output_size',
     'padding_pairs',
     'pointwise_conv',
+    'pool',
     'relu',
     'relu6',
 ]

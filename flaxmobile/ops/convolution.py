@@ -8,16 +8,23 @@ from flaxmobile.ops.padding import Padding, Pair, padding_pairs, pair
 
 
 def conv(
-    images: Array, kernel: Array, *, strides: int | Pair = 1, padding: Padding = 'same', dilation: int | Pair = 1
+    images: Array,
+    kernel: Array,
+    *,
+    strides: int | Pair = 1,
+    padding: Padding = 'same',
+    dilation: int | Pair = 1,
+    groups: int = 1,
 ) -> Array:
     """Ordinary convolution.
 
     Args:
         images: `[batch, height, width, channels]`.
-        kernel: `[kernel height, kernel width, channels, features]`, of the dtype of the images.
+        kernel: `[kernel height, kernel width, channels / groups, features]`, of the dtype of the images.
         strides: in pixels, one number or (height, width).
         padding: 'same', 'symmetric' or pairs, see `padding_pairs`.
         dilation: distance in pixels between the kernel's taps.
+        groups: parts of the channels and features that see only each other.
 
     Returns:
         `[batch, output height, output width, features]`.
@@ -29,6 +36,7 @@ def conv(
         window_strides=strides,
         padding=padding_pairs(padding, images.shape[1:3], kernel.shape[:2], strides, dilation),
         rhs_dilation=dilation,
+        feature_group_count=groups,
         dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
     )
 

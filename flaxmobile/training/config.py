@@ -38,7 +38,12 @@ class TrainConfig:
     convention: str | None = None
     """Padding, BatchNorm and initialisation: torch, tensorflow or torchvision_v3; None: the name's own."""
     init: str | None = None
-    """A run's folder to start from: all but the classifier, and that too where the number of classes agrees."""
+    """Weights to start from: a run's folder, a published name (mobilenetv3_small_100.lamb_in1k) or a file. All but the
+    classifier is taken, and the classifier too where the weights know every class by name. On the command line, model
+    and preprocessing follow the weights unless they are given as well."""
+    freeze: tuple[str, ...] = ()
+    """Shell patterns of what is not trained: parameter paths or the layers they lie in (stem, block_0*, */norm);
+    backbone is all but the classifier. A BatchNorm that is frozen keeps its running statistics too, and uses them."""
 
     dataset: str
     """A TFDS name (cifar10), fashion_mnist_mini, fashion_mnist, or the path of a folder of images."""
@@ -83,6 +88,9 @@ class TrainConfig:
     """rmsprop is TensorFlow's, as the papers used it; sgd has momentum."""
     learning_rate: float = 0.045
     """Greatest learning rate, that of the schedule before any decay."""
+    layer_decay: float | None = None
+    """Factor of the learning rate for each block further from the head: 1 for the head convolution and the classifier,
+    layer_decay for the last block, its square for the one before, and so on to the stem; None: one rate for all."""
     schedule: Schedule = 'exponential'
     """cosine falls to 0 at the end; exponential multiplies by decay_rate every decay_epochs, step at the milestones."""
     warmup_epochs: float = 0.0
@@ -120,6 +128,9 @@ class TrainConfig:
     """Epochs between two evaluations and checkpoints."""
     keep_checkpoints: int = 2
     """Newest checkpoints kept, besides the best."""
+    linear_probe: bool = False
+    """With init, first see how well a linear classifier and nearest neighbours do on its unchanged features, for the
+    report: one more pass over the training and validation images."""
 
     def __post_init__(self) -> None:
         _check_fields(self)
@@ -199,7 +210,7 @@ _RULES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
     ),
     ('a number, 0 or more', lambda value: 0 <= value < math.inf, ('warmup_epochs', 'weight_decay')),
     ('a whole number, 0 or more', lambda value: isinstance(value, int) and value >= 0, ('seed',)),
-    ('a number above 0, at most 1', lambda value: 0 < value <= 1, ('decay_rate',)),
+    ('a number above 0, at most 1', lambda value: 0 < value <= 1, ('decay_rate', 'layer_decay')),
     ('a number from 0 to 1', lambda value: 0 <= value <= 1, ('max_unreadable',)),
     (
         'a number from 0 to 1, but not 1 itself',
@@ -222,6 +233,8 @@ def _check_fields(config: TrainConfig) -> None:
                 continue
             if not isinstance(value, int | float) or not holds(value):
                 raise ValueError(f'{name} must be {words}, not {value!r}')
+    if not isinstance(config.freeze, tuple) or not all(isinstance(pattern, str) for pattern in config.freeze):
+        raise ValueError(f"freeze must be a tuple of shell patterns, like ('stem', 'block_0*'), not {config.freeze!r}")
 
 
 def _check_schedule(config: TrainConfig) -> None:

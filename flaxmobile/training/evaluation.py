@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 
 from flaxmobile.data import Dataset, Preprocessing
 from flaxmobile.training.step import shard_batch
+from flaxmobile.weights.class_names import synsets
 
 Rows = dict[str, np.ndarray]
 EvaluationStep = Callable[[Any, Any], Mapping[str, jax.Array]]
@@ -57,12 +58,13 @@ class Evaluation:
 
 
 def label_positions(data_classes: Sequence[str], model_classes: Sequence[str]) -> np.ndarray:
-    """The model's number for each class of a data set, int32 [data classes], found by name.
+    """The model's number for each class of a data set, int32 [data classes], by name or by ImageNet's WordNet id.
 
     Raises:
         ValueError: the model does not know some of the classes.
     """
-    positions = {name: number for number, name in enumerate(model_classes)}
+    named = [*synsets(model_classes), *model_classes]
+    positions = {name: number % len(model_classes) for number, name in enumerate(named)}
     foreign = [name for name in data_classes if name not in positions]
     if foreign:
         raise ValueError(

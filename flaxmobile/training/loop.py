@@ -14,17 +14,21 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from flaxmobile.data import Dataset
-from flaxmobile.training import run
+from flaxmobile.models.network import variable_shapes
+from flaxmobile.training import finetuning, run
 from flaxmobile.training.checkpoints import Checkpoints
 from flaxmobile.training.config import TrainConfig
 from flaxmobile.training.evaluation import Evaluation, evaluate
+from flaxmobile.training.freezing import Paths, frozen_parameters, trained
 from flaxmobile.training.interruption import TrainingStopped, signals
 from flaxmobile.training.metrics import Display, MetricsLog, Window
 from flaxmobile.training.optimizer import learning_rate_schedule, make_optimizer
+from flaxmobile.training.probe import probe
 from flaxmobile.training.report import train_command, write_report
 from flaxmobile.training.splits import Splits, load_splits, unreadable
 from flaxmobile.training.state import TrainState, create_state
 from flaxmobile.training.step import make_evaluation_step, make_mesh, make_train_step, replicate, shard_batch
+from flaxmobile.weights import LoadedModel
 
 PICTURES = 24
 
@@ -36,6 +40,7 @@ class Session(NamedTuple):
     data: Splits
     model: nn.Module
     optimizer: optax.GradientTransformation
+    frozen: Paths
     mesh: Mesh
     steps_per_epoch: int
     evaluation_step: Callable[[Any, Any], dict[str, jax.Array]]
@@ -87,11 +92,13 @@ def train(
     classes, steps = data.train.classes, steps_per_epoch(config, data.train)
     if resume and (before := run.read_description(run_dir).classes) != classes:
         raise ValueError(f'{run_dir} was trained on the classes {", ".join(before)}; now they are {", ".join(classes)}')
-    model, mesh, optimizer = config.build_model(len(classes)), make_mesh(), make_optimizer(config, steps)
-    state = initial_state(config, model, optimizer, classes, mesh)
-    size = f'{parameters(state.params):,} parameters' + (
-        f', {multiply_adds(model):,} multiply-adds' if multiply_adds else ''
-    )
+    model, mesh = config.build_model(len(classes)), make_mesh()
+    shapes = variable_shapes(model, config.channels)['params']
+    frozen, optimizer = frozen_parameters(shapes, config.freeze), make_optimizer(config, steps, tuple(shapes))
+    # A checkpoint holds all: what the run started from may be gone by then.
+    init = config.init if not resume or run.last_checkpoint(run_dir) is None else None
+    state = initial_state(config, model, optimizer, frozen, classes, mesh, init)
+    size = describe_size(model, state.params, frozen, multiply_adds)
     description = run.RunDescription(config, classes)
     command = train_command(name, config) if name else ''
     prepare_folder(run_dir, description, resume=resume)
@@ -101,26 +108,19 @@ def train(
             state = checkpoints.restore_latest(state)
         step = int(state.step)
         with (
-            closing(MetricsLog(run_dir if first else None, step)) as log,
+            closing(MetricsLog(run_dir if first else None, -1 if checkpoints.last is None else step)) as log,
             Display(total, config.epochs, start_step=step, silent=not first) as display,
         ):
             evaluation_step = make_evaluation_step(model, config.preprocessing, mesh)
-            session = Session(config, data, model, optimizer, mesh, steps, evaluation_step, checkpoints, log, display)
+            session = Session(
+                config, data, model, optimizer, frozen, mesh, steps, evaluation_step, checkpoints, log, display
+            )
             display.say(introduction(session, size, step))
+            if config.linear_probe and init is not None:
+                probe_features(session, state)
             fit(session, state, step)
         if not (run_dir / 'results.json').exists():
-            test = test_best(session)
-            if first:
-                write_report(
-                    run_dir,
-                    description,
-                    checkpoints.best or 0,
-                    test,
-                    seconds=log.seconds,
-                    size=size,
-                    command=command,
-                    unreadable=unreadable(data),
-                )
+            finish(session, run_dir, description, size=size, command=command)
     return run_dir
 
 
@@ -141,14 +141,16 @@ def initial_state(
     config: TrainConfig,
     model: nn.Module,
     optimizer: optax.GradientTransformation,
+    frozen: Paths,
     classes: tuple[str, ...],
     mesh: Mesh,
+    init: str | None,
 ) -> TrainState:
-    """The state before the first step, on every device of the mesh."""
+    """The state before the first step, with the weights that `init` names, on every device of the mesh."""
     shape = (1, config.image_size, config.image_size, config.channels)
-    state = create_state(model, optimizer, jax.random.key(config.seed), shape, config.ema_decay)
-    if config.init is not None:
-        state = run.start_from(state, run.load_run(config.init), classes)
+    state = create_state(model, optimizer, jax.random.key(config.seed), shape, config.ema_decay, frozen)
+    if init is not None:
+        state = finetuning.start_from(state, finetuning.load_init(init, config.model), classes)
     return replicate(state, mesh)
 
 
@@ -161,9 +163,14 @@ def prepare_folder(run_dir: Path, description: run.RunDescription, *, resume: bo
     multihost_utils.sync_global_devices('run folder')
 
 
-def parameters(params: Any) -> int:
-    """How many numbers a tree of parameters holds."""
-    return sum(leaf.size for leaf in jax.tree.leaves(params))
+def describe_size(model: nn.Module, params: Any, frozen: Paths, multiply_adds: Callable[[Any], int] | None) -> str:
+    """Parameters, and where they are known multiply-adds, in words."""
+    count, training = (sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in (params, trained(params, frozen)))
+    return (
+        f'{count:,} parameters'
+        + (f', {training:,} of them trained' if frozen else '')
+        + (f', {multiply_adds(model):,} multiply-adds' if multiply_adds else '')
+    )
 
 
 def introduction(session: Session, size: str, step: int) -> str:
@@ -191,6 +198,7 @@ def fit(session: Session, state: TrainState, step: int) -> None:
         ema_decay=config.ema_decay,
         seed=config.seed,
         mesh=session.mesh,
+        frozen=session.frozen,
     )
     batches, window = placed_batches(session, step), Window(config.batch_size)
     learning_rate = learning_rate_schedule(config, session.steps_per_epoch)
@@ -210,6 +218,18 @@ def fit(session: Session, state: TrainState, step: int) -> None:
                 window.restart()
             if received:
                 stop(session, state, step, received[0])
+
+
+def probe_features(session: Session, state: TrainState) -> None:
+    """Write and show how well the features do that the run starts from, on the validation images."""
+    config, data = session.config, session.data
+    start = LoadedModel(session.model, state.variables, config.preprocessing, data.train.classes)
+    found = probe(start, data.train, data.validation, config.batch_size, session.mesh)
+    session.log.write('probe', 0, 0.0, found._asdict())
+    session.display.say(
+        f'before training, on the validation images: linear probe {found.linear_accuracy:.2%}, '
+        f'nearest neighbours {found.knn_accuracy:.2%}'
+    )
 
 
 def placed_batches(session: Session, start: int) -> Iterator[dict[str, jax.Array]]:
@@ -263,6 +283,21 @@ def test_best(session: Session) -> Evaluation:
     sharding = NamedSharding(session.mesh, PartitionSpec())
     like = run.abstract_variables(session.model, session.config.preprocessing, sharding)
     return _evaluate(session, session.checkpoints.restore_variables(step, like), session.data.test, PICTURES)
+
+
+def finish(session: Session, run_dir: Path, description: run.RunDescription, **words: str) -> None:
+    """Evaluate the best checkpoint on the test images and write the report, with its `size` and `command`."""
+    test = test_best(session)
+    if jax.process_index() == 0:
+        write_report(
+            run_dir,
+            description,
+            session.checkpoints.best or 0,
+            test,
+            seconds=session.log.seconds,
+            unreadable=unreadable(session.data),
+            **words,
+        )
 
 
 def _evaluate(session: Session, variables: Any, images: Dataset, pictures: int = 0) -> Evaluation:

@@ -10,7 +10,7 @@ import jax
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from flaxmobile.training.files import write_whole
+from flaxmobile.files import write_whole
 
 Record = dict[str, Any]
 

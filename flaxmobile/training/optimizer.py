@@ -1,5 +1,7 @@
 """optax optimisers and learning-rate schedules as the papers used them."""
 
+import re
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax
@@ -44,17 +46,41 @@ def learning_rate_schedule(config: TrainConfig, steps_per_epoch: int) -> optax.S
 
 
 def decay_mask(params: Any, decay_depthwise: bool) -> Any:
-    """Which parameters weight decay reaches, a tree of bools: kernels, depthwise ones only with `decay_depthwise`."""
+    """Which parameters weight decay reaches, a tree of bools: kernels, depthwise ones only with `decay_depthwise`.
+
+    A depthwise kernel has a component in its path that begins with `depthwise`.
+    """
 
     def decays(path: tuple[Any, ...], _: Any) -> bool:
         names = [getattr(entry, 'key', getattr(entry, 'name', None)) for entry in path]
-        return names[-1] == 'kernel' and (decay_depthwise or 'depthwise' not in names)
+        depthwise = any(str(name).startswith('depthwise') for name in names)
+        return names[-1] == 'kernel' and (decay_depthwise or not depthwise)
 
     return jax.tree_util.tree_map_with_path(decays, params)
 
 
-def make_optimizer(config: TrainConfig, steps_per_epoch: int) -> optax.GradientTransformation:
+def layer_factors(layers: Collection[str], layer_decay: float) -> dict[str, float]:
+    """The factor of the learning rate of each layer of a network, by its name at the top of the parameters.
+
+    `layer_decay ** distance`, where the distance from the head is 1 for the last block, 2 for the one before, and so on
+    to n for the first of n blocks, and n + 1 for the stem. All else (head convolution, classifier) is the head. This is
+    the rule of BEiT (2106.08254, appendix) with a block of a MobileNet for a block of a transformer.
+    """
+    numbers = {layer: int(found[1]) for layer in layers if (found := re.fullmatch(r'block_(\d+)', layer))}
+    blocks = max(numbers.values(), default=-1) + 1
+    distances = {layer: blocks - numbers[layer] if layer in numbers else 0 for layer in layers}
+    return {
+        layer: layer_decay ** (blocks + 1 if layer == 'stem' else distance) for layer, distance in distances.items()
+    }
+
+
+def make_optimizer(
+    config: TrainConfig, steps_per_epoch: int, layers: Collection[str] = ()
+) -> optax.GradientTransformation:
     """The optimizer of a config, to be updated once a step.
+
+    `layers` are the names at the top of the network's parameters, from which `layer_decay` counts; without them it
+    counts the layers that are trained, which is the same unless some are frozen.
 
     Clipping sees the gradient without weight decay. For rmsprop and sgd, weight decay is an L2 term of the gradient, as
     in the papers and in torch; for adamw and lamb it is added to the update. lamb's trust ratio is for what decays, as
@@ -67,6 +93,8 @@ def make_optimizer(config: TrainConfig, steps_per_epoch: int) -> optax.GradientT
 
     weight_decay = optax.add_decayed_weights(config.weight_decay, mask)
     learning_rate = optax.scale_by_learning_rate(lambda update: schedule(update * config.accumulation_steps))
+    if config.layer_decay is not None:
+        learning_rate = optax.chain(learning_rate, _scale_layers(layers, config.layer_decay))
     momentum = optax.trace(config.momentum)
     epsilon = _EPSILON[config.optimizer] if config.epsilon is None else config.epsilon
     adam = optax.scale_by_adam(b1=config.momentum, eps=epsilon)
@@ -86,3 +114,11 @@ def make_optimizer(config: TrainConfig, steps_per_epoch: int) -> optax.GradientT
     if config.accumulation_steps == 1:
         return optimizer
     return optax.MultiSteps(optimizer, config.accumulation_steps).gradient_transformation()
+
+
+def _scale_layers(layers: Collection[str], layer_decay: float) -> optax.GradientTransformation:
+    def scale(updates: Mapping[str, Any], _: Any) -> Any:
+        factors = layer_factors(layers or updates, layer_decay)
+        return {layer: optax.tree.scale(factors[layer], changes) for layer, changes in updates.items()}
+
+    return optax.stateless(scale)

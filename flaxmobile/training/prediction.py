@@ -1,5 +1,6 @@
 """What a trained model says of images."""
 
+import functools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 
 from flaxmobile.data import Preprocessing, UnreadableImage, prepare_for_evaluation, read_image
 from flaxmobile.data.folders import SUFFIXES
@@ -22,22 +24,27 @@ def predict(loaded: LoadedModel, images: np.ndarray, batch_size: int = 32) -> np
         batch_size: how many go through the network at once.
     """
 
-    @jax.jit
-    def probabilities(variables: Any, batch: jax.Array) -> jax.Array:
-        logits = loaded.model.apply(variables, loaded.preprocessing.normalize(batch))
-        return jax.nn.softmax(jnp.asarray(logits, jnp.float32))
-
     batch_size = min(batch_size, len(images))
     parts = [images[start : start + batch_size] for start in range(0, len(images), batch_size)]
-    padded = [np.pad(part, [(0, batch_size - len(part)), (0, 0), (0, 0), (0, 0)]) for part in parts]
-    return np.concatenate([np.asarray(probabilities(loaded.variables, part)) for part in padded])[: len(images)]
+    return np.concatenate([_predict(loaded, part, batch_size) for part in parts])
+
+
+def _predict(loaded: LoadedModel, images: np.ndarray, batch_size: int) -> np.ndarray:
+    padded = np.pad(images, [(0, batch_size - len(images)), (0, 0), (0, 0), (0, 0)])
+    return np.asarray(_probabilities(loaded.model, loaded.preprocessing, loaded.variables, padded))[: len(images)]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _probabilities(model: nn.Module, preprocessing: Preprocessing, variables: Any, batch: jax.Array) -> jax.Array:
+    logits: Any = model.apply(variables, preprocessing.normalize(batch))
+    return jax.nn.softmax(logits.astype(jnp.float32))
 
 
 def predict_files(loaded: LoadedModel, paths: Iterable[Path], top: int, batch_size: int = 32) -> list[dict[str, Any]]:
     """The `top` most probable classes of each image file, of a folder all that are in it.
 
     One entry an image, in order: `{'image': path, 'predictions': [{'class': name, 'probability': share}, ...]}`, or
-    `{'image': path, 'error': reason}` where it cannot be read.
+    `{'image': path, 'error': reason}` where it cannot be read. No more than `batch_size` images are in memory at once.
 
     Raises:
         FileNotFoundError: a folder holds no image.
@@ -45,10 +52,16 @@ def predict_files(loaded: LoadedModel, paths: Iterable[Path], top: int, batch_si
     """
     if top < 1:
         raise ValueError(f'top must be 1 or more, not {top}')
-    results = [_read(path, loaded.preprocessing) for path in _files(paths)]
-    good = [result for result in results if 'error' not in result]
-    if good:
-        probabilities = predict(loaded, np.stack([result.pop('pixels') for result in good]), batch_size)
+    files = list(_files(paths))
+    batch_size = min(batch_size, max(1, len(files)))
+    results = []
+    for start in range(0, len(files), batch_size):
+        part = [_read(path, loaded.preprocessing) for path in files[start : start + batch_size]]
+        results += part
+        good = [result for result in part if 'error' not in result]
+        if not good:
+            continue
+        probabilities = _predict(loaded, np.stack([result.pop('pixels') for result in good]), batch_size)
         for result, row in zip(good, probabilities, strict=True):
             order = np.argsort(-row, kind='stable')[:top]
             result['predictions'] = [{'class': loaded.classes[k], 'probability': float(row[k])} for k in order]

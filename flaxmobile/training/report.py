@@ -1,5 +1,6 @@
 """The report of a finished run: `report.md`, its pictures, and `results.json` for programs."""
 
+import dataclasses
 import importlib.metadata
 import json
 import platform
@@ -11,11 +12,13 @@ from typing import Any
 import jax
 import numpy as np
 
+from flaxmobile.files import write_whole
 from flaxmobile.training import plots
 from flaxmobile.training.config import TrainConfig, load_config
 from flaxmobile.training.evaluation import Evaluation
-from flaxmobile.training.files import write_whole
+from flaxmobile.training.finetuning import FOLLOWED
 from flaxmobile.training.metrics import duration, read_metrics
+from flaxmobile.training.probe import Probe
 from flaxmobile.training.run import RunDescription, changed_fields
 
 SHOWN_CLASSES = 200
@@ -53,8 +56,10 @@ def write_report(
     write_whole(run_dir / 'curves.png', plots.png(plots.curves(records)))
     write_whole(run_dir / 'confusion.png', plots.png(plots.confusion(test.confusion, classes)))
     write_whole(run_dir / 'predictions.png', plots.png(plots.predictions(test.mistakes, test.right, classes)))
+    probe = next((record for record in reversed(records) if record['split'] == 'probe'), None)
     parts = [
         _summary(description, validation, test, f'{size}, {len(classes)} classes. Trained in {duration(seconds)}.'),
+        _probe(description.config, probe, validation),
         _pictures(),
         _per_class(test, classes),
         _confused(test.confusion, classes),
@@ -67,6 +72,7 @@ def write_report(
     results = {
         'test': test.metrics,
         'validation': {name: validation[name] for name in figures},
+        'probe': probe and {name: probe[name] for name in Probe._fields},
         'best_step': best_step,
         'seconds': round(seconds, 2),
         'unreadable': list(unreadable),
@@ -95,6 +101,21 @@ def _summary(description: RunDescription, validation: dict[str, Any], test: Eval
         f'# {config.model} on {config.dataset}: {test.accuracy:.2%}\n\n{facts} The checkpoint is the one of the '
         f'highest validation accuracy, after {validation["epoch"]:g} epochs; the test images were read once, at the '
         f'end.\n\n{table}'
+    )
+
+
+def _probe(config: TrainConfig, probe: dict[str, Any] | None, validation: dict[str, Any]) -> str:
+    if probe is None:
+        return ''
+    trained = f'all but `{" ".join(config.freeze)}` trained' if config.freeze else 'the whole network trained'
+    rows = [
+        ['20 nearest neighbours of its features', f'{probe["knn_accuracy"]:.2%}'],
+        ['linear probe of its features', f'{probe["linear_accuracy"]:.2%}'],
+        [f'fine-tuned, {trained}', f'{validation["accuracy"]:.2%}'],
+    ]
+    return (
+        f'## What training added to `{config.init}`\n\n{_table(["", "validation accuracy"], rows)}\n\n'
+        f'The first two leave it as it was, and were fitted to {probe["train_images"]:,} training images.'
     )
 
 
@@ -147,8 +168,12 @@ def _configuration(config: TrainConfig, command: str) -> str:
 def train_command(config_name: str, config: TrainConfig) -> str:
     """What to type to train as `config` says, which is the config called `config_name` with some fields changed."""
     words = ['flaxmobile', 'train', config_name]
-    for name, (_, value) in changed_fields(load_config(config_name), config).items():
-        option = name.replace('_', '-')
+    before = load_config(config_name)
+    changed = changed_fields(before, config)
+    # With --init the fields that follow the weights do not start from the config's own.
+    explicit = FOLLOWED if 'init' in changed else ()
+    for name in [field.name for field in dataclasses.fields(config) if field.name in {*changed, *explicit}]:
+        option, value = name.replace('_', '-'), getattr(config, name)
         if isinstance(value, bool):
             words.append(f'--{option}' if value else f'--no-{option}')
         else:

@@ -4,22 +4,18 @@ import dataclasses
 import importlib.metadata
 import json
 import shutil
-from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
-from flax.traverse_util import flatten_dict, unflatten_dict
 
 from flaxmobile.data import Preprocessing
+from flaxmobile.files import write_whole
 from flaxmobile.models.network import variable_shapes
 from flaxmobile.training.checkpoints import Checkpoints
 from flaxmobile.training.config import TrainConfig
-from flaxmobile.training.files import write_whole
-from flaxmobile.training.state import TrainState
 from flaxmobile.weights import LoadedModel
 
 FORMAT = 1
@@ -36,7 +32,7 @@ CONTENTS = (
     'run.json',
 )
 # What may differ between a run and its resumption: none of it changes a parameter.
-FREE_FIELDS = ('data_dir', 'download', 'max_unreadable', 'log_every', 'keep_checkpoints')
+FREE_FIELDS = ('data_dir', 'download', 'max_unreadable', 'log_every', 'keep_checkpoints', 'linear_probe')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,28 +115,12 @@ def abstract_variables(model: nn.Module, preprocessing: Preprocessing, sharding:
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes)
 
 
-def start_from(state: TrainState, loaded: LoadedModel, classes: Sequence[str]) -> TrainState:
-    """A fresh `state` with the variables of `loaded`, but its own classifier where the classes differ in number.
-
-    Raises:
-        ValueError: the two are different networks; says which variables differ.
-    """
-    ours, theirs = flatten_dict(state.variables), flatten_dict(dict(loaded.variables))
-    kept = set() if len(classes) == len(loaded.classes) else {path for path in ours if 'classifier' in path}
-    differing = [
-        '/'.join(path)
-        for path in sorted(ours.keys() | theirs.keys())
-        if path not in kept and (path not in ours or path not in theirs or ours[path].shape != theirs[path].shape)
-    ]
-    if differing:
-        raise ValueError(
-            f'the run to start from is another network: {len(differing)} variables differ, first '
-            f'{", ".join(differing[:4])}'
-        )
-    # A copy: the state is donated to the step, and parameters and average may not share a buffer.
-    new = unflatten_dict({path: value if path in kept else jnp.array(theirs[path]) for path, value in ours.items()})
-    ema = None if state.ema is None else jax.tree.map(jnp.copy, new)
-    return state.replace(params=new['params'], batch_stats=new['batch_stats'], ema=ema)
+def last_checkpoint(run_dir: str | Path) -> int | None:
+    """The step of the last checkpoint of a run, None where there is none."""
+    if not (Path(run_dir) / 'checkpoints').is_dir():
+        return None
+    with closing(Checkpoints(run_dir, read_only=True)) as checkpoints:
+        return checkpoints.last
 
 
 def check_folder(run_dir: Path, config: TrainConfig, *, resume: bool, overwrite: bool) -> None:

@@ -18,7 +18,7 @@ def load_splits(config: TrainConfig) -> Splits:
     """The training, validation and test images of a configuration.
 
     Raises:
-        ValueError: their classes differ, or there are none to train or to validate on.
+        ValueError: their classes differ, one of them is empty, or training images are among those of another part.
     """
     splits = Splits(
         *(
@@ -40,7 +40,23 @@ def load_splits(config: TrainConfig) -> Splits:
                 f'{images.name}: the classes of {images.split!r} are {", ".join(images.classes)}, and those of '
                 f'{splits.train.split!r} are {", ".join(splits.train.classes)}'
             )
+        if images is not splits.train and (shared := overlap(splits.train, images)):
+            raise ValueError(
+                f'{shared:,} of the {len(images):,} images of {part}_split {images.split!r} are also in train_split '
+                f'{splits.train.split!r}, so that its accuracy would say nothing: take parts that do not overlap, such '
+                "as 'train[:90%]' and 'train[90%:]'"
+            )
     return splits
+
+
+def overlap(one: Dataset, other: Dataset) -> int:
+    """How many examples two parts of one data set share."""
+    return sum(
+        len(range(max(ours.start, theirs.start), min(ours.stop, theirs.stop)))
+        for name, ours in one.parts
+        for other_name, theirs in other.parts
+        if name == other_name
+    )
 
 
 def unreadable(data: Splits) -> list[str]:

@@ -8,6 +8,8 @@ import optax
 from flax import linen as nn
 from flax import struct
 
+from flaxmobile.training.freezing import NOTHING, Paths, trained
+
 
 class TrainState(struct.PyTreeNode):
     """Steps taken, parameters, BatchNorm statistics, the optimizer's state, and the moving average of the first two."""
@@ -35,10 +37,12 @@ def create_state(
     key: jax.Array,
     images_shape: tuple[int, int, int, int],
     ema_decay: float | None,
+    frozen: Paths = NOTHING,
 ) -> TrainState:
     """A fresh state for images of `[batch, height, width, channels]`; the batch does not matter and may be 1.
 
-    The moving average starts at the initial values. Any `ema_decay` but None asks for it.
+    The moving average starts at the initial values. Any `ema_decay` but None asks for it. The optimizer's state is for
+    the parameters that are not in `frozen`.
     """
     # On a CPU, compiling the initialisers well takes longer than this one run of them.
     quickly = {'xla_backend_optimization_level': 0} if jax.default_backend() == 'cpu' else None
@@ -50,7 +54,7 @@ def create_state(
         step=jnp.zeros((), jnp.int32),
         params=params,
         batch_stats=batch_stats,
-        opt_state=optimizer.init(params),
+        opt_state=optimizer.init(trained(params, frozen)),
         ema=None if ema_decay is None else jax.tree.map(jnp.copy, average),
     )
 

@@ -16,6 +16,7 @@ from flax import linen as nn
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from flaxmobile.data.preprocessing import Preprocessing
+from flaxmobile.training.freezing import NOTHING, Paths, merge, on_running_statistics, trained
 from flaxmobile.training.losses import cross_entropy, smooth_targets
 from flaxmobile.training.state import TrainState, update_ema
 
@@ -53,25 +54,33 @@ def shard_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Ar
 
 
 def loss_and_gradients(
-    model: nn.Module, params: Any, batch_stats: Any, images: jax.Array, targets: jax.Array, key: jax.Array
+    model: nn.Module,
+    params: Any,
+    batch_stats: Any,
+    images: jax.Array,
+    targets: jax.Array,
+    key: jax.Array,
+    frozen: Paths = NOTHING,
 ) -> tuple[tuple[jax.Array, tuple[jax.Array, Any]], Any]:
     """((mean loss, (logits, new BatchNorm statistics)), gradients) of a training-mode pass.
 
-    Images are `[B, H, W, C]`, normalised; targets `[B, K]`, probabilities; `key` is for dropout. In `pmap` and
-    `shard_map` give the model its `batch_norm_axis_name`, and average loss and gradients over that axis.
+    Images are `[B, H, W, C]`, normalised; targets `[B, K]`, probabilities; `key` is for dropout. Parameters in `frozen`
+    have no gradient, and a BatchNorm of such parameters runs on its statistics. In `pmap` and `shard_map` give the
+    model its `batch_norm_axis_name`, and average loss and gradients over that axis.
     """
 
-    def loss(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
-        logits, changed = model.apply(
-            {'params': params, 'batch_stats': batch_stats},
-            images,
-            train=True,
-            mutable=['batch_stats'],
-            rngs={'dropout': key},
-        )
+    def loss(training: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
+        with on_running_statistics(params, batch_stats, frozen):
+            logits, changed = model.apply(
+                {'params': merge(params, training), 'batch_stats': batch_stats},
+                images,
+                train=True,
+                mutable=['batch_stats'],
+                rngs={'dropout': key},
+            )
         return cross_entropy(logits, targets).mean(), (logits, changed.get('batch_stats', {}))
 
-    return jax.value_and_grad(loss, has_aux=True)(params)
+    return jax.value_and_grad(loss, has_aux=True)(trained(params, frozen))
 
 
 def make_train_step(
@@ -84,11 +93,13 @@ def make_train_step(
     ema_decay: float | None,
     seed: int,
     mesh: Mesh,
+    frozen: Paths = NOTHING,
 ) -> Callable[[TrainState, Mapping[str, jax.Array]], tuple[TrainState, Metrics]]:
     """Compile `(state, batch) -> (state, metrics)`; the state given is consumed.
 
     Metrics are scalars on the device: `loss`, in nats, with smoothed targets; `accuracy`, of this batch;
-    `gradient_norm`, before clipping. Dropout is a function of the seed and the step alone.
+    `gradient_norm`, before clipping. Dropout is a function of the seed and the step alone. The optimizer sees only the
+    parameters that are not in `frozen`.
     """
     replicated, sharded = (NamedSharding(mesh, spec) for spec in (PartitionSpec(), PartitionSpec('data')))
 
@@ -100,12 +111,13 @@ def make_train_step(
         targets = smooth_targets(labels, num_classes, label_smoothing)
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         (loss, (logits, batch_stats)), gradients = loss_and_gradients(
-            model, state.params, state.batch_stats, images, targets, key
+            model, state.params, state.batch_stats, images, targets, key, frozen
         )
-        changes, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        training = trained(state.params, frozen)
+        changes, opt_state = optimizer.update(gradients, state.opt_state, training)
         new_state = state.replace(
             step=state.step + 1,
-            params=optax.apply_updates(state.params, changes),
+            params=merge(state.params, optax.apply_updates(training, changes)),
             batch_stats=batch_stats,
             opt_state=opt_state,
         )

@@ -1,5 +1,29 @@
 """Published weights: catalogue, download and cache, file formats, name maps, conversion both ways."""
 
+from flaxmobile.weights.catalogue import Weight, find, list_weights
+from flaxmobile.weights.download import cache_path, download
+from flaxmobile.weights.files import NamedModel, convert, load, load_file, open_model, save
+from flaxmobile.weights.keras_names import from_keras, to_keras
 from flaxmobile.weights.loaded import LoadedModel
+from flaxmobile.weights.pretrained import load_pretrained
+from flaxmobile.weights.torch_names import from_torch, to_torch
 
-__all__ = ['LoadedModel']
+__all__ = [
+    'LoadedModel',
+    'NamedModel',
+    'Weight',
+    'cache_path',
+    'convert',
+    'download',
+    'find',
+    'from_keras',
+    'from_torch',
+    'list_weights',
+    'load',
+    'load_file',
+    'load_pretrained',
+    'open_model',
+    'save',
+    'to_keras',
+    'to_torch',
+]

@@ -16,7 +16,7 @@ def test_the_first_block_by_hand():
 
 def test_a_sum_over_layers_leaves_no_parameter_out():
     counts = count('mobilenetv3_small_100')
-    assert counts == (2_542_856, 56_510_400, 224)
+    assert counts == (2_542_856, 56_510_400, 224, 0)
 
 
 def test_mobilenetv1_paper_table_4():
@@ -35,6 +35,41 @@ def test_squeeze_excite_stays_in_the_twin():
     assert twin[gate.name] == Cost(gate.parameters, gate.multiply_adds)
     assert twin['block_00/depthwise'] == Cost(0, 0)
     assert twin['block_00/project'] == Cost(9 * 16 * 16 + 2 * 16, 56**2 * 9 * 16 * 16)
+
+
+def test_a_universal_inverted_bottleneck_by_hand():
+    """The second block of MobileNetV4-Conv-Medium at 256: 48 to 80 channels, 3x3, expansion by 4, 5x5 and stride 2."""
+    rows = layers(create_model('mobilenetv4_conv_medium'), 256)
+    twin = ordinary_twin(rows)
+    start, expand, depthwise, project = (row for row in rows if row.name.startswith('block_01/'))
+    assert start[1:] == ('depthwise', (3, 3), (1, 1), (64, 64, 48), 9 * 48 + 2 * 48, 64**2 * 9 * 48)
+    assert expand[5:] == (48 * 192 + 2 * 192, 64**2 * 48 * 192)
+    assert depthwise[1:] == ('depthwise', (5, 5), (2, 2), (32, 32, 192), 25 * 192 + 2 * 192, 32**2 * 25 * 192)
+    assert project[5:] == (192 * 80 + 2 * 80, 32**2 * 192 * 80)
+    assert twin[start.name] == twin[depthwise.name] == Cost(0, 0)
+    assert twin[expand.name] == Cost(9 * 48 * 192 + 2 * 192, 64**2 * 9 * 48 * 192)
+    assert twin[project.name] == Cost(25 * 192 * 80 + 2 * 80, 32**2 * 25 * 192 * 80)
+
+
+def test_attention_by_hand():
+    """MobileNetV4-Hybrid-Medium at 256: 16x16 queries of 4 heads and 8x8 keys, 64 channels each."""
+    rows = layers(create_model('mobilenetv4_hybrid_medium'), 256)
+    attention = next(row for row in rows if row.name == 'block_07/attention')
+    assert (attention.kind, attention.parameters, attention.multiply_adds) == ('attention', 0, 2 * 4 * 256 * 64 * 64)
+    output = next(row for row in rows if row.name == 'block_07/attention/output/project')
+    assert output.parameters == 256 * 160 + 160 + 2 * 160  # with layer scale and the BatchNorm before the attention
+    counts = count('mobilenetv4_hybrid_medium')
+    assert counts.attention_multiply_adds == 4 * 2 * 4 * 256 * 64 * 64 + 4 * 2 * 4 * 64 * 64 * 64
+    assert total(rows).multiply_adds == counts.multiply_adds + counts.attention_multiply_adds
+    twin = ordinary_twin(rows)
+    assert twin[attention.name] == Cost(0, attention.multiply_adds)
+    assert twin['block_07/attention/key/project'] == Cost(9 * 160 * 64, 64 * 9 * 160 * 64)
+
+
+def test_a_grouped_convolution_by_hand():
+    rows = layers(create_model('mobilenet_edgetpu_v2_xs'), 224)
+    grouped = next(row for row in rows if row.name == 'block_02/expand')
+    assert grouped[1:] == ('standard', (3, 3), (1, 1), (56, 56, 128), 9 * 16 * 128 + 2 * 128, 56**2 * 9 * 16 * 128)
 
 
 def test_overrides_and_sizes():

@@ -1,5 +1,6 @@
 """Smaller layers and functions, each against its closed form, and what they refuse."""
 
+import functools
 import math
 
 import jax
@@ -62,6 +63,111 @@ def test_depth_multiplier_of_the_depthwise_separable_block():
     assert params['pointwise']['conv']['kernel'].shape == (1, 1, 12, 5)
 
 
+def test_groups_are_convolutions_side_by_side():
+    rng = np.random.default_rng(0)
+    images, kernel = rng.normal(size=(2, 5, 7, 6)), rng.normal(size=(3, 3, 3, 8))
+    got = ops.conv(images, kernel, groups=2, strides=2)
+    halves = [ops.conv(images[..., 3 * n : 3 * n + 3], kernel[..., 4 * n : 4 * n + 4], strides=2) for n in (0, 1)]
+    np.testing.assert_allclose(got, np.concatenate(halves, axis=-1), rtol=1e-5, atol=1e-5)
+    block = layers.FusedInvertedBottleneck(features=4, expansion_ratio=4, group_size=8)
+    params = random_variables(block, (1, 4, 4, 6))['params']
+    assert params['expand']['conv']['kernel'].shape == (3, 3, 2, 24)
+
+
+def test_pools_by_hand():
+    images = jnp.asarray([[1.0, 3, 5], [7, 9, 11], [13, 15, 17]]).reshape(1, 3, 3, 1)
+    np.testing.assert_array_equal(ops.average_pool(images).ravel(), [5])
+    blurred = np.asarray([[4 + 6 + 14 + 9, 20 + 6 + 22 + 9], [52 + 30 + 14 + 9, 68 + 30 + 22 + 9]]) / 16
+    np.testing.assert_allclose(ops.blur_pool(images)[0, :, :, 0], blurred, rtol=1e-6)
+    assert ops.blur_pool(images[:, :2]).shape == (1, 1, 2, 1)
+
+
+@pytest.mark.parametrize(('anti_aliasing', 'pool'), [('average', ops.average_pool), ('blur', ops.blur_pool)])
+def test_anti_aliasing_moves_the_stride_behind_the_activation(anti_aliasing, pool):
+    images = jnp.asarray(np.random.default_rng(0).normal(size=(2, 7, 6, 5)), jnp.float32)
+    layer = layers.ConvNorm(features=4, kernel_size=3, strides=2, anti_aliasing=anti_aliasing)
+    variables = random_variables(layer, images.shape)
+    plain = jax.jit(layer.clone(strides=1, anti_aliasing=None).apply)(variables, images)
+    np.testing.assert_allclose(jax.jit(layer.apply)(variables, images), pool(plain), rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(jax.jit(layer.clone(strides=1).apply)(variables, images), plain)
+
+
+@pytest.mark.parametrize(
+    ('start_kernel_size', 'kernel_size', 'kernels', 'strided'),
+    [
+        (0, 3, {'expand': (1, 1, 8, 16), 'depthwise': (3, 3, 1, 16)}, 'depthwise'),
+        (5, 0, {'depthwise_start': (5, 5, 1, 8), 'expand': (1, 1, 8, 16)}, 'depthwise_start'),
+        (3, 5, {'depthwise_start': (3, 3, 1, 8), 'expand': (1, 1, 8, 16), 'depthwise': (5, 5, 1, 16)}, 'depthwise'),
+        (0, 0, {'expand': (1, 1, 8, 16)}, None),
+    ],
+)
+def test_the_shapes_of_the_universal_inverted_bottleneck(start_kernel_size, kernel_size, kernels, strided):
+    block = layers.UniversalInvertedBottleneck(
+        features=8, expansion_ratio=2, start_kernel_size=start_kernel_size, kernel_size=kernel_size, layer_scale=1e-5
+    )
+    images = jnp.asarray(np.random.default_rng(0).normal(size=(2, 6, 5, 8)), jnp.float32)
+    variables = random_variables(block, images.shape)
+    params = variables['params']
+    assert {name: part['conv']['kernel'].shape for name, part in params.items() if 'conv' in part} == {
+        **kernels,
+        'project': (1, 1, 16, 8),
+    }
+    outputs, parts = with_intermediates(block, variables, images)
+    branch = parts['project']['__call__'][0] * params['layer_scale']['gamma']
+    np.testing.assert_allclose(outputs, images + branch, rtol=1e-5, atol=1e-6)
+    if strided:
+        halved = functools.partial(with_intermediates, block.clone(strides=2), variables)
+        outputs, parts = jax.eval_shape(halved, images)
+        assert outputs.shape == (2, 3, 3, 8)
+        heights = [parts[name]['__call__'][0].shape[1] for name in kernels]
+        assert heights.index(3) == list(kernels).index(strided)
+
+
+def with_intermediates(block, variables, images):
+    """Outputs, and what each of the layers gave."""
+    run = jax.jit(functools.partial(block.apply, capture_intermediates=True, mutable=['intermediates']))
+    outputs, captured = run(variables, images)
+    return outputs, captured['intermediates']
+
+
+def test_layer_scale_starts_small():
+    params = layers.LayerScale().init(jax.random.key(0), IMAGES)['params']
+    np.testing.assert_array_equal(params['gamma'], np.full(6, 1e-5, np.float32))
+
+
+@pytest.mark.parametrize('key_strides', [1, 2])
+def test_attention_by_hand(key_strides):
+    heads, size, images = 3, 4, np.random.default_rng(0).normal(size=(2, 5, 3, 8)).astype(np.float32)
+    block = layers.MultiQueryAttention(heads=heads, key_features=size, key_strides=key_strides)
+    variables = random_variables(block, images.shape)
+    outputs, captured = with_intermediates(block, variables, images)
+    normed = np.asarray(captured['norm']['__call__'][0])
+    parts = {name: np.asarray(captured['attention'][name]['__call__'][0]) for name in ('query', 'key', 'value')}
+    kernels = {name: part['project']['kernel'][0, 0] for name, part in variables['params']['attention'].items()}
+    np.testing.assert_allclose(parts['query'], normed @ kernels['query'], rtol=1e-4, atol=1e-5)
+    assert parts['key'].shape == parts['value'].shape == (2, -(-5 // key_strides), -(-3 // key_strides), size)
+    want = np.zeros((2, 5, 3, heads * size))
+    for image, row, column, head in np.ndindex(2, 5, 3, heads):
+        query = parts['query'][image, row, column, head * size : head * size + size]
+        weights = np.exp(parts['key'][image].reshape(-1, size) @ query / 2)  # 2 is the root of 4 channels
+        mixed = weights @ parts['value'][image].reshape(-1, size) / weights.sum()
+        want[image, row, column, head * size : head * size + size] = mixed
+    branch = want @ np.asarray(kernels['output']) * np.asarray(variables['params']['layer_scale']['gamma'])
+    np.testing.assert_allclose(outputs, images + branch, rtol=1e-4, atol=1e-4)
+
+
+def test_attention_in_bfloat16_weighs_in_float32():
+    images = jnp.asarray(np.random.default_rng(0).normal(size=(2, 4, 4, 16)), jnp.float32)
+    block = layers.MultiQueryAttention(heads=2, key_features=8, dtype=jnp.bfloat16)
+    variables = random_variables(block, images.shape)
+    program = str(jax.make_jaxpr(block.apply)(variables, images.astype(jnp.bfloat16)))
+    assert 'f32[2,16,2,16] = exp ' in program
+    outputs = jax.jit(block.apply)(variables, images.astype(jnp.bfloat16))
+    assert outputs.dtype == jnp.bfloat16
+    want = jax.jit(block.clone(dtype=None).apply)(variables, images)
+    assert jnp.max(jnp.abs(outputs - want)) <= 0.03 * jnp.max(jnp.abs(want))
+
+
 def test_stochastic_depth_drops_whole_examples_and_scales_the_others():
     rate, number = 0.2, 4000
     branch = jnp.arange(1.0, 1 + 2 * number).reshape(number, 1, 2, 1)
@@ -116,6 +222,25 @@ def test_computation_in_bfloat16_over_float32_parameters():
     [
         (layers.Conv(features=0), IMAGES, 'features=0, allowed is 1 or more'),
         (layers.Conv(features=8, kind='depthwise'), IMAGES, 'features=8, allowed is a multiple of the 6 channels'),
+        (
+            layers.Conv(features=8, groups=4),
+            IMAGES,
+            'groups=4 of a standard convolution, allowed is 1 or.* 6 channels and 8',
+        ),
+        (layers.Conv(features=6, groups=0), IMAGES, 'groups=0'),
+        (layers.Conv(features=6, groups=2, kind='pointwise'), IMAGES, 'groups=2 of a pointwise convolution'),
+        (layers.ConvNorm(features=8, strides=2, anti_aliasing='median'), IMAGES, "unknown pooling 'median'.*average"),
+        (layers.ConvNorm(features=8, strides=2, anti_aliasing='average'), IMAGES[:, :1], 'needs 2x2 pixels.*1x4'),
+        (
+            layers.UniversalInvertedBottleneck(features=8, kernel_size=0, strides=2),
+            IMAGES,
+            'strides=2 take a depthwise',
+        ),
+        (
+            layers.FusedInvertedBottleneck(features=8, group_size=5),
+            IMAGES,
+            '24 channels are no multiple of .*group_size=5',
+        ),
         (layers.Conv(features=8), IMAGES[0], r'expected \[batch, height, width, channels\].*\(4, 4, 6\)'),
         (layers.ConvNorm(features=8, activation='relu7'), IMAGES, "unknown activation 'relu7'.*relu6"),
         (layers.InvertedResidual(features=-8), IMAGES, 'project/conv.*features=-8'),
@@ -123,7 +248,7 @@ def test_computation_in_bfloat16_over_float32_parameters():
 )
 def test_refusals(layer, images, message):
     with pytest.raises(ValueError, match=message):
-        layer.init(jax.random.key(0), images)
+        jax.eval_shape(layer.init, jax.random.key(0), images)
 
 
 def test_other_channels_than_the_parameters_were_made_for():

@@ -11,7 +11,17 @@ from flax.traverse_util import flatten_dict
 from random_variables import random_variables
 
 import flaxmobile
-from flaxmobile.models import MobileNetV1, MobileNetV2, MobileNetV3Large, MobileNetV3Small
+from flaxmobile.models import (
+    MobileNetEdgeTPUV1,
+    MobileNetV1,
+    MobileNetV2,
+    MobileNetV3Large,
+    MobileNetV3Small,
+    MobileNetV4ConvMedium,
+    MobileNetV4ConvSmall,
+    MobileNetV4HybridMedium,
+    SemNASNet,
+)
 
 # Channels of the last map at each halving of the image, and what the classifier is given (the papers' tables).
 CHANNELS = {
@@ -19,6 +29,10 @@ CHANNELS = {
     MobileNetV2: ((16, 24, 32, 96, 320), 1280),
     MobileNetV3Large: ((16, 24, 40, 112, 960), 1280),
     MobileNetV3Small: ((16, 16, 24, 48, 576), 1024),
+    MobileNetV4ConvSmall: ((32, 32, 64, 96, 960), 1280),
+    MobileNetV4HybridMedium: ((32, 48, 80, 160, 960), 1280),
+    MobileNetEdgeTPUV1: ((16, 32, 48, 96, 192), 1280),
+    SemNASNet: ((16, 24, 40, 112, 320), 1280),
 }
 CLASSES = list(CHANNELS)
 KEY = jax.random.key(0)
@@ -51,7 +65,20 @@ def test_the_last_map_at_each_stride(network, stem_stride, output_stride, size):
     }
 
 
-@pytest.mark.parametrize('network', CLASSES)
+def test_average_pooling_floors_odd_sizes_and_gives_way_to_dilation():
+    model = MobileNetV4ConvMedium(anti_aliasing='average', output_stride=16)
+    maps, _ = shapes(model, image((97, 131)), 'features')
+    assert {stride: leaf.shape[1:3] for stride, leaf in maps.items()} == {
+        'stride_2': (49, 66),
+        'stride_4': (24, 33),
+        'stride_8': (12, 16),
+        'stride_16': (6, 8),
+    }
+
+
+@pytest.mark.parametrize(
+    'network', [network for network in CLASSES if network not in (MobileNetV4HybridMedium, SemNASNet)]
+)
 def test_num_classes_0_returns_the_classifier_s_input(network):
     images = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype(np.float32)
     model = network(num_classes=5, width_multiplier=0.25)
@@ -139,12 +166,43 @@ def test_parameter_paths():
     assert {'stem/norm/mean', 'block_03/depthwise/norm/var'} <= statistics
 
 
+def test_parameter_paths_of_mobilenetv4():
+    variables = jax.eval_shape(flaxmobile.create_model('mobilenetv4_hybrid_medium').init, KEY, image())
+    shape = {'/'.join(path): leaf.shape for path, leaf in flatten_dict(variables['params']).items()}
+    assert shape['block_00/expand/conv/kernel'] == (3, 3, 32, 128)
+    assert shape['block_03/depthwise_start/conv/kernel'] == (3, 3, 1, 80)
+    assert shape['block_03/depthwise/conv/kernel'] == (5, 5, 1, 480)
+    assert shape['block_03/layer_scale/gamma'] == (160,)
+    assert {path.split('/')[1] for path in shape if path.startswith('block_04')} == {'expand', 'project', 'layer_scale'}
+    assert {path: sizes for path, sizes in shape.items() if path.startswith('block_07')} == {
+        'block_07/norm/scale': (160,),
+        'block_07/norm/bias': (160,),
+        'block_07/attention/query/project/kernel': (1, 1, 160, 256),
+        'block_07/attention/key/depthwise/conv/kernel': (3, 3, 1, 160),
+        'block_07/attention/key/depthwise/norm/scale': (160,),
+        'block_07/attention/key/depthwise/norm/bias': (160,),
+        'block_07/attention/key/project/kernel': (1, 1, 160, 64),
+        'block_07/attention/value/depthwise/conv/kernel': (3, 3, 1, 160),
+        'block_07/attention/value/depthwise/norm/scale': (160,),
+        'block_07/attention/value/depthwise/norm/bias': (160,),
+        'block_07/attention/value/project/kernel': (1, 1, 160, 64),
+        'block_07/attention/output/project/kernel': (1, 1, 256, 160),
+        'block_07/layer_scale/gamma': (160,),
+    }
+    assert shape['head_conv/conv/kernel'] == (1, 1, 960, 1280)
+    assert shape['head_conv/norm/scale'] == (1280,)
+
+
 FORMS = [
     'mobilenetv1_100h',
     'mobilenetv2_110d',
     'mobilenetv3_large_150d',
     'mobilenetv3_small_minimal_100',
     'mobilenetv3_rw',
+    'mobilenetv4_conv_blur_medium',
+    'mobilenetv4_hybrid_medium_075',
+    'mobilenet_edgetpu_v2_xs',
+    'mnasnet_small',
 ]
 
 
@@ -153,9 +211,9 @@ def test_every_form_keeps_the_contract_of_paths(name):
     variables = jax.eval_shape(flaxmobile.create_model(name, num_classes=3).init, KEY, image())
     for path, leaf in flatten_dict(variables['params']).items():
         assert path[0] in ('stem', 'head_conv', 'classifier') or path[0].startswith('block_')
-        # A depthwise kernel, and nothing else, has one input channel and more than one tap.
+        # A depthwise kernel, and nothing else, has one input channel.
         depthwise = path[-1] == 'kernel' and leaf.ndim == 4 and leaf.shape[2] == 1
-        assert depthwise == (path[-3:] == ('depthwise', 'conv', 'kernel')), path
+        assert depthwise == (path[-1] == 'kernel' and any(part.startswith('depthwise') for part in path)), path
         assert (path[-1] == 'scale') <= ('norm' in path), path
     assert {path[-2] for path in flatten_dict(variables['batch_stats'])} == {'norm'}
 
@@ -164,6 +222,10 @@ def test_stochastic_depth_grows_linearly_from_0():
     model = MobileNetV2(stochastic_depth_rate=0.34).bind({})
     rates = [block.stochastic_depth_rate for block in model.block.values()]
     np.testing.assert_allclose(rates, 0.34 * np.arange(17) / 17)
+    blocks = MobileNetV4HybridMedium(stochastic_depth_rate=0.32).bind({}).block
+    *rates, last = [getattr(block, 'stochastic_depth_rate', None) for block in blocks.values()]
+    np.testing.assert_allclose(rates, 0.01 * np.arange(31))
+    assert last is None
 
 
 def test_list_models():
@@ -176,6 +238,12 @@ def test_list_models():
         *(f'mobilenetv3_small_{width}' for width in ['035', '050', '075', '100', '125', 'minimal_100']),
         *(f'tf_mobilenetv3_{form}' for form in ['large_075', 'large_100', 'small_075', 'small_100']),
         *('mobilenetv3_rw', 'tf_mobilenetv3_large_minimal_100', 'tf_mobilenetv3_small_minimal_100'),
+        *(f'mobilenetv4_conv_{form}' for form in ['small_035', 'small_050', 'small', 'medium', 'large']),
+        *(f'mobilenetv4_conv_{form}' for form in ['aa_medium', 'aa_large', 'blur_medium']),
+        *(f'mobilenetv4_hybrid_{form}' for form in ['medium_075', 'medium', 'large_075', 'large']),
+        *(f'mobilenet_edgetpu_{form}' for form in ['100', 'v2_xs', 'v2_s', 'v2_m', 'v2_l']),
+        *(f'{family}_{width}' for family in ['mnasnet', 'semnasnet'] for width in ['050', '075', '100', '140']),
+        'mnasnet_small',
     }
     assert flaxmobile.list_models('mobilenetv1_1*') == ['mobilenetv1_100', 'mobilenetv1_125', 'mobilenetv1_100h']
     assert flaxmobile.list_models('tv_*') == ['tv_mobilenetv3_large_100', 'tv_mobilenetv3_small_100']
@@ -189,6 +257,7 @@ def test_list_models():
         ('mobilenetv3_rw', 'symmetric', 1e-3, 0.9),
         ('tf_mobilenetv2_100', 'same', 1e-3, 0.99),
         ('tv_mobilenetv3_large_100', 'symmetric', 1e-3, 0.99),
+        ('mobilenetv4_hybrid_large', 'symmetric', 1e-5, 0.9),
     ],
 )
 def test_the_prefix_is_the_convention(name, padding, epsilon, momentum):

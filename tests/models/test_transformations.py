@@ -12,23 +12,42 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 from random_variables import random_variables
 
-from flaxmobile.models import MobileNetV1, MobileNetV2, MobileNetV3Small
+from flaxmobile.models import MobileNetEdgeTPUV2XS, MobileNetV1, MobileNetV2, MobileNetV3Small, MobileNetV4HybridMedium
+from flaxmobile.models.mobilenetv4 import Fused, Mqa, Uib
 
 
 class FirstBlocks(MobileNetV3Small):
-    """Every kind of layer of the three generations in three blocks: the default run compiles no more."""
+    """Every kind of layer of the first three generations in three blocks: the default run compiles no more."""
 
     table = MobileNetV3Small.table[:3]
 
 
+class UniversalBlocks(MobileNetV4HybridMedium):
+    """Every kind of layer that the fourth adds, and blur pools."""
+
+    anti_aliasing = 'blur'
+    table = (Fused(3, 4, 16, 2), Uib(3, 0, 2, 24, 2), Mqa(2, 8, 2), Uib(0, 3, 2, 24), Mqa(2, 8, 1))
+
+
+class GroupedBlocks(MobileNetEdgeTPUV2XS):
+    """MobileNet-EdgeTPU-V2's first blocks, in small groups."""
+
+    table = MobileNetEdgeTPUV2XS.table[:2]
+    stage_features = MobileNetEdgeTPUV2XS.stage_features[:3]
+    group_size = 16
+
+
 NETWORKS = {
     'first blocks': (FirstBlocks, 0.5),
+    'universal blocks': (UniversalBlocks, 0.5),
+    'grouped blocks': (GroupedBlocks, 0.5),
     'v1': (MobileNetV1, 0.25),
     'v2': (MobileNetV2, 0.35),
     'v3': (MobileNetV3Small, 0.35),
 }
 every_family = pytest.mark.parametrize(
-    'family', ['first blocks', *(pytest.param(family, marks=pytest.mark.slow) for family in ('v1', 'v2', 'v3'))]
+    'family',
+    [family if family == 'first blocks' else pytest.param(family, marks=pytest.mark.slow) for family in NETWORKS],
 )
 LIMIT = 1e-10
 BATCH, CLASSES, DEVICES = 4, 5, 2

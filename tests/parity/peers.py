@@ -25,12 +25,13 @@ TORCHVISION = {
     'tv_mobilenetv3_large_100': torchvision.models.mobilenet_v3_large,
     'tv_mobilenetv3_small_100': torchvision.models.mobilenet_v3_small,
 }
-# The order in which torch and Keras hold the parts of a network, of a block, of a convolution and of a layer.
+CONVOLUTIONS = ('conv_1', 'conv_2', 'reduce', 'depthwise_start', 'expand', 'depthwise', 'squeeze_excite')
+# The order in which torch holds the parts of a block, of a convolution, of attention and of a layer.
 ORDER = (
-    ('stem', 'block', 'head_conv', 'classifier'),
-    ('conv_1', 'conv_2', 'reduce', 'expand', 'depthwise', 'squeeze_excite', 'pointwise', 'project', 'shortcut'),
+    (*CONVOLUTIONS, 'pointwise', 'project', 'shortcut', 'attention', 'layer_scale'),
     ('conv', 'norm'),
-    ('kernel', 'scale', 'bias', 'mean', 'var'),
+    ('query', 'key', 'value', 'output'),
+    ('kernel', 'scale', 'bias', 'gamma', 'mean', 'var'),
 )
 
 
@@ -70,12 +71,14 @@ def from_torch(values):
 
 @torch.no_grad()
 def calibrate(network, calibration):
-    """To float64 and evaluation mode: random BatchNorm and biases, statistics from a training-mode pass, perturbed."""
+    """To float64 and evaluation mode: random affine parts, statistics from a training-mode pass, perturbed."""
     network.double().train()
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     for module in network.modules():
         if getattr(module, 'bias', None) is not None:
             module.bias.normal_(0, 0.2)
+        if hasattr(module, 'gamma'):
+            module.gamma.uniform_(0.5, 1.5)
     for norm in norms:
         norm.weight.uniform_(0.5, 1.5)
         norm.reset_running_stats()
@@ -98,17 +101,14 @@ def weights_of(network):
 
 
 def place(path):
-    """Where the peers hold the variable of that path."""
-    parts = [part.split('_')[0] if part.startswith('block_') else part for part in path[1:]]
-    numbers = [int(part.split('_')[1]) for part in path if part.startswith('block_')]
-    ranks = [next(group.index(part) for group in ORDER if part in group) for part in parts]
-    return ranks[:1], numbers, ranks[1:]
+    """Where torch holds the variable of that path."""
+    return [next(group.index(part) for group in ORDER if part in group) for part in path[1:]]
 
 
-def variables_like(model, weights, channels=3):
-    """The variables of `model`, filled in the peers' order; every shape has to fit."""
+def variables_like(block, weights, channels):
+    """The variables of a block, which has no names to map alone, filled in torch's order; every shape has to fit."""
     shapes = flatten_dict(
-        jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 64, 64, channels), jnp.float32))
+        jax.eval_shape(block.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 64, 64, channels), jnp.float32))
     )
     assert len(shapes) == len(weights)
     filled = {}

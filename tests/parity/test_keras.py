@@ -10,6 +10,7 @@ import peers
 import pytest
 
 import flaxmobile
+from flaxmobile.weights import from_keras
 
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings('ignore:__array__ implementation:DeprecationWarning')]
 LIMIT = 1e-4
@@ -67,9 +68,7 @@ def weights_as_arrays(variables):
 
 
 def weights_of(network):
-    """Paths and arrays, a depthwise kernel's two last axes the other way round as ours."""
-    arrays = [(weight.path, weight.numpy()) for weight in network.weights]
-    return [(path, array.swapaxes(2, 3) if is_depthwise(path, array) else array) for path, array in arrays]
+    return {weight.path: weight.numpy() for weight in network.weights}
 
 
 def is_depthwise(path, array):
@@ -93,7 +92,7 @@ def test_logits(name):
         network.set_weights(kept)
         batch = peers.images(2, size).astype(np.float32)
         wanted = np.asarray(network.predict_on_batch(batch))
-        logits = peers.apply(model, peers.variables_like(model, weights_of(network)), batch)
+        logits = peers.apply(model, from_keras(weights_of(network), model), batch)
         assert peers.see_the_images(wanted)
         assert logits.dtype == 'float32'
         assert peers.relative(logits, wanted) <= LIMIT

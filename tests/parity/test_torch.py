@@ -1,5 +1,7 @@
 """Every registered name against timm or torchvision on the same weights, float64 on both sides."""
 
+import itertools
+
 import jax
 import peers
 import pytest
@@ -8,6 +10,7 @@ import torchvision
 from torchvision.models.mobilenetv3 import MobileNetV3, _mobilenet_v3_conf
 
 import flaxmobile
+from flaxmobile.weights import from_torch
 
 pytestmark = pytest.mark.parity
 LIMIT = 1e-9
@@ -50,7 +53,7 @@ def test_logits_and_the_map_at_each_stride(name):
         pytest.skip(NO_TWIN[name])
     network = peers.calibrate(peers.twin(name), peers.images(8, (96, 96), seed=1))
     model = peers.create(name)
-    variables = peers.variables_like(model, peers.weights_of(network))
+    variables = from_torch(network.state_dict(), model)
     side = flaxmobile.models.registry.entry(name).image_size
     for size in ((side, side), ODD):
         batch = peers.images(2, size)
@@ -72,7 +75,7 @@ def test_logits_of_torchvision_mobilenetv2(width):
     model = peers.create(f'mobilenetv2_{width:03d}')
     batch = peers.images(2, ODD)
     wanted = run_logits(network, batch)
-    logits = peers.apply(model, peers.variables_like(model, peers.weights_of(network)), batch)
+    logits = peers.apply(model, from_torch(network.state_dict(), model), batch)
     assert peers.see_the_images(wanted)
     assert peers.relative(logits, wanted) <= LIMIT
 
@@ -83,8 +86,18 @@ def run_logits(network, batch):
 
 
 @pytest.mark.parametrize('output_stride', [8, 16])
-@pytest.mark.parametrize('name', ['mobilenetv1_050', 'tf_mobilenetv1_025', 'mobilenetv2_050', 'tf_mobilenetv2_035'])
-def test_dilation_of_v1_and_v2_is_timm_s(name, output_stride):
+@pytest.mark.parametrize(
+    'name',
+    [
+        'mobilenetv1_050',
+        'tf_mobilenetv1_025',
+        'mobilenetv2_050',
+        'tf_mobilenetv2_035',
+        'mobilenet_edgetpu_v2_xs',
+        'semnasnet_050',
+    ],
+)
+def test_dilation_is_timm_s(name, output_stride):
     torch.manual_seed(0)
     network = peers.timm_twin(name, output_stride=output_stride)
     peers.calibrate(network, peers.images(8, (96, 96), seed=1))
@@ -93,11 +106,59 @@ def test_dilation_of_v1_and_v2_is_timm_s(name, output_stride):
     wanted = run_logits(network, batch)
     with torch.no_grad():
         deepest = peers.from_torch(network.blocks(network.bn1(network.conv_stem(peers.to_torch(batch)))))
-    logits, maps = peers.logits_and_maps(model, peers.variables_like(model, peers.weights_of(network)), batch)
+    logits, maps = peers.logits_and_maps(model, from_torch(network.state_dict(), model), batch)
     assert peers.see_the_images(wanted)
     assert peers.relative(logits, wanted) <= LIMIT
     assert maps.keys() == {f'stride_{2**n}' for n in range(1, 6) if 2**n <= output_stride}
     assert peers.relative(maps[f'stride_{output_stride}'], deepest) <= LIMIT
+
+
+def dilate(blocks, output_stride):
+    """torchvision's rule on timm's V4: all convolutions of the block that loses its stride are dilated."""
+    stride, dilation = 2, 1
+    for block in itertools.chain(*blocks):
+        convolutions = {name: layer for name, layer in block.named_modules() if isinstance(layer, torch.nn.Conv2d)}
+        for name, convolution in convolutions.items():
+            if convolution.stride[0] == 2 and 'attn' not in name:
+                loses = stride == output_stride
+                convolution.stride = (1, 1) if loses else (2, 2)
+                stride, dilation = (stride, 2 * dilation) if loses else (2 * stride, dilation)
+        for convolution in convolutions.values():
+            reach = convolution.kernel_size[0] // 2 * dilation
+            convolution.dilation, convolution.padding = (dilation,) * 2, (reach,) * 2
+
+
+@pytest.mark.parametrize('output_stride', [8, 16])
+@pytest.mark.parametrize('name', ['mobilenetv4_conv_small_050', 'mobilenetv4_hybrid_medium_075'])
+def test_dilation_of_v4_is_torchvision_s(name, output_stride):
+    torch.manual_seed(0)
+    network = peers.timm_twin(name)
+    dilate(network.blocks, output_stride)
+    peers.calibrate(network, peers.images(8, (96, 96), seed=1))
+    model = peers.create(name, output_stride=output_stride)
+    batch = peers.images(2, (65, 97))
+    wanted = run_logits(network, batch)
+    with torch.no_grad():
+        deepest = peers.from_torch(network.forward_features(peers.to_torch(batch)))
+    logits, maps = peers.logits_and_maps(model, from_torch(network.state_dict(), model), batch)
+    assert peers.see_the_images(wanted)
+    assert peers.relative(logits, wanted) <= LIMIT
+    assert maps.keys() == {f'stride_{2**n}' for n in range(1, 6) if 2**n <= output_stride}
+    assert peers.relative(maps[f'stride_{output_stride}'], deepest) <= LIMIT
+
+
+@pytest.mark.parametrize(
+    'name', ['mobilenetv2_050', 'mobilenetv4_conv_small', 'mobilenetv4_hybrid_medium', 'mobilenet_edgetpu_100']
+)
+def test_stochastic_depth_is_timm_s(name):
+    with torch.device('meta'):
+        network = peers.timm_twin(name, drop_path_rate=0.3)
+    wanted = [getattr(block.drop_path, 'drop_prob', 0.0) for block in itertools.chain(*network.blocks)]
+    blocks = peers.create(name, stochastic_depth_rate=0.3).bind({}).block.values()
+    rates = [getattr(block, 'stochastic_depth_rate', 0.0) for block in blocks]
+    # timm gives its plain convolutions a rate too, which without a residual is never used.
+    used = [hasattr(block, 'stochastic_depth_rate') for block in blocks]
+    assert rates == pytest.approx([rate * use for rate, use in zip(wanted, used, strict=True)])
 
 
 def dilate_everything_past_stride_8(features):
@@ -126,7 +187,7 @@ def test_dilation_of_v3_is_torchvision_s(size, output_stride):
     wanted = run_logits(network, batch)
     with torch.no_grad():
         deepest = peers.from_torch(network.features(peers.to_torch(batch)))
-    logits, maps = peers.logits_and_maps(model, peers.variables_like(model, peers.weights_of(network)), batch)
+    logits, maps = peers.logits_and_maps(model, from_torch(network.state_dict(), model), batch)
     assert peers.see_the_images(wanted)
     assert peers.relative(logits, wanted) <= LIMIT
     assert peers.relative(maps[f'stride_{output_stride}'], deepest) <= LIMIT

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flaxmobile.training.config import TrainConfig
-from flaxmobile.training.optimizer import decay_mask, learning_rate_schedule, make_optimizer
+from flaxmobile.training.optimizer import decay_mask, layer_factors, learning_rate_schedule, make_optimizer
 
 STEPS_PER_EPOCH = 4
 BASE = TrainConfig(model='mobilenetv1_025', dataset='cifar10', learning_rate=0.1, schedule='constant', epochs=20)
@@ -71,6 +71,59 @@ def test_decay_mask():
     for decay_depthwise, expected in ((False, {*DECAYING}), (True, {*DECAYING, DEPTHWISE})):
         mask = flatten(decay_mask(make_params(), decay_depthwise))
         assert {name for name, decays in mask.items() if decays} == expected
+
+
+def test_decay_mask_of_later_networks():
+    """MobileNetV4 has depthwise kernels of other names, and a scale of each channel that is no kernel."""
+    kernel = np.zeros(3)
+    params = {
+        'block_00': {
+            'depthwise_start': {'conv': {'kernel': kernel}},
+            'expand': {'conv': {'kernel': kernel}},
+            'layer_scale': {'gamma': kernel},
+            'attention': {
+                'key': {'depthwise': {'conv': {'kernel': kernel}}, 'project': {'kernel': kernel}},
+                'query': {'project': {'kernel': kernel}},
+            },
+        }
+    }
+    mask = flatten(decay_mask(params, False))
+    assert {name.removeprefix('block_00/') for name, decays in mask.items() if decays} == {
+        'expand/conv/kernel',
+        'attention/key/project/kernel',
+        'attention/query/project/kernel',
+    }
+
+
+def test_layer_factors_by_hand():
+    """Three blocks: the head 1, then 1/2, 1/4, 1/8, and the stem 1/16; what is frozen is counted too."""
+    layers = ('classifier', 'head_conv', 'block_02', 'block_01', 'block_00', 'stem')
+    assert layer_factors(layers, 0.5) == dict(zip(layers, (1, 1, 0.5, 0.25, 0.125, 0.0625), strict=True))
+    assert layer_factors(('stem', 'block_10', 'block_02', 'classifier'), 0.1)['block_02'] == pytest.approx(1e-9)
+
+
+@pytest.mark.parametrize('optimizer', ['rmsprop', 'sgd', 'adamw', 'lamb'])
+def test_layer_decay_scales_the_rate(optimizer: str):
+    """Each layer as if it were trained alone, at its own rate: block_01 of 0 to 1 at a half, the stem at an eighth."""
+    gradients = make_gradients(5)
+    common = {'optimizer': optimizer, 'weight_decay': 0.1, 'schedule': 'exponential', 'decay_rate': 0.5}
+    decayed = run(dataclasses.replace(BASE, layer_decay=0.5, **common), gradients)
+    for layer, factor in {'classifier': 1, 'block_01': 1 / 2, 'stem': 1 / 8}.items():
+        alone = run(dataclasses.replace(BASE, learning_rate=0.1 * factor, **common), gradients)
+        for ours, theirs in zip(decayed, alone, strict=True):
+            for name in (name for name in ours if name.startswith(layer)):
+                np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-5, atol=1e-7, err_msg=name)
+
+
+def test_layer_decay_counts_frozen_blocks():
+    """With the last block frozen the one before is still two from the head: sgd of one step, 0.1 * 0.5**2."""
+    params = {layer: {'kernel': jnp.zeros(2)} for layer in ('block_00', 'classifier')}
+    config = dataclasses.replace(BASE, optimizer='sgd', layer_decay=0.5)
+    optimizer = make_optimizer(config, STEPS_PER_EPOCH, ('stem', 'block_00', 'block_01', 'classifier'))
+    gradients = jax.tree.map(jnp.ones_like, params)
+    changes, _ = optimizer.update(gradients, optimizer.init(params), params)
+    np.testing.assert_allclose(changes['block_00']['kernel'], -0.025, rtol=1e-6)
+    np.testing.assert_allclose(changes['classifier']['kernel'], -0.1, rtol=1e-6)
 
 
 def test_rmsprop_is_tensorflows():

@@ -5,9 +5,11 @@ import pytest
 from tiny_run import CLASSES, Blobs
 
 from flaxmobile.data import read_image
+from flaxmobile.training import prediction
 from flaxmobile.training.config import TrainConfig
 from flaxmobile.training.prediction import predict, predict_files
 from flaxmobile.training.run import load_run
+from flaxmobile.weights import LoadedModel
 
 
 def test_probabilities_do_not_depend_on_the_batch(tiny: TrainConfig, finished_run: Path) -> None:
@@ -45,3 +47,30 @@ def test_what_cannot_be_asked(tiny: TrainConfig, finished_run: Path, tmp_path: P
         predict_files(loaded, [tmp_path], top=5)
     with pytest.raises(ValueError, match='top must be 1 or more'):
         predict_files(loaded, [tmp_path], top=0)
+
+
+def test_a_folder_goes_through_in_batches(
+    tiny: TrainConfig, finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for index in range(7):
+        (tmp_path / f'{index}.png').write_bytes(bytes(Blobs('test')[index].image))  # type: ignore[arg-type]
+    (tmp_path / '3.png').write_bytes(b'broken')
+    loaded, at_once, run = load_run(finished_run), [], prediction._predict
+
+    def counting(loaded: LoadedModel, images: np.ndarray, batch_size: int) -> np.ndarray:
+        at_once.append(len(images))
+        return run(loaded, images, batch_size)
+
+    monkeypatch.setattr(prediction, '_predict', counting)
+    whole = predict_files(loaded, [tmp_path], top=4)
+    parts = predict_files(loaded, [tmp_path], top=4, batch_size=2)
+    assert at_once == [6, 2, 1, 2, 1]
+    assert [result['image'] for result in parts] == [result['image'] for result in whole]
+    assert 'error' in parts[3]
+    for ours, theirs in zip(parts, whole, strict=True):
+        assert [guess['class'] for guess in ours.get('predictions', [])] == [
+            guess['class'] for guess in theirs.get('predictions', [])
+        ]
+    compiled = prediction._probabilities._cache_size()
+    predict_files(loaded, [tmp_path], top=4, batch_size=2)
+    assert prediction._probabilities._cache_size() == compiled

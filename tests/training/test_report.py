@@ -9,10 +9,10 @@ import pytest
 import tyro
 from PIL import Image
 
+from flaxmobile.files import write_whole
 from flaxmobile.training import plots
 from flaxmobile.training.config import TrainConfig, load_config
 from flaxmobile.training.evaluation import Evaluation, Example
-from flaxmobile.training.files import write_whole
 from flaxmobile.training.report import train_command, write_report
 from flaxmobile.training.run import RunDescription
 

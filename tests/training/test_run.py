@@ -3,13 +3,11 @@ import json
 from pathlib import Path
 
 import chex
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
-from tiny_run import CLASSES, Blobs, TinyNet
+from tiny_run import CLASSES, Blobs
 
 import flaxmobile
 from flaxmobile.data import read_image
@@ -21,10 +19,8 @@ from flaxmobile.training.run import (
     check_folder,
     load_run,
     read_description,
-    start_from,
 )
-from flaxmobile.training.state import TrainState, create_state
-from flaxmobile.weights import LoadedModel
+from flaxmobile.training.state import TrainState
 
 
 def test_a_description_comes_back(tmp_path: Path) -> None:
@@ -80,34 +76,6 @@ def test_a_network_of_the_zoo_comes_back(tmp_path: Path) -> None:
     loaded = load_run(tmp_path)
     assert loaded.model == model
     chex.assert_trees_all_equal(loaded.variables, variables)
-
-
-def loaded_with(width: int, num_classes: int) -> LoadedModel:
-    model = TinyNet(num_classes, width)
-    variables = model.init(jax.random.key(7), jnp.zeros((1, 8, 8, 1)))
-    preprocessing = TrainConfig(model='a', dataset='b').preprocessing
-    return LoadedModel(model, variables, preprocessing, tuple(map(str, range(num_classes))))
-
-
-@pytest.mark.parametrize('num_classes', [4, 5])
-def test_a_run_starts_from_another(num_classes: int) -> None:
-    model: nn.Module = TinyNet(4)
-    state = create_state(model, optax.sgd(0.1), jax.random.key(1), (1, 8, 8, 1), 0.9)
-    loaded = loaded_with(8, num_classes)
-    started = start_from(state, loaded, CLASSES)
-    chex.assert_trees_all_equal(started.params['stem'], loaded.variables['params']['stem'])
-    chex.assert_trees_all_equal(started.batch_stats, loaded.variables['batch_stats'])
-    head = loaded.variables['params'] if num_classes == 4 else state.params
-    chex.assert_trees_all_equal(started.params['classifier'], head['classifier'])
-    chex.assert_trees_all_equal(started.ema, started.variables)
-    kernels = started.params['stem']['kernel'], started.ema['params']['stem']['kernel']
-    assert kernels[0].unsafe_buffer_pointer() != kernels[1].unsafe_buffer_pointer()
-
-
-def test_a_run_does_not_start_from_another_network() -> None:
-    state = create_state(TinyNet(4), optax.sgd(0.1), jax.random.key(1), (1, 8, 8, 1), None)
-    with pytest.raises(ValueError, match=r'another network: \d variables differ, first batch_stats/norm/mean'):
-        start_from(state, loaded_with(9, 4), CLASSES)
 
 
 def test_changed_fields() -> None:

@@ -1,0 +1,136 @@
+"""Where a run's first parameters come from: another run, published weights or a file."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from flaxmobile import weights
+from flaxmobile.data import Preprocessing
+from flaxmobile.training.config import TrainConfig
+from flaxmobile.training.evaluation import label_positions
+from flaxmobile.training.run import load_run, read_description
+from flaxmobile.training.state import TrainState
+from flaxmobile.weights import LoadedModel, formats
+
+SUFFIXES = ('.safetensors', '.npz', '.pth', '.pt', '.h5', '.keras')
+NETWORK = ('stem_stride', 'convention')
+PREPROCESSING = tuple(field.name for field in dataclasses.fields(Preprocessing))
+# What weights decide, since they mean something only to their network and for images like those they learnt from.
+FOLLOWED = ('model', *NETWORK, *PREPROCESSING)
+
+
+def follow(config: TrainConfig, init: str, resumed: Path | None = None) -> TrainConfig:
+    """`config` with the network and the preprocessing of the weights that `init` names.
+
+    A file of another format than ours says neither, and changes nothing. With `resumed`, the folder of a run that
+    started from them, that run says both, and the weights may be gone.
+
+    Raises:
+        OSError: there is no such run or file.
+        ValueError: there are no such weights, with the nearest names, or they are damaged.
+    """
+    path = Path(init).expanduser()
+    if resumed is not None and (before := read_description(resumed).config).init == init:
+        return dataclasses.replace(config, **_followed(before))
+    if path.is_dir():
+        return dataclasses.replace(config, **_followed(read_description(path).config))
+    if not path.is_file():
+        weight = _find(init)
+        return _with(config, {'name': weight.model}, weight.preprocessing())
+    if formats.read(path).kind != 'flaxmobile':
+        return config
+    opened = weights.open_model(path)
+    return _with(config, {'name': opened.name} | opened.overrides, opened.loaded.preprocessing)
+
+
+def _followed(config: TrainConfig) -> dict[str, Any]:
+    return {name: getattr(config, name) for name in FOLLOWED}
+
+
+def _with(config: TrainConfig, network: Mapping[str, Any], preprocessing: Preprocessing) -> TrainConfig:
+    """`config` with a network as `run.json` describes one."""
+    changes: dict[str, Any] = {'model': network['name']} | {name: network.get(name) for name in NETWORK}
+    return dataclasses.replace(config, **changes, **dataclasses.asdict(preprocessing))
+
+
+def _find(name: str) -> weights.Weight:
+    if '/' in name or Path(name).suffix in SUFFIXES:
+        raise FileNotFoundError(f'init: there is no run and no file {name}')
+    try:
+        return weights.find(name)
+    except ValueError as error:
+        raise ValueError(f'init: {name} is no run, no file and no published weights: {error}') from None
+
+
+def load_init(init: str, model_name: str) -> LoadedModel:
+    """The weights that `init` names, in their own network, with their own classes, where their names are known.
+
+    Args:
+        init: a run's folder, a file, or a published name, which is downloaded unless it is there already.
+        model_name: the network that a file of another format than ours holds.
+
+    Raises:
+        OSError: there is no such run or file, or the weights cannot be fetched.
+        ValueError: it is damaged, or does not hold that network.
+    """
+    path = Path(init).expanduser()
+    if path.is_dir():
+        return load_run(path)
+    if not path.is_file():
+        return weights.load_pretrained(_find(init).name)
+    if formats.read(path).kind == 'flaxmobile':
+        return weights.load(path)
+    loaded = weights.open_model(path, model_name).loaded
+    numbered = loaded.classes == tuple(map(str, range(len(loaded.classes))))
+    return loaded._replace(classes=()) if numbered else loaded  # A folder called 3 is not therefore the fourth class.
+
+
+def start_from(state: TrainState, loaded: LoadedModel, classes: Sequence[str]) -> TrainState:
+    """A fresh `state` with the variables of `loaded`.
+
+    The classifier's columns are those of `classes`, by name. Where `loaded` does not know them all, the classifier is
+    zero: a random one would first have to be unlearnt, and would spoil the features meanwhile.
+
+    Raises:
+        ValueError: the two are different networks; says which variables differ.
+    """
+    ours, theirs = flatten_dict(state.variables), flatten_dict(dict(loaded.variables))
+    columns = _columns(loaded.classes, classes)
+    if columns is None:
+        theirs = {path: value for path, value in theirs.items() if 'classifier' not in path}
+    else:
+        theirs = {path: value[..., columns] if 'classifier' in path else value for path, value in theirs.items()}
+    fresh = {path: jnp.zeros_like(value) for path, value in ours.items() if 'classifier' in path and path not in theirs}
+    differing = [
+        f'{"/".join(path)} ({_shape(ours.get(path))}, and {_shape(theirs.get(path))} in the weights)'
+        for path in sorted(ours.keys() | theirs.keys())
+        if path not in fresh and _shape(ours.get(path)) != _shape(theirs.get(path))
+    ]
+    if differing:
+        raise ValueError(
+            f'the weights to start from are those of another network: {len(differing)} variables differ, first '
+            f'{"; ".join(differing[:4])}'
+        )
+    # A copy: the state is donated to the step, and parameters and average may not share a buffer.
+    new = unflatten_dict(
+        {path: jnp.array(theirs[path], ours[path].dtype) for path in ours if path not in fresh} | fresh
+    )
+    ema = None if state.ema is None else jax.tree.map(jnp.copy, new)
+    return state.replace(params=new['params'], batch_stats=new.get('batch_stats', {}), ema=ema)
+
+
+def _columns(known: Sequence[str], classes: Sequence[str]) -> np.ndarray | None:
+    try:
+        return label_positions(classes, known)
+    except ValueError:
+        return None
+
+
+def _shape(value: Any) -> str:
+    return 'missing' if value is None else 'x'.join(map(str, value.shape)) or 'scalar'

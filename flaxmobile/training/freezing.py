@@ -1,0 +1,85 @@
+"""Which parameters are not trained, and what BatchNorm does where they are not."""
+
+import contextlib
+import fnmatch
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+from flax import linen as nn
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+Path = tuple[str, ...]
+Paths = frozenset[Path]
+NOTHING: Paths = frozenset()
+BACKBONE = 'backbone'
+
+
+def frozen_parameters(params: Any, patterns: Sequence[str]) -> Paths:
+    """The paths of the parameters that shell patterns name.
+
+    A pattern names a parameter when it fits its path (`stem/conv/kernel`) or the path of a layer it lies in (`stem`);
+    `*` stands for slashes too. `backbone` names all but the classifier.
+
+    Args:
+        params: the network's, or their shapes.
+        patterns: as `stem`, `block_0*`, `*/norm`.
+
+    Raises:
+        ValueError: a pattern names nothing, or all of them together everything.
+    """
+    paths = flatten_dict(params).keys()
+    frozen: set[Path] = set()
+    for pattern in patterns:
+        named = {path for path in paths if _names(pattern, path)}
+        if not named:
+            layers = ', '.join(sorted(params))
+            raise ValueError(
+                f'freeze: {pattern!r} names no parameter. A pattern fits a path such as {"/".join(min(paths))}, or a '
+                f'layer; those at the top are {layers}; {BACKBONE} is all but the classifier'
+            )
+        frozen |= named
+    if frozen and len(frozen) == len(paths):
+        raise ValueError(f'freeze: {", ".join(patterns)} names every parameter, so that nothing is left to train')
+    return frozenset(frozen)
+
+
+def _names(pattern: str, path: Path) -> bool:
+    if pattern == BACKBONE:
+        return path[0] != 'classifier'
+    return any(fnmatch.fnmatchcase('/'.join(path[:depth]), pattern) for depth in range(1, len(path) + 1))
+
+
+def trained(params: Any, frozen: Collection[Path]) -> Any:
+    """The parameters without the frozen ones."""
+    if not frozen:
+        return params
+    return unflatten_dict({path: value for path, value in flatten_dict(params).items() if path not in frozen})
+
+
+def merge(params: Any, changed: Any) -> Any:
+    """All parameters, with `changed` in place of those it holds."""
+    return unflatten_dict(flatten_dict(params) | flatten_dict(changed))
+
+
+def frozen_norms(params: Any, batch_stats: Any, frozen: Collection[Path]) -> Paths:
+    """The paths of the BatchNorms all of whose parameters are frozen."""
+    norms = {path[:-1] for path in flatten_dict(batch_stats)}
+    own = {norm: [path for path in flatten_dict(params) if path[: len(norm)] == norm] for norm in norms}
+    return frozenset(norm for norm, paths in own.items() if paths and all(path in frozen for path in paths))
+
+
+def on_running_statistics(
+    params: Any, batch_stats: Any, frozen: Collection[Path]
+) -> contextlib.AbstractContextManager[Any]:
+    """Within it, frozen BatchNorms normalise by their running statistics in training too, and leave them alone."""
+    norms = frozen_norms(params, batch_stats, frozen) if frozen else NOTHING
+
+    def intercept(call: Callable[..., Any], arguments: Any, options: Any, context: nn.module.InterceptorContext) -> Any:
+        module = context.module
+        if not isinstance(module, nn.BatchNorm) or module.path not in norms:
+            return call(*arguments, **options)
+        # A BatchNorm takes its mode from its constructor, so that another one has to stand in for it.
+        still = module.clone(parent=None, name=None, use_running_average=True)
+        return still.apply(module.variables, *arguments, **options)
+
+    return nn.intercept_methods(intercept) if norms else contextlib.nullcontext()

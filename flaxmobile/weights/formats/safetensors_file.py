@@ -1,0 +1,114 @@
+"""safetensors, as others write it, and our own published format: safetensors with what the weights are and a checksum.
+
+The format: eight bytes of header length, a header in JSON, the numbers. Ours has in its metadata, under `flaxmobile`,
+JSON with `format`, `model`, `preprocessing`, `classes` and `sha256`: of the whole file, with zeros for the 64 digits.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from flaxmobile.weights.formats import OUR_NAMES, File, naming
+
+FORMAT = 1
+KEY = 'flaxmobile'
+UNSIGNED = b'0' * 64
+TYPES = {
+    'F64': np.dtype('<f8'),
+    'F32': np.dtype('<f4'),
+    'F16': np.dtype('<f2'),
+    'BF16': np.dtype(ml_dtypes.bfloat16),
+    'I64': np.dtype('<i8'),
+    'I32': np.dtype('<i4'),
+    'I16': np.dtype('<i2'),
+    'I8': np.dtype('i1'),
+    'U64': np.dtype('<u8'),
+    'U32': np.dtype('<u4'),
+    'U16': np.dtype('<u2'),
+    'U8': np.dtype('u1'),
+    'BOOL': np.dtype('?'),
+}
+
+
+def read(path: Path) -> File:
+    """Read any safetensors file: kind 'flaxmobile' where it is ours, with what it says of itself as metadata.
+
+    Raises:
+        ValueError: damaged; of a type that has no array; ours with another checksum than its contents', or none.
+    """
+    from safetensors import SafetensorError, deserialize
+
+    data = path.read_bytes()
+    with naming(path):
+        try:
+            entries = deserialize(data)
+        except SafetensorError as error:
+            raise ValueError(f'is no whole safetensors file ({error})') from error
+        metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], 'little')]).get('__metadata__') or {}
+        if unknown := [f'{name} is {entry["dtype"]}' for name, entry in entries if entry['dtype'] not in TYPES]:
+            raise ValueError(f'holds tensors of types that cannot be read: {", ".join(unknown)}')
+        tensors = {name: _array(entry) for name, entry in entries}
+        if KEY in metadata or any(name.startswith(OUR_NAMES) for name in tensors):
+            return File('flaxmobile', tensors, _verified(data, metadata.get(KEY, '')))
+        return File('safetensors', tensors, metadata)
+
+
+def _array(entry: Mapping[str, Any]) -> np.ndarray:
+    array = np.frombuffer(entry['data'], TYPES[entry['dtype']]).reshape(entry['shape'])
+    array.flags.writeable = False
+    return array
+
+
+def _verified(data: bytes, text: str) -> dict[str, Any]:
+    """What the file says of itself, once its checksum holds."""
+    try:
+        description = json.loads(text)
+        checksum, written = description.pop('sha256'), description.pop('format')
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
+        raise ValueError("has flaxmobile's names and not its checksum: damaged, or written by something else") from None
+    if not isinstance(checksum, str) or not re.fullmatch('[0-9a-f]{64}', checksum):
+        raise ValueError(f'is damaged: {ascii(checksum)[:80]} is no checksum')
+    if _checksum(data, checksum.encode()) != checksum:
+        raise ValueError('is damaged: its contents are not those that its checksum was made of')
+    if written != FORMAT:
+        raise ValueError(f'has format {written!r}, and this version of flaxmobile reads format {FORMAT}: update it')
+    return description
+
+
+def _checksum(data: bytes, digits: bytes) -> str:
+    """Of the file, zeros in place of those digits where they first stand."""
+    start = data.find(digits)
+    rest = memoryview(data)[start + len(digits) :]
+    digest = hashlib.sha256(data[:start])
+    digest.update(UNSIGNED)
+    digest.update(rest)
+    return digest.hexdigest()
+
+
+def encode(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> bytes:
+    """A safetensors file.
+
+    Raises:
+        ValueError: the format has no such type.
+    """
+    from safetensors.numpy import save
+
+    arrays = {name: np.asarray(array, order='C') for name, array in tensors.items()}
+    for name, array in arrays.items():
+        if array.dtype not in TYPES.values():
+            raise ValueError(f'{name} is {array.dtype.name}, which safetensors cannot hold')
+    return save(arrays, dict(metadata))
+
+
+def encode_ours(tensors: Mapping[str, np.ndarray], description: Mapping[str, Any]) -> bytes:
+    """A file of our own format: names `params/...` and `batch_stats/...`, and what the weights are, fit for JSON."""
+    content = {'format': FORMAT, 'sha256': UNSIGNED.decode(), **description}
+    data = encode(tensors, {KEY: json.dumps(content)})
+    start = data.index(UNSIGNED)
+    return data[:start] + _checksum(data, UNSIGNED).encode() + data[start + len(UNSIGNED) :]

@@ -1,0 +1,68 @@
+"""Published weights as a network that is ready for use."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from flaxmobile.models.network import MobileNet
+from flaxmobile.models.registry import create_model
+from flaxmobile.weights.catalogue import find
+from flaxmobile.weights.class_names import vocabulary
+from flaxmobile.weights.download import download
+from flaxmobile.weights.loaded import LoadedModel
+
+log = logging.getLogger(__name__)
+
+
+def load_pretrained(
+    name: str,
+    num_classes: int | None = None,
+    *,
+    image_size: int | None = None,
+    file: str | Path | None = None,
+    key: jax.Array | None = None,
+) -> LoadedModel:
+    """A published weight in its network, with its preprocessing and the names of its classes.
+
+    Args:
+        name: as `flaxmobile weights list` prints it, `'mobilenetv2_100.ra_in1k'`; a network's name alone takes the
+            weight that `weights.find` gives, and logs which.
+        num_classes: of a new classifier over the same features; 0 for none; None keeps the weight's own.
+        image_size: side of the images in pixels, and with it the weight's crop; None: the size it was trained at.
+        file: where the weight's file lies, instead of the cache or its address; or the same weights in another format.
+        key: what a new classifier is drawn from (default: `jax.random.key(0)`).
+
+    Raises:
+        ValueError: no such weight, or its file does not fit or is damaged.
+        OSError: the file cannot be fetched or read.
+    """
+    weight = find(name)
+    if weight.name != name:
+        log.info('%s: taking %s', name, weight.name)
+    from flaxmobile.weights.files import load_file
+
+    preprocessing = weight.preprocessing(image_size)
+    model = create_model(weight.model, num_classes=weight.num_classes)
+    wanted = create_model(weight.model, num_classes=weight.num_classes if num_classes is None else num_classes)
+    variables = load_file(download(weight) if file is None else Path(file), model)
+    if wanted.num_classes == weight.num_classes:
+        return LoadedModel(model, variables, preprocessing, vocabulary(weight.vocabulary).names)
+    classifier = _classifier(wanted, jax.random.key(0) if key is None else key)
+    params = {part: values for part, values in variables['params'].items() if part != 'classifier'} | classifier
+    classes = tuple(str(number) for number in range(wanted.num_classes))
+    return LoadedModel(wanted, {**variables, 'params': params}, preprocessing, classes)
+
+
+def _classifier(model: MobileNet, key: jax.Array) -> dict[str, Any]:
+    """The classifier that `model.init(key, images)` would draw, and nothing where there is none; computes no more."""
+
+    @jax.jit
+    def draw(key: jax.Array) -> dict[str, Any]:
+        params = model.init(key, jnp.zeros((1, 64, 64, 3)))['params']
+        return {part: values for part, values in params.items() if part == 'classifier'}
+
+    drawn: dict[str, Any] = draw(key)
+    return drawn

@@ -1,0 +1,355 @@
+"""timm's and torchvision's names for our variables, and their state dicts in and out."""
+
+import functools
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Literal, NamedTuple, TypeVar
+
+import numpy as np
+from flax import linen as nn
+
+from flaxmobile.layers import (
+    TORCHVISION_V3,
+    ConvNorm,
+    DepthwiseSeparable,
+    FusedInvertedBottleneck,
+    InvertedResidual,
+    MultiQueryAttention,
+    UniversalInvertedBottleneck,
+    get_convention,
+)
+from flaxmobile.models.mobilenetv2 import MobileNetV2
+from flaxmobile.models.mobilenetv3 import MobileNetV3
+from flaxmobile.models.mobilenetv4 import MobileNetV4
+from flaxmobile.models.network import MobileNet
+from flaxmobile.suggestions import unknown
+from flaxmobile.weights import names
+from flaxmobile.weights.names import Assignment, Layout, Place, Shapes
+
+Value = TypeVar('Value')
+Table = dict[str, str]
+"""Our component to their module, in their order."""
+
+
+class Names(NamedTuple):
+    """How a library names the modules of one kind of network.
+
+    Attributes:
+        stem: what comes before the blocks.
+        block: the prefix of a block, by its `stage` and `repeat` there, from 0, or its `number`, from 1.
+        blocks: what is inside a block of that class; the first table that has all of the block's components counts.
+        head: what comes after the blocks; `last` is the number after the last block's.
+        matrices: components whose 1x1 kernel is a matrix there.
+    """
+
+    stem: Table
+    block: str
+    blocks: dict[type[nn.Module], tuple[Table, ...]]
+    head: Table
+    matrices: tuple[str, ...] = ()
+
+
+TIMM_SQUEEZE_EXCITE = {'squeeze_excite/reduce': 'se.conv_reduce', 'squeeze_excite/expand': 'se.conv_expand'}
+TIMM = Names(
+    stem={'stem/conv': 'conv_stem', 'stem/norm': 'bn1'},
+    block='blocks.{stage}.{repeat}',
+    blocks={
+        ConvNorm: ({'conv': 'conv', 'norm': 'bn1'},),
+        DepthwiseSeparable: (
+            {
+                'depthwise/conv': 'conv_dw',
+                'depthwise/norm': 'bn1',
+                **TIMM_SQUEEZE_EXCITE,
+                'pointwise/conv': 'conv_pw',
+                'pointwise/norm': 'bn2',
+            },
+        ),
+        InvertedResidual: (
+            {
+                'depthwise/conv': 'conv_dw',
+                'depthwise/norm': 'bn1',
+                **TIMM_SQUEEZE_EXCITE,
+                'project/conv': 'conv_pw',
+                'project/norm': 'bn2',
+            },
+            {
+                'expand/conv': 'conv_pw',
+                'expand/norm': 'bn1',
+                'depthwise/conv': 'conv_dw',
+                'depthwise/norm': 'bn2',
+                **TIMM_SQUEEZE_EXCITE,
+                'project/conv': 'conv_pwl',
+                'project/norm': 'bn3',
+            },
+        ),
+        FusedInvertedBottleneck: (
+            {
+                'expand/conv': 'conv_exp',
+                'expand/norm': 'bn1',
+                'project/conv': 'conv_pwl',
+                'project/norm': 'bn2',
+            },
+        ),
+        UniversalInvertedBottleneck: (
+            {
+                'depthwise_start/conv': 'dw_start.conv',
+                'depthwise_start/norm': 'dw_start.bn',
+                'expand/conv': 'pw_exp.conv',
+                'expand/norm': 'pw_exp.bn',
+                'depthwise/conv': 'dw_mid.conv',
+                'depthwise/norm': 'dw_mid.bn',
+                'project/conv': 'pw_proj.conv',
+                'project/norm': 'pw_proj.bn',
+                'layer_scale': 'layer_scale',
+            },
+        ),
+        MultiQueryAttention: (
+            {
+                'norm': 'norm',
+                'attention/query/project': 'attn.query.proj',
+                'attention/key/depthwise/conv': 'attn.key.down_conv',
+                'attention/key/depthwise/norm': 'attn.key.norm',
+                'attention/key/project': 'attn.key.proj',
+                'attention/value/depthwise/conv': 'attn.value.down_conv',
+                'attention/value/depthwise/norm': 'attn.value.norm',
+                'attention/value/project': 'attn.value.proj',
+                'attention/output/project': 'attn.output.proj',
+                'layer_scale': 'layer_scale',
+            },
+        ),
+    },
+    head={
+        'head_conv': 'conv_head',
+        'head_conv/conv': 'conv_head',
+        'head_conv/norm': 'bn2',
+        'classifier': 'classifier',
+    },
+)
+TIMM_MOBILENETV4 = TIMM._replace(head={**TIMM.head, 'head_conv/norm': 'norm_head'})
+
+TORCHVISION_STEM = {'stem/conv': 'features.0.0', 'stem/norm': 'features.0.1'}
+TORCHVISION_MOBILENETV2 = Names(
+    stem=TORCHVISION_STEM,
+    block='features.{number}.conv',
+    blocks={
+        InvertedResidual: (
+            {
+                'depthwise/conv': '0.0',
+                'depthwise/norm': '0.1',
+                'project/conv': '1',
+                'project/norm': '2',
+            },
+            {
+                'expand/conv': '0.0',
+                'expand/norm': '0.1',
+                'depthwise/conv': '1.0',
+                'depthwise/norm': '1.1',
+                'project/conv': '2',
+                'project/norm': '3',
+            },
+        ),
+    },
+    head={'head_conv/conv': 'features.{last}.0', 'head_conv/norm': 'features.{last}.1', 'classifier': 'classifier.1'},
+)
+TORCHVISION_MOBILENETV3 = Names(
+    stem=TORCHVISION_STEM,
+    block='features.{number}',
+    blocks={
+        ConvNorm: ({'conv': '0', 'norm': '1'},),
+        InvertedResidual: (
+            {
+                'depthwise/conv': 'block.0.0',
+                'depthwise/norm': 'block.0.1',
+                'project/conv': 'block.1.0',
+                'project/norm': 'block.1.1',
+            },
+            {
+                'depthwise/conv': 'block.0.0',
+                'depthwise/norm': 'block.0.1',
+                'squeeze_excite/reduce': 'block.1.fc1',
+                'squeeze_excite/expand': 'block.1.fc2',
+                'project/conv': 'block.2.0',
+                'project/norm': 'block.2.1',
+            },
+            {
+                'expand/conv': 'block.0.0',
+                'expand/norm': 'block.0.1',
+                'depthwise/conv': 'block.1.0',
+                'depthwise/norm': 'block.1.1',
+                'project/conv': 'block.2.0',
+                'project/norm': 'block.2.1',
+            },
+            {
+                'expand/conv': 'block.0.0',
+                'expand/norm': 'block.0.1',
+                'depthwise/conv': 'block.1.0',
+                'depthwise/norm': 'block.1.1',
+                'squeeze_excite/reduce': 'block.2.fc1',
+                'squeeze_excite/expand': 'block.2.fc2',
+                'project/conv': 'block.3.0',
+                'project/norm': 'block.3.1',
+            },
+        ),
+    },
+    head={'head_conv': 'classifier.0', 'classifier': 'classifier.3'},
+    matrices=('head_conv',),
+)
+
+LAYOUTS: dict[str, dict[type[nn.Module], Names]] = {
+    'timm': {MobileNet: TIMM, MobileNetV4: TIMM_MOBILENETV4},
+    'torchvision': {MobileNetV2: TORCHVISION_MOBILENETV2, MobileNetV3: TORCHVISION_MOBILENETV3},
+}
+LEAVES = {
+    'params/{}/kernel': 'weight',
+    'params/{}/scale': 'weight',
+    'params/{}/bias': 'bias',
+    'batch_stats/{}/mean': 'running_mean',
+    'batch_stats/{}/var': 'running_var',
+    'params/{}/gamma': 'gamma',
+}
+WRAPPERS = ('state_dict_ema', 'state_dict', 'model')
+PREFIXES = ('_orig_mod.', 'module.', '_orig_mod.')
+COUNTER = 'num_batches_tracked'
+AXES = {4: (2, 3, 1, 0), 2: (1, 0), 1: (0,)}
+
+
+def from_torch(
+    state_dict: Mapping[str, Any],
+    model: MobileNet,
+    *,
+    excuse: Iterable[str] = (),
+    initial: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The variables of `model` from a state dict of timm's or torchvision's twin, whose names tell which.
+
+    Each tensor becomes a JAX array of its own type or the model's for that variable, whichever is wider; the stem takes
+    as many channels as the state dict's. BatchNorm's `num_batches_tracked` is dropped.
+
+    The names do not say how the library pads and normalises: that is the model's convention, and the same weights mean
+    something else under another. `create_model` has the right one under timm's name, and under `tv_...` torchvision's.
+
+    Args:
+        state_dict: name to torch tensor, NumPy or JAX array. A checkpoint that holds it under 'state_dict_ema',
+            'state_dict' or 'model' is unwrapped (the first of these that is there), and a prefix that
+            `DataParallel` ('module.') or `torch.compile` ('_orig_mod.') gave to all names is taken off.
+        model: the network, with or without classifier.
+        excuse: shell patterns of names, such as `['classifier.*']`. Excused tensors that the model has no place for
+            are left out; where one is missing or does not fit, `initial` gives the value.
+        initial: variables of the model, as `model.init` makes them.
+
+    Raises:
+        ValueError: tensors are missing, unexpected, misshapen or not floating point, all of them named; `initial` is
+            needed and not given, or not the model's.
+    """
+    tensors = {name: tensor for name, tensor in bare(state_dict).items() if name.rpartition('.')[2] != COUNTER}
+    return names.read(tensors, layouts(model), model, excuse=excuse, initial=initial)
+
+
+def to_torch(
+    variables: Mapping[str, Any], model: MobileNet, layout: Literal['timm', 'torchvision'] | None = None
+) -> dict[str, np.ndarray]:
+    """The variables as NumPy arrays under the names of the torch twin, in its order.
+
+    `network.load_state_dict({name: torch.from_numpy(array) for name, array in ...})` takes them all.
+
+    Args:
+        variables: of the model.
+        model: the network.
+        layout: 'timm', or 'torchvision' for MobileNetV2 and V3; None is torchvision's for the convention
+            `TORCHVISION_V3`, and timm's otherwise.
+
+    Raises:
+        ValueError: the library has no such network, or the variables are not the model's.
+    """
+    known = layouts(model)
+    own = 'torchvision' if get_convention(model.convention) == TORCHVISION_V3 else 'timm'
+    chosen = layout or own
+    if chosen not in known:
+        raise ValueError(unknown(f'torch layout of {type(model).__name__}', chosen, known))
+    arrays: dict[str, np.ndarray] = {}
+    for name, array in names.write(variables, known[chosen], model).items():
+        arrays[name] = array
+        module, _, leaf = name.rpartition('.')
+        if leaf == 'running_var':
+            arrays[f'{module}.{COUNTER}'] = np.array(0, np.int64)
+    return arrays
+
+
+def bare(state_dict: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The names and tensors of a state dict, out of a training script's wrapping.
+
+    Raises:
+        ValueError: it is no mapping of names.
+    """
+    if isinstance(state_dict, Mapping):
+        wrapped = (state_dict[wrapper] for wrapper in WRAPPERS if isinstance(state_dict.get(wrapper), Mapping))
+        state_dict = next(wrapped, state_dict)
+    if not isinstance(state_dict, Mapping) or not all(isinstance(name, str) for name in state_dict):
+        raise ValueError(f'a state dict is a mapping of names to arrays, was given {type(state_dict).__name__}')
+    for prefix in PREFIXES:
+        if all(name.startswith(prefix) for name in state_dict):
+            state_dict = {name.removeprefix(prefix): tensor for name, tensor in state_dict.items()}
+    return state_dict
+
+
+def layouts(model: MobileNet) -> dict[str, Layout]:
+    """The libraries that have names for all of the model's blocks.
+
+    Raises:
+        ValueError: none has.
+    """
+    found: dict[str, Layout] = {}
+    for library, kinds in LAYOUTS.items():
+        kind = by_class(kinds, type(model))
+        if kind and all(by_class(kind.blocks, spec.module) for spec in model.block_specs()):
+            found[library] = functools.partial(assignment, model, library, kind)
+    if not found:
+        raise ValueError(f"no torch names for {type(model).__name__}: it is not a MobileNet of flaxmobile's own blocks")
+    return found
+
+
+def assignment(model: MobileNet, library: str, kind: Names, shapes: Shapes) -> Assignment:
+    """Their tensor names for all of the model's variables."""
+    assigned: Assignment = {}
+    for component, module in modules(model, kind, shapes):
+        for path, leaf in LEAVES.items():
+            if (own := path.format(component)) in shapes:
+                assigned[f'{module}.{leaf}'] = place(own, shapes[own].shape, component in kind.matrices)
+    nameless = shapes.keys() - {place.path for place in assigned.values()}
+    if nameless:
+        raise ValueError(f'{library} has no names for these of {type(model).__name__}: {", ".join(sorted(nameless))}')
+    return assigned
+
+
+def modules(model: MobileNet, kind: Names, shapes: Shapes) -> Iterator[tuple[str, str]]:
+    """Our components and their modules, in their order."""
+    specs, repeats = model.block_specs(), Counter[int]()
+    yield from kind.stem.items()
+    for index, spec in enumerate(specs):
+        block = f'block_{index:02d}'
+        prefix = kind.block.format(stage=spec.stage, repeat=repeats[spec.stage], number=index + 1)
+        repeats[spec.stage] += 1
+        for component, module in table(by_class(kind.blocks, spec.module) or (), block, shapes).items():
+            yield f'{block}/{component}', f'{prefix}.{module}'
+    for component, module in kind.head.items():
+        yield component, module.format(last=len(specs) + 1)
+
+
+def table(tables: tuple[Table, ...], block: str, shapes: Shapes) -> Table:
+    """The first table that has all of the block's components, or the last."""
+    paths = [path.split('/')[1:] for path in shapes]
+    components = {'/'.join(path[1:-1]) for path in paths if path[0] == block}
+    return next((table for table in tables if components <= table.keys()), tables[-1])
+
+
+def place(path: str, shape: tuple[int, ...], matrix: bool) -> Place:
+    """Torch's order of axes: outputs, inputs, height and width; of a kernel that is a matrix there, the first two."""
+    theirs = (shape[-1], *shape[-2:-1], *shape[:-2])
+    if matrix:
+        theirs = theirs[:2]
+    return Place(path, shape, theirs, AXES[len(theirs)])
+
+
+def by_class(tables: Mapping[type, Value], kind: type) -> Value | None:
+    """What the table says of the class or the nearest of its bases."""
+    return next((tables[base] for base in kind.__mro__ if base in tables), None)

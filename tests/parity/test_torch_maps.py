@@ -1,0 +1,124 @@
+"""Names of every registered network against its torch twin's, both ways and to the bit."""
+
+import io
+import re
+from pathlib import Path
+
+import jax
+import numpy as np
+import peers
+import pytest
+import torch
+import torchvision
+from flax.traverse_util import flatten_dict
+from test_torch import NO_TWIN
+
+import flaxmobile
+from flaxmobile.weights import from_torch, to_torch
+
+pytestmark = pytest.mark.parity
+
+
+def tensors(arrays):
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+
+def assert_same(got, want):
+    """Names, order, types and bits."""
+    assert list(got) == list(want)
+    for name, values in want.items():
+        assert got[name].dtype == values.dtype, name
+        assert np.asarray(got[name]).tobytes() == np.asarray(values).tobytes(), name
+
+
+@torch.no_grad()
+def assert_maps_fit(network, model, layout=None):
+    """Random weights from the twin and back, which takes them strictly, and once more."""
+    for tensor in network.state_dict().values():
+        if tensor.is_floating_point():
+            tensor.normal_()
+    theirs = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    variables = from_torch(theirs, model)
+    arrays = to_torch(variables, model, layout)
+    assert_same(tensors(arrays), theirs)
+    network.load_state_dict(tensors(arrays), strict=True)
+    assert_same(flat(from_torch(arrays, model)), flat(variables))
+
+
+def flat(variables):
+    return dict(sorted(flatten_dict(variables, sep='/').items()))
+
+
+@pytest.mark.parametrize('name', flaxmobile.list_models())
+def test_state_dict_of_every_network(name):
+    if name in NO_TWIN:
+        pytest.skip(NO_TWIN[name])
+    assert_maps_fit(peers.twin(name), flaxmobile.create_model(name))
+
+
+@pytest.mark.parametrize('width', [35, 100, 140])
+def test_state_dict_of_torchvision_mobilenetv2(width):
+    network = torchvision.models.mobilenet_v2(width_mult=width / 100)
+    assert_maps_fit(network, flaxmobile.create_model(f'mobilenetv2_{width:03d}'), 'torchvision')
+
+
+@pytest.mark.parametrize('num_classes', [0, 37])
+@pytest.mark.parametrize(
+    'name', ['mobilenetv1_100h', 'mobilenetv2_050', 'mobilenetv3_rw', 'mobilenetv4_conv_small_035']
+)
+def test_other_numbers_of_classes(name, num_classes):
+    fields = {'num_classes': num_classes}
+    assert_maps_fit(peers.timm_twin(name, **fields), flaxmobile.create_model(name, **fields))
+
+
+@pytest.mark.parametrize('channels', [1, 4])
+def test_other_numbers_of_channels(channels):
+    network = peers.timm_twin('mobilenetv3_small_050', in_chans=channels)
+    variables = from_torch(network.state_dict(), flaxmobile.create_model('mobilenetv3_small_050'))
+    kernel = np.asarray(variables['params']['stem']['conv']['kernel'])
+    assert kernel.tobytes() == network.conv_stem.weight.detach().numpy().transpose(2, 3, 1, 0).tobytes()
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16, torch.float64])
+def test_types_of_torch(dtype):
+    network = torchvision.models.mobilenet_v3_small(num_classes=10).to(dtype)
+    wide = torch.promote_types(dtype, torch.float32)
+    model = flaxmobile.create_model('tv_mobilenetv3_small_100', num_classes=10)
+    with jax.enable_x64(True):
+        arrays = to_torch(from_torch(network.state_dict(), model), model)
+    expected = {
+        name: tensor if tensor.dtype == torch.int64 else tensor.to(wide)
+        for name, tensor in network.state_dict().items()
+    }
+    assert_same(tensors(arrays), expected)
+
+
+def test_checkpoints_of_training_scripts():
+    network = torchvision.models.mobilenet_v2(width_mult=0.35, num_classes=10)
+    model = flaxmobile.create_model('mobilenetv2_035', num_classes=10)
+    expected = flat(from_torch(network.state_dict(), model))
+    file = io.BytesIO()
+    parallel = torch.nn.DataParallel(torch.compile(network))
+    torch.save({'epoch': 3, 'state_dict': parallel.state_dict()}, file)
+    file.seek(0)
+    assert_same(flat(from_torch(torch.load(file), model)), expected)
+    parameters_on_a_tape = dict(network.named_parameters()) | dict(network.named_buffers())
+    assert_same(flat(from_torch(parameters_on_a_tape, model)), expected)
+
+
+def test_loaded_variables_share_no_memory_with_torch():
+    network = torchvision.models.mobilenet_v2(width_mult=0.35, num_classes=10)
+    variables = from_torch(network.state_dict(), flaxmobile.create_model('mobilenetv2_035', num_classes=10))
+    with torch.no_grad():
+        network.classifier[1].bias.fill_(7)
+        network.features[0][1].running_var.fill_(7)
+    assert not np.any(np.asarray(variables['params']['classifier']['bias']) == 7)
+    assert not np.any(np.asarray(variables['batch_stats']['stem']['norm']['var']) == 7)
+
+
+def test_the_document_s_code_runs():
+    document = Path(__file__).parents[2] / 'docs' / 'porting.md'
+    found: dict = {}
+    for program in re.findall(r'```python\n(.*?)```', document.read_text(), re.DOTALL):
+        exec(program, found)
+    assert found['initial']['params'].keys() - found['variables']['params'].keys() == {'classifier'}

@@ -1,0 +1,308 @@
+"""Weights of whole networks from file to file, in code and by `flaxmobile convert`."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.numpy
+from flax.traverse_util import flatten_dict
+from random_variables import random_variables
+
+import flaxmobile
+from flaxmobile import weights
+from flaxmobile.cli import main
+from flaxmobile.data import Preprocessing
+from flaxmobile.training.checkpoints import Checkpoints
+from flaxmobile.training.config import TrainConfig
+from flaxmobile.training.run import RunDescription
+from flaxmobile.training.state import TrainState
+from flaxmobile.weights import LoadedModel, NamedModel
+from flaxmobile.weights.class_names import vocabulary
+
+NAME = 'mobilenetv1_025'
+CLASSES = ('cat', 'dog', 'Zürich')
+TARGETS = [
+    ('ours.safetensors', None),
+    ('timm.safetensors', 'timm'),
+    ('keras.safetensors', 'keras'),
+    ('ours.npz', None),
+    ('timm.pth', None),
+    ('timm.pt', 'timm'),
+    ('keras.h5', None),
+    ('keras.weights.h5', 'keras'),
+]
+
+
+@pytest.fixture(scope='module')
+def loaded():
+    model = flaxmobile.create_model(NAME, num_classes=3)
+    preprocessing = Preprocessing(96, 3, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), 0.9, 'bilinear')
+    return LoadedModel(model, random_variables(model, (1, 64, 64, 3)), preprocessing, CLASSES)
+
+
+@pytest.fixture
+def ours(loaded, tmp_path):
+    path = tmp_path / 'ours.safetensors'
+    weights.save(path, loaded, NAME)
+    return path
+
+
+def same(found, expected):
+    found, expected = flatten_dict(found), flatten_dict(expected)
+    assert found.keys() == expected.keys()
+    for path, value in expected.items():
+        assert found[path].dtype == value.dtype
+        np.testing.assert_array_equal(found[path], value, err_msg=str(path))
+
+
+@pytest.mark.parametrize(('name', 'layout'), TARGETS)
+def test_every_number_comes_back(loaded, tmp_path, name, layout):
+    path = tmp_path / 'folder' / name
+    weights.save(path, loaded, NAME, layout=layout)
+    assert [path.name for path in path.parent.iterdir()] == [name]
+    found = weights.open_model(path, NAME)
+    same(found.loaded.variables, loaded.variables)
+    assert found.loaded.model == loaded.model
+    assert (found.name, found.overrides) == (NAME, {'num_classes': 3})
+    said = name == 'ours.safetensors'
+    assert found.assumed is not said
+    assert found.loaded.classes == (CLASSES if said else ('0', '1', '2'))
+    assert found.loaded.preprocessing == (loaded.preprocessing if said else Preprocessing(224))
+
+
+def test_our_own_format_says_everything(loaded, tmp_path):
+    overrides = {'stem_stride': 1, 'dropout_rate': 0.5, 'convention': 'tensorflow'}
+    model = flaxmobile.create_model(NAME, num_classes=3, **overrides)
+    path = tmp_path / 'weights.safetensors'
+    weights.save(path, loaded._replace(model=model), NAME, overrides)
+    found = weights.load(path)
+    assert found.model == model
+    assert found[2:] == loaded[2:]
+    same(found.variables, loaded.variables)
+    with safetensors.safe_open(path, 'numpy') as file:
+        said = json.loads(file.metadata()['flaxmobile'])
+        names = set(file.keys())
+    assert said['model'] == {'name': NAME, 'num_classes': 3, **overrides}
+    assert said['classes'] == list(CLASSES)
+    assert said['preprocessing']['mean'] == [0.1, 0.2, 0.3]
+    assert said['flaxmobile'] == flaxmobile.__version__
+    assert names == {'/'.join(path) for path in flatten_dict(loaded.variables)}
+
+
+@pytest.mark.parametrize('name', ['timm.pth', 'keras.npz'])
+def test_classes_and_channels_are_counted(tmp_path, name):
+    """No classifier, ImageNet's classes, grey images."""
+    path = tmp_path / name
+    for classes, channels in ((0, 3), (1000, 3), (2, 1)):
+        model = flaxmobile.create_model(NAME, num_classes=classes)
+        variables = random_variables(model, (1, 64, 64, channels))
+        given = Preprocessing(64, channels, (0.5,) * channels, (0.5,) * channels)
+        layout = name.split('.')[0]
+        weights.save(path, LoadedModel(model, variables, given, ()), NAME, layout=layout, overwrite=True)
+        found = weights.open_model(path, NAME).loaded
+        assert found.model == model
+        assert found.preprocessing.channels == channels
+        same(found.variables, variables)
+        assert found.classes == (vocabulary('imagenet-1k').names if classes == 1000 else ('0', '1')[:classes])
+
+
+def test_bfloat16(loaded, tmp_path):
+    half = jax.tree.map(lambda value: np.asarray(value).astype(jnp.bfloat16), loaded.variables)
+    model = flaxmobile.create_model(NAME, num_classes=3, param_dtype=jnp.bfloat16)
+    for name in ('ours.safetensors', 'timm.pt'):
+        weights.save(tmp_path / name, loaded._replace(variables=half), NAME)
+        found = weights.load_file(tmp_path / name, model)
+        same(found['params'], half['params'])
+        wide = weights.load_file(tmp_path / name, loaded.model)
+        same(wide, jax.tree.map(lambda value: value.astype(np.float32), half))
+    with pytest.raises(ValueError, match=r'ours\.npz: .* is bfloat16, which .npz cannot hold'):
+        weights.save(tmp_path / 'ours.npz', loaded._replace(variables=half), NAME)
+
+
+def damage(arrays):
+    """One tensor renamed, one missing, one of another shape, one of integers; and what is said of them."""
+    renamed, missing, reshaped, integers, *_ = sorted(arrays)
+    arrays['nobody'] = arrays.pop(renamed)
+    del arrays[missing]
+    arrays[reshaped] = arrays[reshaped][None]
+    arrays[integers] = arrays[integers].astype(np.int32)
+    return [f'missing (2): {renamed}, {missing}', 'unexpected (1): nobody', f'{reshaped} is', f'{integers} is int32']
+
+
+@pytest.mark.parametrize(
+    ('suffix', 'layout'), [('.npz', None), ('.npz', 'timm'), ('.npz', 'keras'), ('.safetensors', 'timm')]
+)
+def test_all_that_does_not_fit_is_named(loaded, tmp_path, suffix, layout):
+    path = tmp_path / f'weights{suffix}'
+    weights.save(tmp_path / 'right.npz', loaded, NAME, layout=layout)
+    with np.load(tmp_path / 'right.npz') as file:
+        arrays = {name: file[name] for name in file if 'tracked' not in name}
+    faults = damage(arrays)
+    if suffix == '.npz':
+        np.savez(path, **arrays)
+    else:
+        safetensors.numpy.save_file(arrays, path)
+    with pytest.raises(ValueError, match=rf'^{path}: ') as refusal:
+        weights.load_file(path, loaded.model)
+    for fault in faults:
+        assert fault in str(refusal.value)
+
+
+def test_what_does_not_fit_may_be_excused(loaded, tmp_path):
+    path = tmp_path / 'weights.pth'
+    weights.save(path, loaded, NAME)
+    model = flaxmobile.create_model(NAME, num_classes=5)
+    initial = random_variables(model, (1, 64, 64, 3), seed=1)
+    with pytest.raises(ValueError, match=r'(?s)weights\.pth: .*classifier\.weight is \(3, 256\) instead of \(5, 256\)'):
+        weights.load_file(path, model)
+    found = weights.load_file(path, model, excuse=['classifier.*'], initial=initial)
+    same(found['params']['classifier'], initial['params']['classifier'])
+    same(found['params']['block_00'], loaded.variables['params']['block_00'])
+
+
+def test_nothing_is_replaced_or_half_written(loaded, ours, monkeypatch):
+    before = ours.read_bytes()
+    with pytest.raises(FileExistsError, match=r'ours\.safetensors is already there: --overwrite'):
+        weights.save(ours, loaded, NAME)
+
+    def full(*_):
+        raise OSError(28, 'No space left on device')
+
+    with monkeypatch.context() as patched:
+        patched.setattr('os.fsync', full)
+        with pytest.raises(OSError, match='No space left'):
+            weights.save(ours, loaded, NAME, overwrite=True)
+    wrong = loaded._replace(variables={'params': loaded.variables['params'], 'batch_stats': {}})
+    with pytest.raises(ValueError, match=r'these variables are not those of MobileNetV1:\n  missing \(54\)'):
+        weights.save(ours, wrong, NAME, overwrite=True)
+    assert ours.read_bytes() == before
+    assert list(ours.parent.iterdir()) == [ours]
+    weights.save(ours, loaded, NAME, overwrite=True)
+    assert ours.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ('name', 'layout', 'words'),
+    [
+        ('weights.onnx', None, r"'\.onnx' is none of \.safetensors, \.npz, \.pth, \.pt, \.weights\.h5, \.h5"),
+        ('weights', None, "'' is none of"),
+        ('weights.keras', None, r"'\.keras' is none of"),
+        ('weights.npz', 'tims', r"unknown layout 'tims'. Did you mean: timm"),
+        ('weights.pth', 'keras', r'\.pth does not hold the names of keras'),
+        ('weights.h5', 'timm', r'\.h5 does not hold the names of timm'),
+        ('weights.weights.h5', 'torchvision', r'\.weights\.h5 does not hold the names of torchvision'),
+        ('weights.pth', 'torchvision', r"unknown torch layout of MobileNetV1 'torchvision'"),
+    ],
+)
+def test_formats_and_layouts_that_there_are_not(loaded, tmp_path, name, layout, words):
+    with pytest.raises(ValueError, match=words):
+        weights.save(tmp_path / name, loaded, NAME, layout=layout)
+    assert list(tmp_path.iterdir()) == []
+
+
+def described(loaded, **changes):
+    """Our own format, saying something else of itself."""
+    from flaxmobile.weights.formats import safetensors_file
+
+    said = {
+        'model': {'name': NAME, 'num_classes': 3},
+        'classes': CLASSES,
+        'preprocessing': dataclasses.asdict(loaded.preprocessing),
+    }
+    arrays = {'/'.join(path): np.asarray(value) for path, value in flatten_dict(loaded.variables).items()}
+    return safetensors_file.encode_ours(arrays, {name: value for name, value in (said | changes).items() if value})
+
+
+@pytest.mark.parametrize(
+    ('changes', 'words'),
+    [
+        ({'model': None}, "what it says of itself is not understood .*'model'"),
+        ({'model': 7}, 'what it says of itself is not understood'),
+        ({'model': {'name': NAME, 'num_classes': 'x'}}, "MobileNetV1: num_classes='x'"),
+        ({'model': {'name': 'mobilenetv1_026'}}, "unknown model 'mobilenetv1_026'"),
+        ({'model': {'name': NAME, 'colour': 1}}, 'unknown field'),
+        ({'model': {'name': NAME, 'num_classes': 4}}, 'names 3 classes for 4 logits'),
+        ({'classes': ['a']}, 'names 1 classes for 3 logits'),
+        ({'preprocessing': {'size': 3}}, 'what it says of itself is not understood'),
+        ({'model': {'name': 'mobilenetv1_050', 'num_classes': 3}}, 'the tensors do not fit MobileNetV1'),
+    ],
+)
+def test_our_own_format_with_something_wrong_in_it(loaded, tmp_path, changes, words):
+    path = tmp_path / 'weights.safetensors'
+    path.write_bytes(described(loaded, **changes))
+    with pytest.raises(ValueError, match=rf'^{path}: {words}'):
+        weights.load(path)
+
+
+def test_a_file_that_does_not_say_what_it_is(loaded, ours, tmp_path):
+    path = tmp_path / 'weights.pth'
+    weights.save(path, loaded, NAME)
+    with pytest.raises(ValueError, match=r'weights\.pth: .*does not say of which network.*--model'):
+        weights.load(path)
+    with pytest.raises(ValueError, match=r'ours\.safetensors: holds mobilenetv1_025, not mobilenetv1_050'):
+        weights.open_model(ours, 'mobilenetv1_050')
+    with pytest.raises(ValueError, match='unknown model'):
+        weights.open_model(path, 'mobilenetv1_026')
+
+
+@pytest.fixture
+def command(capsys):
+    def run(*words):
+        with pytest.raises(SystemExit) as ended:
+            main([str(word) for word in words])
+        printed = capsys.readouterr()
+        return ended.value.code, printed.out, printed.err
+
+    return run
+
+
+def test_the_command_converts_files(command, loaded, ours, tmp_path):
+    there, back = tmp_path / 'there.pth', tmp_path / 'back.safetensors'
+    assert command('convert', ours, there) == (0, f'{there}: {NAME}, 3 classes\n', '')
+    status, out, error = command('convert', there, back, '--model', NAME)
+    assert (status, out) == (0, f'{back}: {NAME}, 3 classes\n')
+    assert 'says neither how images are prepared nor what its classes are' in error
+    same(weights.load(back).variables, loaded.variables)
+    status, _, error = command('convert', ours, tmp_path / 'keras.h5')
+    assert (status, error) == (
+        0,
+        f'{NAME} pads and normalises as torch does: with these numbers Keras answers something else\n',
+    )
+    status, _, error = command('convert', ours, there)
+    assert (status, error) == (2, f'flaxmobile: {there} is already there: --overwrite (overwrite=True) replaces it\n')
+    assert command('convert', ours, there, '--overwrite')[0] == 0
+    assert command('convert', there, back, '--overwrite')[2].startswith(f'flaxmobile: {there}: tensors of torch')
+    missing = tmp_path / 'none.pth'
+    assert command('convert', missing, tmp_path / 'x.npz')[2] == f'flaxmobile: {missing}: there is no such file\n'
+    assert '--model goes with a file' in command('convert', tmp_path, tmp_path / 'x.npz', '--model', NAME)[2]
+    assert 'unknown weights' in command('convert', 'mobilenetv1_26', tmp_path / 'x.npz')[2]
+    assert 'invalid choice' in command('convert', ours, tmp_path / 'x.npz', '--layout', 'flax')[2]
+
+
+def test_the_command_converts_runs_and_published_weights(command, loaded, tmp_path, monkeypatch):
+    config = TrainConfig(model=NAME, dataset='flowers', stem_stride=1, image_size=32)
+    model = config.build_model(3)
+    state = TrainState(jnp.int32(5), loaded.variables['params'], loaded.variables['batch_stats'], {}, None)
+    RunDescription(config, CLASSES).write(tmp_path / 'run')
+    Checkpoints(tmp_path / 'run').save(5, state, 0.5)
+    target = tmp_path / 'run.safetensors'
+    assert command('convert', tmp_path / 'run', target) == (0, f'{target}: {NAME}, 3 classes\n', '')
+    found = weights.load(target)
+    assert (found.model, found.classes, found.preprocessing) == (model.clone(dtype=None), CLASSES, config.preprocessing)
+    same(found.variables, loaded.variables)
+
+    network = 'tf_mobilenetv1_025'
+    model = flaxmobile.create_model(network, num_classes=3)
+    monkeypatch.setattr(weights, 'load_pretrained', lambda name, **_: loaded._replace(model=model))
+    published, target = weights.find(network).name, tmp_path / 'published.safetensors'
+    assert command('convert', published, target) == (0, f'{target}: {network}, 3 classes\n', '')
+    assert weights.load(target).model == model
+
+
+def test_convert_takes_a_model(loaded, tmp_path):
+    source = NamedModel(loaded, NAME, {})
+    assert weights.convert(source, tmp_path / 'weights.safetensors') == source
+    same(weights.load(tmp_path / 'weights.safetensors').variables, loaded.variables)

@@ -1,0 +1,107 @@
+import logging
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+from random_variables import random_variables
+from safetensors.numpy import save_file
+
+import flaxmobile
+from flaxmobile import weights
+from flaxmobile.weights.class_names import vocabulary
+
+NAME = 'mobilenetv3_small_050.lamb_in1k'
+
+
+@pytest.fixture(scope='module')
+def variables() -> dict[str, Any]:
+    return random_variables(flaxmobile.create_model('mobilenetv3_small_050'), (1, 64, 64, 3))
+
+
+@pytest.fixture(scope='module')
+def published(variables: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file as timm publishes it."""
+    path = tmp_path_factory.mktemp('published') / 'model.safetensors'
+    save_file(weights.to_torch(variables, flaxmobile.create_model('mobilenetv3_small_050')), path, {'format': 'pt'})
+    return path
+
+
+def assert_same(got: dict[str, Any], want: dict[str, Any]) -> None:
+    got, want = flatten_dict(got), flatten_dict(want)
+    assert got.keys() == want.keys()
+    for path in want:
+        np.testing.assert_array_equal(got[path], want[path], strict=True)
+
+
+def test_all_that_is_needed_comes_back(variables: dict[str, Any], published: Path) -> None:
+    loaded = flaxmobile.load_pretrained(NAME, file=published)
+    assert loaded.model == flaxmobile.create_model('mobilenetv3_small_050')
+    assert_same(loaded.variables, variables)
+    assert loaded.preprocessing == weights.find(NAME).preprocessing()
+    assert loaded.classes == vocabulary('imagenet-1k').names
+
+
+def test_from_the_cache(
+    variables: dict[str, Any], published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv('FLAXMOBILE_CACHE', str(tmp_path))
+    (tmp_path / NAME).mkdir()
+    (tmp_path / NAME / 'model.safetensors').write_bytes(published.read_bytes())
+    assert_same(flaxmobile.load_pretrained(NAME).variables, variables)
+
+
+def test_a_bare_name_says_which(published: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, 'flaxmobile'):
+        flaxmobile.load_pretrained('mobilenetv3_small_050', file=published)
+    assert caplog.messages == [f'mobilenetv3_small_050: taking {NAME}']
+
+
+def test_a_new_classifier(variables: dict[str, Any], published: Path) -> None:
+    loaded = flaxmobile.load_pretrained(NAME, 37, file=published)
+    assert loaded.model.num_classes == 37
+    assert loaded.classes == tuple(str(number) for number in range(37))
+    for collection in ('params', 'batch_stats'):
+        assert_same(*({**tree[collection], 'classifier': {}} for tree in (loaded.variables, variables)))
+    # timm draws a classifier uniformly within 1 / sqrt(classes).
+    kernel, bias = (loaded.variables['params']['classifier'][name] for name in ('kernel', 'bias'))
+    assert (kernel.shape, bias.tolist()) == ((1024, 37), [0.0] * 37)
+    assert np.abs(kernel).max() == pytest.approx(37**-0.5, rel=1e-3)
+    assert np.std(kernel) == pytest.approx((3 * 37) ** -0.5, rel=0.02)
+    other = flaxmobile.load_pretrained(NAME, 37, file=published, key=jax.random.key(3))
+    assert np.abs(kernel - other.variables['params']['classifier']['kernel']).max() > 0.1
+
+
+def test_without_a_classifier(variables: dict[str, Any], published: Path) -> None:
+    loaded = flaxmobile.load_pretrained(NAME, 0, file=published)
+    assert (loaded.model.num_classes, loaded.classes) == (0, ())
+    assert_same(loaded.variables['params'], {k: v for k, v in variables['params'].items() if k != 'classifier'})
+    images = jax.ShapeDtypeStruct((2, 64, 64, 3), np.float32)
+    assert jax.eval_shape(loaded.model.apply, loaded.variables, images).shape == (2, 1024)
+
+
+def test_another_image_size(published: Path) -> None:
+    loaded = flaxmobile.load_pretrained(NAME, image_size=160, file=published)
+    assert (loaded.preprocessing.image_size, loaded.preprocessing.crop_fraction) == (160, 0.875)
+
+
+@pytest.mark.parametrize(
+    ('name', 'file', 'message'),
+    [
+        ('mobilenetv3_small_50', None, "unknown weights 'mobilenetv3_small_50'. Did you mean: mobilenetv3_small_050"),
+        ('mobilenetv3_small_050', 'no/such.pth', 'no/such.pth: there is no such file'),
+        ('mobilenetv3_small_075', 'published', 'published0/model.safetensors: .*misshapen .*conv_head.weight'),
+        ('mobilenetv2_050', 'published', 'published0/model.safetensors: .*missing .*unexpected '),
+    ],
+)
+def test_what_is_refused(published: Path, name: str, file: str | None, message: str) -> None:
+    path = published if file == 'published' else file
+    with pytest.raises((ValueError, OSError), match=f'(?s){message}'):
+        flaxmobile.load_pretrained(name, file=path)
+
+
+def test_a_negative_number_of_classes(published: Path) -> None:
+    with pytest.raises(ValueError, match='num_classes=-1'):
+        flaxmobile.load_pretrained(NAME, -1, file=published)

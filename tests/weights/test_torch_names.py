@@ -1,0 +1,443 @@
+"""timm's and torchvision's names, shapes and layout of our variables; what does not fit; round trips."""
+
+import hashlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from flax.traverse_util import flatten_dict
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import flaxmobile
+from flaxmobile.layers import InvertedResidual
+from flaxmobile.models import MobileNetV1, MobileNetV2, MobileNetV3Small
+from flaxmobile.models.network import variable_shapes
+from flaxmobile.weights import from_torch, to_torch
+from flaxmobile.weights.names import flat_shapes
+from flaxmobile.weights.torch_names import layouts
+
+# Tensors of state dicts without num_batches_tracked, and sha256 of their sorted lines `name shape`: timm 1.0.31,
+# torchvision 0.29.1.
+STATE_DICTS = {
+    ('torchvision', 'mobilenetv2_100'): (262, 'd613ea65450d53182cb0463e1d07b0654fa8762aa0f8b9f034d8ef0357f070e3'),
+    ('torchvision', 'tv_mobilenetv3_large_100'): (
+        266,
+        '2af4cb8a399e8d82466cb957532648e892d28f1b8b4e32cb6450875fdfd19a49',
+    ),
+    ('torchvision', 'tv_mobilenetv3_small_100'): (
+        210,
+        'c5aae8a56256fe35e5e5d63320be64bf6caca9bad57678e95c265535447730c4',
+    ),
+    ('timm', 'mobilenetv1_100'): (137, '04cf17640bb96433a64f061a48480d766732e6092fe46a836aa6dd6141d9ae9b'),
+    ('timm', 'mobilenetv1_100h'): (142, '2e65c239aff251474ef4e59031d060218c5fb590100196ec27317b1c0876f28e'),
+    ('timm', 'mobilenetv2_100'): (262, '5a95ee06712e31e934b48b8c37dbd8ff35daa7b5ff23f2e93f7e234c15d46ec5'),
+    ('timm', 'mobilenetv2_140'): (262, 'cd6c57550c2556247aa0be37ab318a2200a5576c491b3fd90a49fede2265ed25'),
+    ('timm', 'mobilenetv3_large_100'): (266, '3dba8ad57b7701f1b04a89641f0a7a7145177d9aaf449f1211ba6dd8935c68b5'),
+    ('timm', 'mobilenetv3_small_100'): (210, 'fefefaa6b0100de1e987199654390559406efaf09e8ea44bccfce0c8da951716'),
+    ('timm', 'tf_mobilenetv3_small_100'): (210, 'fefefaa6b0100de1e987199654390559406efaf09e8ea44bccfce0c8da951716'),
+    ('timm', 'tf_mobilenetv3_large_minimal_100'): (
+        234,
+        'a13eb42ce831ebe88e71a0eb9aa7ff53135f88163304c184068b94851f31652f',
+    ),
+    ('timm', 'mobilenetv3_rw'): (265, 'f7e318ec940c126b3a7bec3303ccbaa4e482512a29cc3530ea6939536a5d9fb0'),
+    ('timm', 'mobilenetv4_conv_small'): (232, '686b0237589be16620b866438db6403b0a1c38f237afecdd947ea803f8d5b760'),
+    ('timm', 'mobilenetv4_conv_medium'): (387, '750bfbd73dae04ed1067f8ed528bbf5bb69f10f41c12acfed628bf2b78ca405c'),
+    ('timm', 'mobilenetv4_conv_large'): (512, 'cc054566f237840ccf55ca7631f56948b4e9728798a37ceaa487388d5a04ef42'),
+    ('timm', 'mobilenetv4_conv_blur_medium'): (387, '750bfbd73dae04ed1067f8ed528bbf5bb69f10f41c12acfed628bf2b78ca405c'),
+    ('timm', 'mobilenetv4_hybrid_medium'): (536, '0797e0eae5b7039b05415f1c1a6bbcb1663d293975b353dc7dbd6b835092e02b'),
+    ('timm', 'mobilenetv4_hybrid_large'): (666, '00aea5a8dcc2e4b375491ab17d5ddeb0ea8b955fb6ce7d52778b6232f2108ddb'),
+    ('timm', 'mnasnet_100'): (262, '2c1a5b8767360528d91dc7fd9c79dae028f52ea4bfa0821d2f01fabbd2e90520'),
+    ('timm', 'semnasnet_100'): (279, 'fa67c0998910515a676513a9b5e4bda1b1fc2689345cc878fe176e1c1b846a7e'),
+    ('timm', 'mobilenet_edgetpu_v2_m'): (267, 'edc8d7bcc1640ebda9e67a19cbb5fd3e4dcd3e34682fcf0a19ab617cb2760ed6'),
+}
+
+
+# Some of their tensors and our variables, written by hand.
+PLACES = {
+    ('torchvision', 'mobilenetv2_100'): {
+        'features.1.conv.0.1.weight': 'params/block_00/depthwise/norm/scale',
+        'features.1.conv.1.weight': 'params/block_00/project/conv/kernel',
+        'features.1.conv.2.running_var': 'batch_stats/block_00/project/norm/var',
+        'features.17.conv.0.1.bias': 'params/block_16/expand/norm/bias',
+        'features.17.conv.1.1.bias': 'params/block_16/depthwise/norm/bias',
+        'features.18.0.weight': 'params/head_conv/conv/kernel',
+        'classifier.1.bias': 'params/classifier/bias',
+    },
+    ('timm', 'mobilenetv1_100h'): {
+        'blocks.3.5.bn1.weight': 'params/block_10/depthwise/norm/scale',
+        'blocks.3.5.conv_pw.weight': 'params/block_10/pointwise/conv/kernel',
+        'blocks.3.5.bn2.running_mean': 'batch_stats/block_10/pointwise/norm/mean',
+        'bn2.running_mean': 'batch_stats/head_conv/norm/mean',
+    },
+    ('timm', 'mobilenetv4_hybrid_medium'): {
+        'blocks.0.0.conv_exp.weight': 'params/block_00/expand/conv/kernel',
+        'blocks.0.0.bn1.weight': 'params/block_00/expand/norm/scale',
+        'blocks.0.0.bn2.weight': 'params/block_00/project/norm/scale',
+        'blocks.2.0.dw_start.bn.weight': 'params/block_03/depthwise_start/norm/scale',
+        'blocks.2.0.pw_exp.bn.weight': 'params/block_03/expand/norm/scale',
+        'blocks.2.0.dw_mid.bn.weight': 'params/block_03/depthwise/norm/scale',
+        'blocks.2.0.pw_proj.bn.weight': 'params/block_03/project/norm/scale',
+        'blocks.2.0.layer_scale.gamma': 'params/block_03/layer_scale/gamma',
+        'blocks.2.4.norm.running_mean': 'batch_stats/block_07/norm/mean',
+        'blocks.2.4.attn.query.proj.weight': 'params/block_07/attention/query/project/kernel',
+        'blocks.2.4.attn.key.down_conv.weight': 'params/block_07/attention/key/depthwise/conv/kernel',
+        'blocks.2.4.attn.key.norm.running_var': 'batch_stats/block_07/attention/key/depthwise/norm/var',
+        'blocks.2.4.attn.key.proj.weight': 'params/block_07/attention/key/project/kernel',
+        'blocks.2.4.attn.value.norm.bias': 'params/block_07/attention/value/depthwise/norm/bias',
+        'blocks.2.4.attn.value.proj.weight': 'params/block_07/attention/value/project/kernel',
+        'blocks.2.4.attn.output.proj.weight': 'params/block_07/attention/output/project/kernel',
+        'norm_head.weight': 'params/head_conv/norm/scale',
+    },
+    ('timm', 'semnasnet_100'): {
+        'blocks.0.0.bn1.weight': 'params/block_00/depthwise/norm/scale',
+        'blocks.2.0.bn1.weight': 'params/block_03/expand/norm/scale',
+        'blocks.2.0.bn2.weight': 'params/block_03/depthwise/norm/scale',
+        'blocks.2.0.se.conv_expand.bias': 'params/block_03/squeeze_excite/expand/bias',
+    },
+}
+
+
+def filled(model, channels=3, seed=0):
+    """Variables of the model, drawn from a normal distribution."""
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(
+        lambda leaf: jnp.array(rng.normal(size=leaf.shape), leaf.dtype), variable_shapes(model, channels)
+    )
+
+
+def random_bits(model, channels):
+    """Variables of the model: NaNs, infinities and denormals among them."""
+    rng = np.random.default_rng(0)
+
+    def draw(leaf):
+        return jnp.array(np.frombuffer(rng.bytes(leaf.size * leaf.dtype.itemsize), leaf.dtype).reshape(leaf.shape))
+
+    return jax.tree.map(draw, variable_shapes(model, channels))
+
+
+def assert_same_bits(got, want):
+    got, want = flatten_dict(got, sep='/'), flatten_dict(want, sep='/')
+    assert got.keys() == want.keys()
+    for name, values in want.items():
+        assert got[name].dtype == values.dtype, name
+        assert got[name].shape == values.shape, name
+        assert np.asarray(got[name]).tobytes() == np.asarray(values).tobytes(), name
+
+
+@pytest.mark.parametrize(('layout', 'name'), STATE_DICTS)
+def test_names_and_shapes_are_the_library_s(layout, name):
+    model = flaxmobile.create_model(name)
+    assigned = layouts(model)[layout](flat_shapes(model))
+    lines = sorted(f'{name} {place.foreign_shape}' for name, place in assigned.items())
+    assert {theirs: assigned[theirs].path for theirs in PLACES.get((layout, name), {})} == PLACES.get(
+        (layout, name), {}
+    )
+    assert (len(lines), hashlib.sha256('\n'.join(lines).encode()).hexdigest()) == STATE_DICTS[layout, name]
+
+
+# MobileNetV3 small with two blocks: our module, timm's, torchvision's, and the shape of torch's `weight`.
+MODULES = [
+    ('stem/conv', 'conv_stem', 'features.0.0', (16, 3, 3, 3)),
+    ('stem/norm', 'bn1', 'features.0.1', (16,)),
+    ('block_00/depthwise/conv', 'blocks.0.0.conv_dw', 'features.1.block.0.0', (16, 1, 3, 3)),
+    ('block_00/depthwise/norm', 'blocks.0.0.bn1', 'features.1.block.0.1', (16,)),
+    ('block_00/squeeze_excite/reduce', 'blocks.0.0.se.conv_reduce', 'features.1.block.1.fc1', (8, 16, 1, 1)),
+    ('block_00/squeeze_excite/expand', 'blocks.0.0.se.conv_expand', 'features.1.block.1.fc2', (16, 8, 1, 1)),
+    ('block_00/project/conv', 'blocks.0.0.conv_pw', 'features.1.block.2.0', (16, 16, 1, 1)),
+    ('block_00/project/norm', 'blocks.0.0.bn2', 'features.1.block.2.1', (16,)),
+    ('block_01/expand/conv', 'blocks.1.0.conv_pw', 'features.2.block.0.0', (72, 16, 1, 1)),
+    ('block_01/expand/norm', 'blocks.1.0.bn1', 'features.2.block.0.1', (72,)),
+    ('block_01/depthwise/conv', 'blocks.1.0.conv_dw', 'features.2.block.1.0', (72, 1, 3, 3)),
+    ('block_01/depthwise/norm', 'blocks.1.0.bn2', 'features.2.block.1.1', (72,)),
+    ('block_01/project/conv', 'blocks.1.0.conv_pwl', 'features.2.block.2.0', (24, 72, 1, 1)),
+    ('block_01/project/norm', 'blocks.1.0.bn3', 'features.2.block.2.1', (24,)),
+    ('block_02/conv', 'blocks.2.0.conv', 'features.3.0', (576, 24, 1, 1)),
+    ('block_02/norm', 'blocks.2.0.bn1', 'features.3.1', (576,)),
+    ('head_conv', 'conv_head', 'classifier.0', (1024, 576, 1, 1)),
+    ('classifier', 'classifier', 'classifier.3', (10, 1024)),
+]
+WITH_BIAS = ('squeeze_excite/reduce', 'squeeze_excite/expand', 'head_conv', 'classifier')
+
+
+class TwoBlocks(MobileNetV3Small):
+    table = MobileNetV3Small.table[:2]
+
+
+def expected_state_dict(flat, layout):
+    """Our variables, moved by hand to where torch has them."""
+    expected = {}
+    for ours, timm, torchvision, shape in MODULES:
+        theirs = timm if layout == 'timm' else torchvision
+        if len(shape) == 1:
+            expected[f'{theirs}.weight'] = flat[f'params/{ours}/scale']
+            expected[f'{theirs}.bias'] = flat[f'params/{ours}/bias']
+            expected[f'{theirs}.running_mean'] = flat[f'batch_stats/{ours}/mean']
+            expected[f'{theirs}.running_var'] = flat[f'batch_stats/{ours}/var']
+            expected[f'{theirs}.num_batches_tracked'] = np.array(0, np.int64)
+        else:
+            kernel = np.moveaxis(flat[f'params/{ours}/kernel'], (-1, -2), (0, 1))
+            assert kernel.shape == shape
+            expected[f'{theirs}.weight'] = kernel[..., 0, 0] if theirs == 'classifier.0' else kernel
+            if ours.endswith(WITH_BIAS):
+                expected[f'{theirs}.bias'] = flat[f'params/{ours}/bias']
+    return expected
+
+
+@pytest.mark.parametrize('layout', ['timm', 'torchvision'])
+def test_names_order_and_values_of_a_small_network(layout):
+    model = TwoBlocks(num_classes=10)
+    variables = filled(model)
+    flat = {path: np.asarray(values) for path, values in flatten_dict(variables, sep='/').items()}
+    arrays = to_torch(variables, model, layout)
+    expected = expected_state_dict(flat, layout)
+    assert list(arrays) == list(expected)
+    assert_same_bits(arrays, expected)
+    stem, depthwise = flat['params/stem/conv/kernel'], flat['params/block_01/depthwise/conv/kernel']
+    names = ('conv_stem', 'blocks.1.0.conv_dw') if layout == 'timm' else ('features.0.0', 'features.2.block.1.0')
+    assert arrays[f'{names[0]}.weight'][5, 2, 0, 1] == stem[0, 1, 2, 5]
+    assert arrays[f'{names[1]}.weight'][70, 0, 2, 1] == depthwise[2, 1, 0, 70]
+
+
+class OneBlock(MobileNetV1):
+    def block_specs(self):
+        return super().block_specs()[:1]
+
+
+class ThreeBlocks(MobileNetV2):
+    def block_specs(self):
+        return super().block_specs()[:3]
+
+
+@settings(max_examples=6, deadline=None, derandomize=True)
+@given(
+    kind=st.sampled_from([OneBlock, TwoBlocks, ThreeBlocks]),
+    width=st.sampled_from([0.1, 0.25, 0.4]),
+    num_classes=st.integers(0, 11),
+    channels=st.integers(1, 5),
+    dtype=st.sampled_from(['bfloat16', 'float16', 'float32']),
+    last=st.booleans(),
+)
+def test_round_trips_keep_every_bit(kind, width, num_classes, channels, dtype, last):
+    model = kind(width_multiplier=width, num_classes=num_classes, param_dtype=dtype)
+    layout = layouts(model).popitem()[0] if last else 'timm'
+    variables = random_bits(model, channels)
+    arrays = to_torch(variables, model, layout)
+    loaded = from_torch(arrays, model)
+    assert_same_bits(loaded, variables)
+    assert_same_bits(to_torch(loaded, model, layout), arrays)
+
+
+@pytest.fixture(scope='module')
+def model():
+    return TwoBlocks(width_multiplier=0.25, num_classes=3)
+
+
+@pytest.fixture(scope='module')
+def variables(model):
+    return filled(model)
+
+
+@pytest.fixture
+def arrays(model, variables):
+    return to_torch(variables, model, 'timm')
+
+
+def test_default_layout_follows_the_convention(model, variables):
+    assert 'conv_stem.weight' in to_torch(variables, model)
+    assert 'conv_stem.weight' in to_torch(variables, model.clone(convention='torch'))
+    assert 'features.0.0.weight' in to_torch(variables, model.clone(convention='torchvision_v3'))
+
+
+@pytest.mark.parametrize(
+    'wrap',
+    [
+        lambda arrays: {f'module.{name}': array for name, array in arrays.items()},
+        lambda arrays: {f'module._orig_mod.{name}': array for name, array in arrays.items()},
+        lambda arrays: {f'_orig_mod.module.{name}': array for name, array in arrays.items()},
+        lambda arrays: {'epoch': 3, 'model': arrays, 'optimizer': {'state': {}}},
+        lambda arrays: {'state_dict': {f'module.{name}': array for name, array in arrays.items()}},
+        lambda arrays: {'state_dict': {}, 'state_dict_ema': arrays},
+        lambda arrays: {name: jnp.asarray(array) for name, array in arrays.items() if array.ndim},
+    ],
+)
+def test_wrapped_state_dicts(model, variables, arrays, wrap):
+    assert_same_bits(from_torch(wrap(arrays), model), variables)
+
+
+@pytest.mark.parametrize(
+    ('theirs', 'param_dtype', 'params', 'statistics'),
+    [
+        ('float16', 'float32', 'float32', 'float32'),
+        ('bfloat16', 'float32', 'float32', 'float32'),
+        ('float32', 'bfloat16', 'float32', 'float32'),
+        ('bfloat16', 'bfloat16', 'bfloat16', 'float32'),
+        ('bfloat16', 'float16', 'float32', 'float32'),
+        ('float64', 'float32', 'float64', 'float64'),
+        ('float32', 'float64', 'float64', 'float32'),
+    ],
+)
+def test_types_are_the_wider_of_the_file_s_and_the_model_s(model, arrays, theirs, param_dtype, params, statistics):
+    with jax.enable_x64(True):
+        given = {name: array.astype(theirs) for name, array in arrays.items() if array.ndim}
+        loaded = from_torch(given, model.clone(param_dtype=param_dtype))
+        for path, values in flatten_dict(loaded, sep='/').items():
+            assert isinstance(values, jax.Array)
+            assert values.dtype == (params if path.startswith('params') else statistics), path
+        kernel = given['classifier.weight'].T.astype(params)
+        assert np.asarray(loaded['params']['classifier']['kernel']).tobytes() == kernel.tobytes()
+
+
+def test_float64_becomes_float32_without_x64(model, arrays):
+    loaded = from_torch({name: array.astype('float64') for name, array in arrays.items()}, model)
+    assert {values.dtype for values in jax.tree.leaves(loaded)} == {np.dtype('float32')}
+
+
+def aligned(array):
+    """A copy at a multiple of 64 bytes, which JAX would take as it is if it could."""
+    room = np.empty(array.nbytes + 64, np.uint8)
+    start = -room.ctypes.data % 64
+    copied = room[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    copied[...] = array
+    return copied
+
+
+def test_loaded_variables_share_no_memory(model, arrays):
+    arrays = {name: aligned(array) for name, array in arrays.items()}
+    loaded = from_torch(arrays, model)
+    before = np.array(loaded['params']['stem']['norm']['scale'])
+    for array in arrays.values():
+        array[...] = 1
+    assert np.asarray(loaded['params']['stem']['norm']['scale']).tobytes() == before.tobytes()
+    written = to_torch(loaded, model)
+    assert all(array.flags.writeable and array.flags.c_contiguous for array in written.values())
+
+
+def message(call):
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - every test reads the message
+        call()
+    return str(caught.value)
+
+
+def test_all_faults_are_said_at_once(model, arrays):
+    arrays['conv_stem.weight'] = np.zeros((8, 3, 5, 5), np.float32)
+    arrays['bn1.weight'] = np.zeros(16, np.int32)
+    arrays['classifier.bias'] = np.zeros(1000, np.float32)
+    arrays['classifier.weight'] = arrays['classifier.weight'].astype(np.int64)
+    arrays['blocks.1.0.bn9.weight'] = arrays.pop('blocks.1.0.bn3.weight')
+    del arrays['conv_head.bias']
+    said = message(lambda: from_torch(arrays, model)).splitlines()
+    assert said[0] == 'the tensors do not fit TwoBlocks; by the names of timm (tried: timm, torchvision):'
+    assert said[1] == '  missing (2): blocks.1.0.bn3.weight, conv_head.bias'
+    assert said[2] == '  unexpected (1): blocks.1.0.bn9.weight'
+    stem = 'conv_stem.weight is (8, 3, 5, 5) instead of (16, 3, 3, 3)'
+    assert said[3] == f'  misshapen (2): {stem}, classifier.bias is (1000,) instead of (3,)'
+    assert said[4] == '  not floating point (2): bn1.weight is int32, classifier.weight is int64'
+    assert 'excuse=' in said[5]
+
+
+def test_names_of_another_library(model):
+    said = message(lambda: from_torch({'conv/kernel': np.zeros((3, 3, 3, 8), np.float32)}, model))
+    assert 'tried: timm, torchvision' in said
+    assert 'unexpected (1): conv/kernel' in said
+    assert 'conv_stem.weight' in said
+
+
+def test_the_nearest_layout_is_the_one_spoken_of(model, variables):
+    arrays = to_torch(variables, model, 'torchvision')
+    del arrays['features.0.1.running_var']
+    said = message(lambda: from_torch(arrays, model))
+    assert 'by the names of torchvision' in said
+    assert 'missing (1): features.0.1.running_var\n' in said
+    assert 'unexpected' not in said
+
+
+@pytest.mark.parametrize('given', [None, 3, 'weights.pth', np.zeros(3), {0: np.zeros(3)}])
+def test_what_is_no_state_dict(model, given):
+    assert type(given).__name__ in message(lambda: from_torch(given, model))
+
+
+def test_an_empty_state_dict(model):
+    assert 'conv_stem.weight' in message(lambda: from_torch({}, model))
+
+
+def test_excused_tensors_come_from_initial(model, variables, arrays):
+    initial = filled(model, seed=1)
+    expected = {name: dict(tree) for name, tree in variables.items()}
+    expected['params']['classifier'] = initial['params']['classifier']
+    arrays['classifier.weight'] = np.zeros((1000, 1024), np.float32)
+    del arrays['classifier.bias']
+    arrays['extra.weight'] = np.zeros(3, np.int64)
+    loaded = from_torch(arrays, model, excuse=['classifier.*', 'extra.*'], initial=initial)
+    assert_same_bits(loaded, expected)
+    said = message(lambda: from_torch(arrays, model, excuse='classifier.*', initial=initial))
+    assert 'extra.weight' in said
+    assert 'classifier' not in said.splitlines()[1]
+    said = message(lambda: from_torch(arrays, model, excuse=['classifier.*', 'extra.*']))
+    assert 'classifier.bias, classifier.weight' in said
+    assert 'initial=' in said
+
+
+def test_an_excuse_changes_nothing_that_fits(model, variables, arrays):
+    assert_same_bits(from_torch(arrays, model, excuse=['*']), variables)
+    assert_same_bits(from_torch(arrays, model, excuse='classifier.*', initial=filled(model, seed=1)), variables)
+
+
+def test_without_classifier(model, variables, arrays):
+    backbone = model.clone(num_classes=0)
+    said = message(lambda: from_torch(arrays, backbone))
+    assert 'unexpected (2): classifier.weight, classifier.bias\n' in said
+    loaded = from_torch(arrays, backbone, excuse=['classifier.*'])
+    assert 'classifier' not in loaded['params']
+    names = to_torch(loaded, backbone)
+    assert names.keys() == arrays.keys() - {'classifier.weight', 'classifier.bias'}
+
+
+def test_channels_are_those_of_the_stem(model, variables, arrays):
+    arrays['conv_stem.weight'] = np.ones((16, 5, 3, 3), np.float32)
+    assert from_torch(arrays, model)['params']['stem']['conv']['kernel'].shape == (3, 3, 5, 16)
+    said = message(lambda: from_torch(arrays, model, initial=variables))
+    assert 'misshapen (1): conv_stem.weight is (16, 5, 3, 3) instead of (16, 3, 3, 3)\n' in said
+    loaded = from_torch(arrays, model, excuse='conv_stem.weight', initial=variables)
+    assert_same_bits(loaded, variables)
+
+
+def test_variables_of_another_model(model, variables, arrays):
+    other = model.clone(num_classes=4)
+    for call in (lambda: to_torch(variables, other), lambda: from_torch(arrays, other, initial=variables)):
+        said = message(call)
+        assert 'these variables are not those of TwoBlocks' in said
+        assert 'params/classifier/kernel is (1024, 3) instead of (1024, 4)' in said
+    said = message(lambda: to_torch({'params': variables['params']}, model))
+    assert 'missing (14): batch_stats/' in said
+
+
+def test_layouts_that_a_library_does_not_have(model, variables):
+    assert "'torchvision'" in message(lambda: to_torch(variables, OneBlock(), 'torchvision'))
+    assert "'keras'" in message(lambda: to_torch(variables, model, 'keras'))
+
+
+class OwnBlock(InvertedResidual):
+    def setup(self):
+        self.param('temperature', lambda key: jnp.ones(()))
+
+
+class WithOwnBlock(TwoBlocks):
+    module: type = OwnBlock
+
+    def block_specs(self):
+        return [spec._replace(module=self.module) for spec in super().block_specs()[:1]]
+
+
+def test_a_block_with_variables_of_its_own():
+    model = WithOwnBlock()
+    with pytest.raises(ValueError, match=r'timm has no names for these of WithOwnBlock: .*temperature'):
+        to_torch(filled(model), model)
+
+
+@pytest.mark.parametrize('unknown', [nn.Dense(3), WithOwnBlock(module=nn.Conv)])
+def test_networks_without_torch_names(unknown):
+    for call in (lambda: to_torch({}, unknown), lambda: from_torch({}, unknown)):
+        assert message(call).startswith(f'no torch names for {type(unknown).__name__}')
