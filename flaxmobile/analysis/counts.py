@@ -76,7 +76,7 @@ def layers(model: MobileNet, image_size: int, channels: int = 3) -> tuple[Layer,
         row = _layer([part for part in scope.split('/') if part in names], equation, params)
         same = rows.get(row.name)
         rows[row.name] = row._replace(multiply_adds=row.multiply_adds + (same.multiply_adds if same else 0))
-    last = {name.split('/')[0]: name for name in rows}
+    last = {name.split('/')[0]: name for name in rows if name}
     for part, name in last.items():
         listed = sum(row.parameters for row in rows.values() if row.name.split('/')[0] == part)
         besides = _size(params[part]) - listed
