@@ -6,7 +6,8 @@ SHELL := /bin/bash
 
 PYTHON ?= python3
 VENV ?= .venv
-PYTEST ?= $(VENV)/bin/python -m pytest
+# Two processes, each with whole files: they share nothing but two cores.
+PYTEST ?= $(VENV)/bin/python -m pytest -n 2 --dist loadfile
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
