@@ -87,6 +87,8 @@ def _load(given: str, file: Path | None = None, image_size: int | None = None) -
         return Loaded(f'{config.model} from {path}', _resized(load_run(path), image_size), config)
     if path.is_file():
         return Loaded(str(path), _resized(weights.load(path), image_size))
+    if path.name.lower().endswith((*weights.files.SUFFIXES, '.keras')):
+        raise FileNotFoundError(f'there is no file {given}')
     if os.sep in given or path.exists():
         read_description(path)
     weight = weights.find(given)
@@ -333,12 +335,13 @@ def convert(
         given = _named(_load(source))
     written = files.convert(given, target, model_name=model, layout=layout, overwrite=overwrite)
     print(f'{target}: {written.name}, {len(written.loaded.classes)} classes')
-    for note in _notes(source, written, layout == 'keras' or target.name.lower().endswith(files.KERAS_SUFFIXES)):
+    named_by: str = layout or files.named_by(target)
+    for note in _notes(source, written, named_by):
         print(note, file=sys.stderr)
     return 0
 
 
-def _notes(source: str, written: 'NamedModel', keras: bool) -> Iterator[str]:
+def _notes(source: str, written: 'NamedModel', named_by: str) -> Iterator[str]:
     """What the numbers alone do not tell."""
     from flaxmobile.layers import TENSORFLOW, get_convention
 
@@ -347,8 +350,17 @@ def _notes(source: str, written: 'NamedModel', keras: bool) -> Iterator[str]:
             f'{source} says neither how images are prepared nor what its classes are; taken as usual for '
             f'{written.name}: {written.loaded.preprocessing}'
         )
-    if keras and get_convention(written.loaded.model.convention) != TENSORFLOW:
-        yield f'{written.name} pads and normalises as torch does: with these numbers Keras answers something else'
+    tensorflow = get_convention(written.loaded.model.convention) == TENSORFLOW
+    if not tensorflow and 'keras' in (named_by, written.assumed):
+        yield (
+            f'{written.name} pads and normalises as torch does: with these numbers Keras answers something else. '
+            "The networks whose names begin with tf_ are Keras's"
+        )
+    if tensorflow and named_by in ('torch', 'timm', 'torchvision'):
+        yield (
+            f'{written.name} pads and normalises as TensorFlow does: with these numbers a torch network answers the '
+            "same only if it does too, as timm's with pad_type='same' and bn_eps=1e-3"
+        )
 
 
 def _named(found: Loaded) -> 'NamedModel':

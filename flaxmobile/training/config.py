@@ -239,6 +239,8 @@ def _check_fields(config: TrainConfig) -> None:
 
 def _check_schedule(config: TrainConfig) -> None:
     if config.warmup_epochs >= config.epochs:
-        raise ValueError(f'warmup_epochs ({config.warmup_epochs}) must be less than epochs ({config.epochs})')
+        raise ValueError(
+            f'warmup_epochs ({config.warmup_epochs}) must be less than epochs ({config.epochs}): 0 is for none'
+        )
     if config.schedule == 'step' and not config.milestones:
         raise ValueError('the schedule step needs milestones, the epochs at which the learning rate falls')

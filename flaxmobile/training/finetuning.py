@@ -86,7 +86,12 @@ def load_init(init: str, model_name: str) -> LoadedModel:
         return weights.load_pretrained(_find(init).name)
     if formats.read(path).kind == 'flaxmobile':
         return weights.load(path)
-    loaded = weights.open_model(path, model_name).loaded
+    try:
+        loaded = weights.open_model(path, model_name).loaded
+    except ValueError as error:
+        raise ValueError(
+            f'{init} was read as weights of {model_name}; --model names another network. {error}'
+        ) from error
     numbered = loaded.classes == tuple(map(str, range(len(loaded.classes))))
     return loaded._replace(classes=()) if numbered else loaded  # A folder called 3 is not therefore the fourth class.
 

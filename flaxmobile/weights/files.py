@@ -30,13 +30,14 @@ SUFFIXES = ('.safetensors', '.npz', *TORCH_SUFFIXES, *KERAS_SUFFIXES)
 class NamedModel(NamedTuple):
     """A loaded model with the registered name and the overrides that `create_model` builds it from.
 
-    `assumed` is set where preprocessing and classes are a guess, as the file says neither.
+    Where preprocessing and classes are a guess, as the file says neither, `assumed` is whose names its tensors have:
+    'torch', 'keras' or 'flaxmobile'.
     """
 
     loaded: LoadedModel
     name: str
     overrides: dict[str, Any]
-    assumed: bool = False
+    assumed: str = ''
 
 
 def load_file(
@@ -104,9 +105,11 @@ def open_model(path: str | Path, name: str | None = None) -> NamedModel:
     if file.kind == 'flaxmobile':
         return _open_ours(path, file, name)
     if name is None:
+        example = 'tf_mobilenetv2_100' if _origin(file) == 'keras' else 'mobilenetv2_100'
         raise ValueError(
             f'{path}: tensors of {_origin(file)}, and the file does not say of which network. '
-            'Give its name, as `flaxmobile list` prints it (--model mobilenetv2_100)'
+            f'`flaxmobile convert {path} model.safetensors --model {example}` makes one that does; '
+            '`flaxmobile list` prints the names'
         )
     with naming(path):
         overrides = {'num_classes': _count_classes(file, create_model(name))}
@@ -114,7 +117,7 @@ def open_model(path: str | Path, name: str | None = None) -> NamedModel:
     variables = _variables(path, file, model)
     channels = variables['params']['stem']['conv']['kernel'].shape[2]
     loaded = LoadedModel(model, variables, _usual(name, channels), _classes(model.num_classes))
-    return NamedModel(loaded, name, overrides, assumed=True)
+    return NamedModel(loaded, name, overrides, assumed=_origin(file))
 
 
 def _open_ours(path: Path, file: File, name: str | None) -> NamedModel:
@@ -226,6 +229,12 @@ def check_target(path: str | Path, layout: Layout | None = None, *, overwrite: b
     if path.exists() and not overwrite:
         raise FileExistsError(f'{path} is already there: --overwrite (overwrite=True) replaces it')
     return suffix
+
+
+def named_by(path: Path) -> str:
+    """Whose names the tensors of a file of that suffix have: 'torch', 'keras' or 'flaxmobile'."""
+    libraries = {'keras': KERAS_SUFFIXES, 'torch': TORCH_SUFFIXES}
+    return next((name for name, ends in libraries.items() if path.name.lower().endswith(ends)), 'flaxmobile')
 
 
 def _named(variables: Mapping[str, Any], model: MobileNet, layout: Layout | None, torch: bool) -> dict[str, np.ndarray]:

@@ -68,7 +68,7 @@ def test_every_number_comes_back(loaded, tmp_path, name, layout):
     assert found.loaded.model == loaded.model
     assert (found.name, found.overrides) == (NAME, {'num_classes': 3})
     said = name == 'ours.safetensors'
-    assert found.assumed is not said
+    assert bool(found.assumed) is not said
     assert found.loaded.classes == (CLASSES if said else ('0', '1', '2'))
     assert found.loaded.preprocessing == (loaded.preprocessing if said else Preprocessing(224))
 
@@ -269,7 +269,7 @@ def test_the_command_converts_files(command, loaded, ours, tmp_path):
     status, _, error = command('convert', ours, tmp_path / 'keras.h5')
     assert (status, error) == (
         0,
-        f'{NAME} pads and normalises as torch does: with these numbers Keras answers something else\n',
+        f"{NAME} pads and normalises as torch does: with these numbers Keras answers something else. The networks whose names begin with tf_ are Keras's\n",
     )
     status, _, error = command('convert', ours, there)
     assert (status, error) == (2, f'flaxmobile: {there} is already there: --overwrite (overwrite=True) replaces it\n')

@@ -97,7 +97,7 @@ def test_the_list_as_json(command: Run, monkeypatch: pytest.MonkeyPatch) -> None
         (['weights', 'fetch'], "invalid choice 'fetch'"),
         (['predict', 'mobilenetv2_100.ra_in1', 'a.png'], 'Did you mean: mobilenetv2_100.ra_in1k'),
         (['evaluate', 'mobilnetv2_100', '--data', 'imagenet2012'], 'Did you mean: mobilenetv2_100, '),
-        (['predict', 'no/such/file.safetensors', 'a.png'], 'no/such/file.safetensors is no folder'),
+        (['predict', 'no/such/file.safetensors', 'a.png'], 'there is no file no/such/file.safetensors'),
         (['predict', NAME, 'a.png', '--weights', 'no/such.h5'], 'no/such.h5: there is no such file'),
     ],
 )
