@@ -269,7 +269,8 @@ def test_the_command_converts_files(command, loaded, ours, tmp_path):
     status, _, error = command('convert', ours, tmp_path / 'keras.h5')
     assert (status, error) == (
         0,
-        f"{NAME} pads and normalises as torch does: with these numbers Keras answers something else. The networks whose names begin with tf_ are Keras's\n",
+        f'{NAME} pads and normalises as torch does: with these numbers Keras answers something else. '
+        "The networks whose names begin with tf_ are Keras's\n",
     )
     status, _, error = command('convert', ours, there)
     assert (status, error) == (2, f'flaxmobile: {there} is already there: --overwrite (overwrite=True) replaces it\n')
