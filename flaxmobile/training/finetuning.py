@@ -83,7 +83,8 @@ def load_init(init: str, model_name: str) -> LoadedModel:
     if path.is_dir():
         return load_run(path)
     if not path.is_file():
-        return weights.load_pretrained(_find(init).name)
+        _find(init)
+        return weights.load_pretrained(init)
     if formats.read(path).kind == 'flaxmobile':
         return weights.load(path)
     try:

@@ -52,6 +52,8 @@ def predict_files(loaded: LoadedModel, paths: Iterable[Path], top: int, batch_si
     """
     if top < 1:
         raise ValueError(f'top must be 1 or more, not {top}')
+    if not loaded.classes:
+        raise ValueError('this model has no classifier (num_classes=0), so it cannot name anything')
     files = list(_files(paths))
     batch_size = min(batch_size, max(1, len(files)))
     results = []

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
+import jax
 import numpy as np
 
 from flaxmobile.data import Preprocessing
@@ -289,6 +290,7 @@ def convert(
         FileNotFoundError, FileExistsError, ValueError: see `open_model` and `save`.
     """
     check_target(target, layout, overwrite=overwrite)
-    model = source if isinstance(source, NamedModel) else open_model(source, model_name)
-    save(target, model.loaded, model.name, model.overrides, layout=layout, overwrite=overwrite)
+    with jax.enable_x64(True):  # So that float64 stays float64.
+        model = source if isinstance(source, NamedModel) else open_model(source, model_name)
+        save(target, model.loaded, model.name, model.overrides, layout=layout, overwrite=overwrite)
     return model

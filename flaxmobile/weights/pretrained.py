@@ -29,8 +29,9 @@ def load_pretrained(
 
     Args:
         name: as `flaxmobile weights list` prints it, `'mobilenetv2_100.ra_in1k'`; a network's name alone takes the
-            weight that `weights.find` gives, and logs which.
-        num_classes: of a new classifier over the same features; 0 for none; None keeps the weight's own.
+            weight that `weights.find` gives, and logs which as a warning.
+        num_classes: of a new classifier over the same features; 0 for none; None, or the weight's own number, keeps the
+            weight's own.
         image_size: side of the images in pixels, and with it the weight's crop; None: the size it was trained at.
         file: where the weight's file lies, instead of the cache or its address; or the same weights in another format.
         key: what a new classifier is drawn from (default: `jax.random.key(0)`).
@@ -41,7 +42,7 @@ def load_pretrained(
     """
     weight = find(name)
     if weight.name != name:
-        log.info('%s: taking %s', name, weight.name)
+        log.warning('%s: taking %s', name, weight.name)
     from flaxmobile.weights.files import load_file
 
     preprocessing = weight.preprocessing(image_size)

@@ -15,6 +15,7 @@ import flaxmobile
 from flaxmobile import weights
 from flaxmobile.cli import main
 from flaxmobile.data import Preprocessing
+from flaxmobile.models.network import variable_shapes
 from flaxmobile.training.checkpoints import Checkpoints
 from flaxmobile.training.config import TrainConfig
 from flaxmobile.training.run import RunDescription
@@ -307,3 +308,15 @@ def test_convert_takes_a_model(loaded, tmp_path):
     source = NamedModel(loaded, NAME, {})
     assert weights.convert(source, tmp_path / 'weights.safetensors') == source
     same(weights.load(tmp_path / 'weights.safetensors').variables, loaded.variables)
+
+
+def test_float64_is_converted_number_for_number(tmp_path):
+    model = flaxmobile.create_model(NAME, num_classes=3)
+    arrays = {
+        path: np.random.default_rng(0).normal(size=own.shape)
+        for path, own in flatten_dict(variable_shapes(model), sep='/').items()
+    }
+    np.savez(tmp_path / 'wide.npz', **arrays)
+    weights.convert(tmp_path / 'wide.npz', tmp_path / 'out.npz', model_name=NAME)
+    with np.load(tmp_path / 'out.npz') as written:
+        assert all(np.array_equal(written[path], array) for path, array in arrays.items())

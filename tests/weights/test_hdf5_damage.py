@@ -2,6 +2,7 @@
 
 import io
 import random
+import struct
 import tracemalloc
 import zipfile
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from hdf5_files import LAYOUTS, WEIGHTS, file_of, named
 
-from flaxmobile.weights.formats import hdf5
+from flaxmobile.weights.formats import hdf5, plain_hdf5
 
 MUTATIONS = 1000
 
@@ -107,3 +108,26 @@ def test_every_mutation_of_a_keras_archive_is_refused(monkeypatch):
             given(monkeypatch, mutant)
             with pytest.raises(ValueError, match=r'^a\.keras: damaged'):
                 hdf5.read(Path('a.keras'))
+
+
+def header(*messages: tuple[int, bytes]) -> bytes:
+    """An object header of version 1 with those messages."""
+    bodies = b''.join(struct.pack('<HHB3x', kind, len(body), 0) + body for kind, body in messages)
+    return struct.pack('<BBHII4x', 1, 0, len(messages), 1, len(bodies)) + bodies
+
+
+def test_a_header_in_a_circle_is_refused() -> None:
+    content = header((0x10, struct.pack('<QQ', 16, 24)), (0, b''))
+    with pytest.raises(ValueError, match='circle'):
+        plain_hdf5._object(content, 0)
+
+
+def test_a_header_with_two_names_is_refused() -> None:
+    attribute = plain_hdf5.TEXT_ATTRIBUTE.ljust(48, b'\0')
+    size = len(header((12, bytes(64))))
+    heap = b'GCOL\1\0\0\0' + struct.pack('<Q', 40) + struct.pack('<H6xQ', 1, 4) + b'conv\0\0\0\0'
+    name = attribute + struct.pack('<IQI', 4, size, 1)
+    assert plain_hdf5._object(header((12, name)) + heap, 0).name == 'conv'
+    twice = attribute + struct.pack('<IQI', 4, len(header((12, name), (12, name))), 1)
+    with pytest.raises(ValueError, match='two names'):
+        plain_hdf5._object(header((12, twice), (12, twice)) + heap, 0)

@@ -14,6 +14,8 @@ from typing import NamedTuple
 import ml_dtypes
 import numpy as np
 
+# In one global heap: h5py's hold up to 170, and a search of each for every object may not take for ever.
+MOST_TEXTS = 1024
 SIGNATURE = b'\x89HDF\r\n\x1a\n'
 DATASPACE, LINK_INFO, DATATYPE, LINK, EXTERNAL, LAYOUT, FILTERS, ATTRIBUTE, CONTINUATION, SYMBOL_TABLE = (
     *(0x01, 0x02, 0x03, 0x06, 0x07, 0x08, 0x0B, 0x0C, 0x10, 0x11),
@@ -101,7 +103,9 @@ def _object(content: bytes, address: int) -> _Object:
     version, _, count, _, size = struct.unpack_from('<BBHII', content, address)
     if version != 1:
         raise ValueError(f'a header is not of version 1; {REPACK}')
-    blocks, messages, name = [(address + 16, size)], {}, ''
+    blocks, messages = [(address + 16, size)], {}
+    names: list[str] = []
+    starts = {address + 16}
     for position, length in blocks:
         end = min(position + length, len(content))
         while position + 8 <= end and count:
@@ -109,21 +113,29 @@ def _object(content: bytes, address: int) -> _Object:
             body = content[position + 8 : position + 8 + size]
             position, count = position + 8 + size, count - 1
             if kind == CONTINUATION:
-                blocks.append(struct.unpack_from('<QQ', body))
+                block = struct.unpack_from('<QQ', body)
+                if block[0] in starts:
+                    raise ValueError('a header goes round in a circle')
+                starts.add(block[0])
+                blocks.append(block)
             elif kind == ATTRIBUTE and body.startswith(TEXT_ATTRIBUTE) and len(body) == 64:
-                name = _text(content, *struct.unpack('<IQI', body[48:]))
+                if names:
+                    raise ValueError('a header has two names')
+                names.append(_text(content, *struct.unpack('<IQI', body[48:])))
             elif kind and kind != ATTRIBUTE:
                 messages[kind] = b'' if flags & SHARED else body
     if count:
         raise ValueError('a header is cut off')
-    return _Object(messages, name)
+    return _Object(messages, ''.join(names))
 
 
 def _text(content: bytes, length: int, address: int, number: int) -> str:
     """A text in a global heap (III.E)."""
     magic, size = struct.unpack_from('<8sQ', content, address)
     position, end = address + 16, min(address + size, len(content))
-    while magic[:5] == b'GCOL\1' and position + 16 <= end:
+    for _ in range(MOST_TEXTS):
+        if magic[:5] != b'GCOL\1' or position + 16 > end:
+            break
         index, size = struct.unpack_from('<H6xQ', content, position)
         if index == number and size == length <= end - position - 16:
             return content[position + 16 : position + 16 + length].decode()
