@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, arg
@@ -21,7 +21,8 @@ from flaxmobile.training.config import TrainConfig, list_configs, load_config
 if TYPE_CHECKING:
     from flaxmobile.data import Dataset
     from flaxmobile.training.evaluation import Evaluation
-    from flaxmobile.weights import LoadedModel, NamedModel, Weight
+    from flaxmobile.training.sources import Source
+    from flaxmobile.weights import NamedModel, Weight
 
 Model = Annotated[
     str,
@@ -29,7 +30,10 @@ Model = Annotated[
 ]
 WeightsFile = Annotated[
     Path | None,
-    arg(metavar='FILE', help="The published name's weights from this file: safetensors, torch, Keras or npz."),
+    arg(
+        metavar='FILE',
+        help='The weights of a published name or network from this file, of any format.',
+    ),
 ]
 ImageSize = Annotated[int | None, arg(help="Height and width in pixels; None: the model's own.")]
 
@@ -64,43 +68,23 @@ def train(
     return 0
 
 
-class Loaded(NamedTuple):
-    """What the command line names a model by, the model, and where they come from its run's config or its weight."""
+def _open(given: str, file: Path | None = None, image_size: int | None = None) -> 'Source':
+    """The model that the command line names, with what is to be known of it said on the side."""
+    from flaxmobile.training.sources import open_source
 
-    title: str
-    model: 'LoadedModel'
-    config: TrainConfig | None = None
-    weight: 'Weight | None' = None
-
-
-def _load(given: str, file: Path | None = None, image_size: int | None = None) -> Loaded:
-    """A run's folder, a file of our own or a published name as a model; a folder and a file go before a name."""
-    from flaxmobile import weights
-    from flaxmobile.training.run import load_run, read_description
-
-    path = Path(given).expanduser()
-    folder = (path / 'run.json').is_file()
-    if (folder or path.is_file()) and file:
-        raise ValueError(f'--weights goes with a published name, and {given} brings weights of its own')
-    if folder:
-        config = read_description(path).config
-        return Loaded(f'{config.model} from {path}', _resized(load_run(path), image_size), config)
-    if path.is_file():
-        return Loaded(str(path), _resized(weights.load(path), image_size))
-    if path.name.lower().endswith((*weights.files.SUFFIXES, '.keras')):
-        raise FileNotFoundError(f'there is no file {given}')
-    if os.sep in given or path.exists():
-        read_description(path)
-    weight = weights.find(given)
-    if weight.name != given:
-        print(f'{given}: taking {weight.name}', file=sys.stderr)
-    return Loaded(weight.name, weights.load_pretrained(weight.name, image_size=image_size, file=file), weight=weight)
+    source = open_source(given, file=file, image_size=image_size)
+    if source.weight and source.weight.name != given:
+        print(f'{given}: taking {source.weight.name}', file=sys.stderr)
+    if source.model.assumed:
+        print(_assumed(file or given, source.model), file=sys.stderr)
+    return source
 
 
-def _resized(loaded: 'LoadedModel', image_size: int | None) -> 'LoadedModel':
-    if image_size is None:
-        return loaded
-    return loaded._replace(preprocessing=replace(loaded.preprocessing, image_size=image_size))
+def _assumed(file: str | Path, model: 'NamedModel') -> str:
+    return (
+        f'{file} says neither how images are prepared nor what its classes are; taken as usual for {model.name}: '
+        f'{model.loaded.preprocessing}'
+    )
 
 
 def evaluate(
@@ -124,8 +108,8 @@ def evaluate(
     from flaxmobile.training.evaluation import evaluate as run_evaluation
     from flaxmobile.training.step import make_evaluation_step, make_mesh, replicate
 
-    named = _load(model, weights, image_size)
-    loaded, config = named.model, named.config
+    named = _open(model, weights, image_size)
+    loaded, config = named.model.loaded, named.config
     dataset = _dataset(named, data, split, data_dir, download)
     if batch_size is None:
         batch_size = config.batch_size if config else 64
@@ -148,14 +132,11 @@ def evaluate(
     return 0
 
 
-def _dataset(named: Loaded, data: str | None, split: str | None, data_dir: str | None, download: bool) -> 'Dataset':
+def _dataset(named: 'Source', data: str | None, split: str | None, data_dir: str | None, download: bool) -> 'Dataset':
     """The data set asked for, by what the run was configured with where that is not said."""
     from flaxmobile.data import load_dataset
 
-    if named.config:
-        data = data or named.config.dataset
-    if data is None:
-        raise ValueError(f'say what to evaluate {named.title} on: --data imagenet2012, or a folder of images')
+    data = _data(named, data)
     if named.config is None and data == 'imagenet2012':
         split = split or 'validation'
     config: TrainConfig | type[TrainConfig] = named.config or TrainConfig  # The class has the defaults.
@@ -166,6 +147,13 @@ def _dataset(named: Loaded, data: str | None, split: str | None, data_dir: str |
         download=download,
         max_unreadable=config.max_unreadable,
     )
+
+
+def _data(named: 'Source', data: str | None) -> str:
+    found = data or (named.config.dataset if named.config else None)
+    if found is None:
+        raise ValueError(f'say which images {named.title} is to see: --data imagenet2012, or a folder of images')
+    return found
 
 
 def _published(weight: 'Weight', image_size: int) -> str:
@@ -203,7 +191,7 @@ def predict(
 
     if not images:
         raise ValueError('name at least one image, or a folder of images')
-    results = predict_files(_load(model, weights, image_size).model, images, top)
+    results = predict_files(_open(model, weights, image_size).model.loaded, images, top)
     print(_as_json(results) if json else '\n'.join(_lines(result) for result in results))
     return int(any('error' in result for result in results))
 
@@ -237,19 +225,17 @@ def probe(
     from flaxmobile.training.probe import probe as run_probe
     from flaxmobile.training.step import make_mesh
 
-    named = _load(model, weights, image_size)
+    named = _open(model, weights, image_size)
     config = named.config if named.config and data in (None, named.config.dataset) else None
-    data = data or (config.dataset if config else None)
-    if data is None:
-        raise ValueError(f'say what to probe {named.title} on: --data photos, a folder of images')
+    data = _data(named, data)
     own = (config.train_split, config.test_split, config.data_dir) if config else ('train', 'test', None)
     splits = (train_split or own[0], test_split or own[1])
     train, test = (load_dataset(data, split, data_dir=data_dir or own[2]) for split in splits)
     mesh = make_mesh()
-    found = run_probe(named.model, train, test, -(-batch_size // mesh.size) * mesh.size, mesh)
+    found = run_probe(named.model.loaded, train, test, -(-batch_size // mesh.size) * mesh.size, mesh)
     print(
         f'{named.title} on {train.name}: fitted to {found.train_images:,} images of {train.split}, tested on '
-        f'{found.test_images:,} of {test.split}, at {named.model.preprocessing.image_size} pixels'
+        f'{found.test_images:,} of {test.split}, at {named.model.loaded.preprocessing.image_size} pixels'
     )
     print(f'{NEIGHBOURS} nearest neighbours {found.knn_accuracy:.2%}')
     print(f'linear probe {found.linear_accuracy:.2%} (penalty {found.penalty:g})')
@@ -328,15 +314,10 @@ def convert(
 
     path = Path(source).expanduser()
     files.check_target(target, layout, overwrite=overwrite)
-    given: Path | NamedModel = path
-    if not path.is_file() and not path.name.lower().endswith((*files.SUFFIXES, '.keras')):
-        if model:
-            raise ValueError(f'--model goes with a file that does not say what it holds; {source} does')
-        given = _named(_load(source))
+    given = path if path.is_file() else _open(source).model
     written = files.convert(given, target, model_name=model, layout=layout, overwrite=overwrite)
     print(f'{target}: {written.name}, {len(written.loaded.classes)} classes')
-    named_by: str = layout or files.named_by(target)
-    for note in _notes(source, written, named_by):
+    for note in _notes(source, written, layout or files.named_by(target)):
         print(note, file=sys.stderr)
     return 0
 
@@ -346,10 +327,7 @@ def _notes(source: str, written: 'NamedModel', named_by: str) -> Iterator[str]:
     from flaxmobile.layers import TENSORFLOW, get_convention
 
     if written.assumed:
-        yield (
-            f'{source} says neither how images are prepared nor what its classes are; taken as usual for '
-            f'{written.name}: {written.loaded.preprocessing}'
-        )
+        yield _assumed(source, written)
     tensorflow = get_convention(written.loaded.model.convention) == TENSORFLOW
     if not tensorflow and 'keras' in (named_by, written.assumed):
         yield (
@@ -361,15 +339,6 @@ def _notes(source: str, written: 'NamedModel', named_by: str) -> Iterator[str]:
             f'{written.name} pads and normalises as TensorFlow does: with these numbers a torch network answers the '
             "same only if it does too, as timm's with pad_type='same' and bn_eps=1e-3"
         )
-
-
-def _named(found: Loaded) -> 'NamedModel':
-    from flaxmobile.weights import NamedModel
-
-    if found.config:
-        return NamedModel(found.model, found.config.model, found.config.model_overrides)
-    assert found.weight
-    return NamedModel(found.model, found.weight.model, {})
 
 
 def summary(
@@ -441,7 +410,9 @@ def _configuration(words: Sequence[str]) -> TrainConfig:
     @functools.wraps(train)
     def read(configuration: TrainConfig, run_dir: Path | None = None, resume: bool = False, **_: Any) -> TrainConfig:
         folder = run_dir or Path('runs') / Path(words[1]).stem
-        return follow(config, configuration.init, folder if resume else None) if configuration.init else config
+        if not configuration.init:
+            return config
+        return follow(replace(config, model=configuration.model), configuration.init, folder if resume else None)
 
     return tyro.cli(functools.partial(read, configuration=config), prog='flaxmobile train', args=words[1:])
 

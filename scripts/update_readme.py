@@ -5,6 +5,7 @@ python scripts/update_readme.py --check    say whether it is up to date (exit st
 """
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,6 +39,11 @@ def multiply_adds(counts: Counts) -> str:
     return f'{counts.multiply_adds:,}{attention}'
 
 
+def peers(network: str, prefix: str) -> str:
+    """Whose network it is held to; torchvision has MobileNetV2 at any width, as timm has."""
+    return 'timm, torchvision' if re.fullmatch(r'mobilenetv2_\d+', network) and not prefix else PEERS[prefix]
+
+
 def published(network: str, prefixes: Sequence[str]) -> str:
     """`75.784`, then `tf_ 75.51`: what the tag-less name's weights reached at the size they were trained at."""
     found = []
@@ -60,7 +66,7 @@ def models_table() -> str:
     ]
     for (network, counts), (first, *others) in prefixes.items():
         also = ' '.join(f'`{prefix}`' for prefix in others)
-        equal = ', '.join(PEERS[prefix] for prefix in (first, *others))
+        equal = ', '.join(peers(network, prefix) for prefix in (first, *others))
         rows.append(
             f'| `{first}{network}` | {also} | {counts.parameters:,} | {multiply_adds(counts)} | '
             f'{counts.image_size} | {published(network, (first, *others))} | {equal} |'

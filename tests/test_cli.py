@@ -19,19 +19,6 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def command(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run the command in this process: its exit status, what it printed, and what it printed as an error."""
-
-    def run(*words: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as ended:
-            main([str(word) for word in words])
-        printed = capsys.readouterr()
-        return int(ended.value.code or 0), printed.out, printed.err
-
-    return run
-
-
-@pytest.fixture
 def config_file(tiny: TrainConfig, tmp_path: Path) -> Path:  # noqa: F811
     """A config of the user's own, the tiny one."""
     path = tmp_path / 'mine.py'
@@ -67,8 +54,8 @@ def test_help_of_a_config_shows_its_own_defaults(command: Run) -> None:
         (['train', 'fashion_mnist_mini', '--epocs', '3'], '--epochs'),
         (['train', 'fashion_mnist_mini', '--epochs', 'three'], 'three'),
         (['train', 'fashion_mnist_mini', '--epochs', '-1'], 'epochs must be'),
-        (['evaluate', 'no/such/run'], 'no/such/run is no folder'),
-        (['predict', 'no/such/run', 'a.png'], 'no/such/run is no folder'),
+        (['evaluate', 'no/such/run'], 'there is no run and no file no/such/run'),
+        (['predict', 'no/such/run', 'a.png'], 'there is no run and no file no/such/run'),
         (['predict', 'no/such/run'], 'name at least one image'),
         (['list', 'mobilenetv9'], "unknown model 'mobilenetv9'"),
         (['summary', 'mobilenetv2_10'], 'mobilenetv2_100'),

@@ -3,7 +3,7 @@
 from flax.linen import Dropout
 
 from flaxmobile.layers.attention import MultiQueryAttention
-from flaxmobile.layers.basic import AntiAliasing, Conv, ConvNorm, Dense
+from flaxmobile.layers.basic import AntiAliasing, Conv, ConvNorm, Dense, common_fields
 from flaxmobile.layers.blocks import (
     Block,
     DepthwiseSeparable,
@@ -36,6 +36,7 @@ __all__ = [
     'SqueezeExcite',
     'StochasticDepth',
     'UniversalInvertedBottleneck',
+    'common_fields',
     'get_convention',
     'make_divisible',
 ]

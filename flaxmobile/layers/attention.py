@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from flaxmobile.layers.basic import Conv, batch_norm
+from flaxmobile.layers.basic import Conv, batch_norm, common_fields
 from flaxmobile.layers.blocks import Block
 from flaxmobile.layers.convention import get_convention
 from flaxmobile.layers.regularization import LayerScale, StochasticDepth
@@ -82,15 +82,7 @@ class Attention(Block):
         return self._projection('output', channels)(mixed)
 
     def _projection(self, name: str, features: int, **fields: Any) -> Projection:
-        return Projection(
-            features=features,
-            convention=self.convention,
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
-            batch_norm_axis_name=self.batch_norm_axis_name,
-            name=name,
-            **fields,
-        )
+        return Projection(features=features, **common_fields(self), name=name, **fields)
 
 
 class MultiQueryAttention(Block):
@@ -120,10 +112,7 @@ class MultiQueryAttention(Block):
             key_features=self.key_features,
             key_strides=self.key_strides,
             dilation=self.dilation,
-            convention=self.convention,
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
-            batch_norm_axis_name=self.batch_norm_axis_name,
+            **common_fields(self),
             name='attention',
         )(batch_norm(self, train=train)(images), train=train)
         if self.layer_scale is not None:

@@ -121,6 +121,11 @@ class Dense(nn.Module):
         return values @ kernel + bias
 
 
+def common_fields(module: Any) -> dict[str, Any]:
+    """The fields that a network's layers and blocks take over from what they are in."""
+    return {name: getattr(module, name) for name in ('convention', 'dtype', 'param_dtype', 'batch_norm_axis_name')}
+
+
 def batch_norm(module: Any, *, train: bool, name: str = 'norm') -> nn.BatchNorm:
     """BatchNorm with the convention and types of `module`, by the batch's statistics when `train`."""
     convention = get_convention(module.convention)

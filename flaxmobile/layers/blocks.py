@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from flaxmobile import ops
-from flaxmobile.layers.basic import Conv, ConvNorm
+from flaxmobile.layers.basic import Conv, ConvNorm, common_fields
 from flaxmobile.layers.convention import TENSORFLOW, Convention
 from flaxmobile.layers.regularization import StochasticDepth
 
@@ -38,14 +38,7 @@ class Block(nn.Module, kw_only=True):
 
     def conv_norm(self, name: str, **fields: Any) -> ConvNorm:
         """A `ConvNorm` of that name with the block's own convention and types."""
-        return ConvNorm(
-            convention=self.convention,
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
-            batch_norm_axis_name=self.batch_norm_axis_name,
-            name=name,
-            **fields,
-        )
+        return ConvNorm(**common_fields(self), name=name, **fields)
 
 
 class SqueezeExcite(nn.Module):

@@ -2,10 +2,8 @@
 
 from typing import Any, ClassVar, NamedTuple
 
-from jax import Array
-
 from flaxmobile.layers import InvertedResidual, make_divisible
-from flaxmobile.models.network import BlockSpec, MobileNet, pool
+from flaxmobile.models.network import BlockSpec, ConvolutionHead
 
 
 class Row(NamedTuple):
@@ -49,7 +47,7 @@ SMALL = (
 HEAD = 1280
 
 
-class MnasNetBase(MobileNet):
+class MnasNetBase(ConvolutionHead):
     """What the forms share: inverted residuals with ReLU, a squeeze of a quarter of the block's input, 1280 at the end.
 
     The head's 1280 channels never scale; the deepest map is the last block's. Fields: see `MobileNet`.
@@ -84,13 +82,9 @@ class MnasNetBase(MobileNet):
             'residual': self.first_residual or row is not self.table[0],
         }
 
-    def setup_head(self) -> None:
-        """A pointwise convolution."""
-        self.head_conv = self.conv_norm(features=HEAD, kind='pointwise', activation='relu')
-
-    def head(self, maps: Array, *, train: bool) -> Array:
-        """The pointwise convolution, then pooling."""
-        return pool(self.head_conv(maps, train=train))
+    def head_fields(self) -> dict[str, Any]:
+        """1280 channels, ReLU."""
+        return {'features': HEAD, 'activation': 'relu'}
 
 
 class MnasNet(MnasNetBase):

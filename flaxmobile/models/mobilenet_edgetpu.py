@@ -3,10 +3,9 @@
 from typing import Any, ClassVar, NamedTuple
 
 import flax.linen as nn
-from jax import Array
 
 from flaxmobile.layers import ConvNorm, FusedInvertedBottleneck, InvertedResidual, make_divisible
-from flaxmobile.models.network import BlockSpec, MobileNet, pool
+from flaxmobile.models.network import BlockSpec, ConvolutionHead
 
 
 class Row(NamedTuple):
@@ -42,7 +41,7 @@ V2: Table = (
 )
 
 
-class MobileNetEdgeTPU(MobileNet):
+class MobileNetEdgeTPU(ConvolutionHead):
     """What the networks share: fused bottlenecks first, inverted residuals after them, ReLU.
 
     The first block of a stage has no residual; the head never scales with the width; the deepest map is the last
@@ -85,13 +84,9 @@ class MobileNetEdgeTPU(MobileNet):
             return {**fields, 'group_size': self.group_size if row.grouped else 0}
         return {**fields, 'residual': not first}
 
-    def setup_head(self) -> None:
-        """A pointwise convolution."""
-        self.head_conv = self.conv_norm(features=self.head_features, kind='pointwise', activation='relu')
-
-    def head(self, maps: Array, *, train: bool) -> Array:
-        """The pointwise convolution, then pooling."""
-        return pool(self.head_conv(maps, train=train))
+    def head_fields(self) -> dict[str, Any]:
+        """1280 channels or more, ReLU."""
+        return {'features': self.head_features, 'activation': 'relu'}
 
 
 class MobileNetEdgeTPUV1(MobileNetEdgeTPU):

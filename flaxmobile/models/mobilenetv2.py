@@ -3,10 +3,8 @@
 import math
 from typing import Any, NamedTuple
 
-from jax import Array
-
 from flaxmobile.layers import InvertedResidual, make_divisible
-from flaxmobile.models.network import BlockSpec, MobileNet, pool
+from flaxmobile.models.network import BlockSpec, ConvolutionHead
 
 
 class Row(NamedTuple):
@@ -31,7 +29,7 @@ TABLE = (
 HEAD = 1280
 
 
-class MobileNetV2(MobileNet):
+class MobileNetV2(ConvolutionHead):
     """MobileNetV2: inverted residuals with linear bottlenecks, ReLU6.
 
     Table 2 of the paper; the head's 1280 channels grow with a width above 1 and never shrink. The deepest map is the
@@ -69,11 +67,7 @@ class MobileNetV2(MobileNet):
     def _repeats(self, row: Row) -> int:
         return row.repeats if row in (TABLE[0], TABLE[-1]) else math.ceil(row.repeats * self.depth_multiplier)
 
-    def setup_head(self) -> None:
-        """A pointwise convolution."""
+    def head_fields(self) -> dict[str, Any]:
+        """1280 channels or more, ReLU6."""
         width = 1.0 if self.fix_stem_and_head else max(1.0, self.width_multiplier)
-        self.head_conv = self.conv_norm(features=make_divisible(HEAD * width), kind='pointwise', activation='relu6')
-
-    def head(self, maps: Array, *, train: bool) -> Array:
-        """The pointwise convolution, then pooling."""
-        return pool(self.head_conv(maps, train=train))
+        return {'features': make_divisible(HEAD * width), 'activation': 'relu6'}

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from flaxmobile.layers import TENSORFLOW, Convention, ConvNorm, Dense, get_convention
+from flaxmobile.layers import TENSORFLOW, Convention, ConvNorm, Dense, common_fields, get_convention
 
 
 class BlockSpec(NamedTuple):
@@ -150,18 +150,9 @@ class MobileNet(nn.Module):
         """From the deepest map to what the classifier is given, `[batch, channels]`."""
         raise NotImplementedError
 
-    def common(self) -> dict[str, Any]:
-        """The fields that every layer takes from the network."""
-        return {
-            'convention': self.convention,
-            'dtype': self.dtype,
-            'param_dtype': self.param_dtype,
-            'batch_norm_axis_name': self.batch_norm_axis_name,
-        }
-
     def conv_norm(self, **fields: Any) -> ConvNorm:
         """A `ConvNorm` with the network's convention and types."""
-        return ConvNorm(**self.common(), **fields)
+        return ConvNorm(**common_fields(self), **fields)
 
     def places(self) -> list[Placed]:
         """Stride and dilation of each block under `output_stride`."""
@@ -176,7 +167,7 @@ class MobileNet(nn.Module):
             'stochastic_depth_rate': stochastic_depth_rate,
         }
         taken = {name: value for name, value in own.items() if name in spec.module.__dataclass_fields__}
-        return spec.module(**taken, **self.common(), **spec.fields)
+        return spec.module(**taken, **common_fields(self), **spec.fields)
 
     def features(self, images: Array, *, train: bool = False) -> dict[str, Array]:
         """The last map at each stride, `{'stride_2': [batch, height / 2, width / 2, channels], ...}`."""
@@ -204,6 +195,22 @@ class MobileNet(nn.Module):
                 f'{name}: images are floats, was given {images.dtype}; '
                 'scale and normalise them first, as `flaxmobile.data.Preprocessing.normalize` does'
             )
+
+
+class ConvolutionHead(MobileNet):
+    """A network with a pointwise convolution between the deepest map and the pooling. Fields: see `MobileNet`."""
+
+    def head_fields(self) -> dict[str, Any]:
+        """Features and activation of the head's convolution."""
+        raise NotImplementedError
+
+    def setup_head(self) -> None:
+        """The pointwise convolution."""
+        self.head_conv = self.conv_norm(kind='pointwise', **self.head_fields())
+
+    def head(self, maps: Array, *, train: bool) -> Array:
+        """The pointwise convolution, then pooling."""
+        return pool(self.head_conv(maps, train=train))
 
 
 def _drops(spec: BlockSpec) -> bool:

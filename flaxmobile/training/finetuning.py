@@ -14,11 +14,11 @@ from flaxmobile import weights
 from flaxmobile.data import Preprocessing
 from flaxmobile.training.config import TrainConfig
 from flaxmobile.training.evaluation import label_positions
-from flaxmobile.training.run import load_run, read_description
+from flaxmobile.training.run import read_description
+from flaxmobile.training.sources import Source, locate, open_source
 from flaxmobile.training.state import TrainState
 from flaxmobile.weights import LoadedModel, formats
 
-SUFFIXES = ('.safetensors', '.npz', '.pth', '.pt', '.h5', '.keras')
 NETWORK = ('stem_stride', 'convention')
 PREPROCESSING = tuple(field.name for field in dataclasses.fields(Preprocessing))
 # What weights decide, since they mean something only to their network and for images like those they learnt from.
@@ -28,24 +28,22 @@ FOLLOWED = ('model', *NETWORK, *PREPROCESSING)
 def follow(config: TrainConfig, init: str, resumed: Path | None = None) -> TrainConfig:
     """`config` with the network and the preprocessing of the weights that `init` names.
 
-    A file of another format than ours says neither, and changes nothing. With `resumed`, the folder of a run that
-    started from them, that run says both, and the weights may be gone.
+    A file of another format than ours is of the config's network, and gets the preprocessing usual for it. With
+    `resumed`, the folder of a run that started from them, that run says both, and the weights may be gone.
 
     Raises:
         OSError: there is no such run or file.
-        ValueError: there are no such weights, with the nearest names, or they are damaged.
+        ValueError: there are no such weights, with the nearest names; they are damaged; they are of another network, or
+            of one that a config cannot ask for.
     """
-    path = Path(init).expanduser()
     if resumed is not None and (before := read_description(resumed).config).init == init:
         return dataclasses.replace(config, **_followed(before))
-    if path.is_dir():
-        return dataclasses.replace(config, **_followed(read_description(path).config))
-    if not path.is_file():
-        weight = _find(init)
-        return _with(config, {'name': weight.model}, weight.preprocessing())
-    if formats.read(path).kind != 'flaxmobile':
-        return config
-    opened = weights.open_model(path)
+    where = locate(init)
+    if isinstance(where, weights.Weight):
+        return _with(config, {'name': where.model}, where.preprocessing())
+    if where.is_dir():
+        return dataclasses.replace(config, **_followed(read_description(where).config))
+    opened = _open_file(init, config.model).model
     return _with(config, {'name': opened.name} | opened.overrides, opened.loaded.preprocessing)
 
 
@@ -55,17 +53,22 @@ def _followed(config: TrainConfig) -> dict[str, Any]:
 
 def _with(config: TrainConfig, network: Mapping[str, Any], preprocessing: Preprocessing) -> TrainConfig:
     """`config` with a network as `run.json` describes one."""
+    more = {name: value for name, value in network.items() if name not in ('name', 'num_classes', *NETWORK)}
+    if more:
+        raise ValueError(f'init: the weights are of {network["name"]} with {more}, which a config cannot ask for')
     changes: dict[str, Any] = {'model': network['name']} | {name: network.get(name) for name in NETWORK}
     return dataclasses.replace(config, **changes, **dataclasses.asdict(preprocessing))
 
 
-def _find(name: str) -> weights.Weight:
-    if '/' in name or Path(name).suffix in SUFFIXES:
-        raise FileNotFoundError(f'init: there is no run and no file {name}')
+def _open_file(init: str, network: str) -> Source:
+    """A file of ours, whatever its network, or one of another format that holds `network`."""
+    ours = formats.read(Path(init).expanduser()).kind == 'flaxmobile'
     try:
-        return weights.find(name)
+        return open_source(init, network=None if ours else network)
     except ValueError as error:
-        raise ValueError(f'init: {name} is no run, no file and no published weights: {error}') from None
+        if ours:
+            raise
+        raise ValueError(f'{init} was read as weights of {network}; --model names another network. {error}') from error
 
 
 def load_init(init: str, model_name: str) -> LoadedModel:
@@ -79,22 +82,11 @@ def load_init(init: str, model_name: str) -> LoadedModel:
         OSError: there is no such run or file, or the weights cannot be fetched.
         ValueError: it is damaged, or does not hold that network.
     """
-    path = Path(init).expanduser()
-    if path.is_dir():
-        return load_run(path)
-    if not path.is_file():
-        _find(init)
-        return weights.load_pretrained(init)
-    if formats.read(path).kind == 'flaxmobile':
-        return weights.load(path)
-    try:
-        loaded = weights.open_model(path, model_name).loaded
-    except ValueError as error:
-        raise ValueError(
-            f'{init} was read as weights of {model_name}; --model names another network. {error}'
-        ) from error
+    file = Path(init).expanduser().is_file()
+    loaded, _, _, assumed = (_open_file(init, model_name) if file else open_source(init)).model
     numbered = loaded.classes == tuple(map(str, range(len(loaded.classes))))
-    return loaded._replace(classes=()) if numbered else loaded  # A folder called 3 is not therefore the fourth class.
+    # A folder called 3 is not therefore the fourth class.
+    return loaded._replace(classes=()) if assumed and numbered else loaded
 
 
 def start_from(state: TrainState, loaded: LoadedModel, classes: Sequence[str]) -> TrainState:

@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from flaxmobile.files import write_whole
 from flaxmobile.weights.catalogue import Weight
 
 HUB = 'https://huggingface.co'
@@ -95,10 +96,18 @@ def download(weight: Weight) -> Path:
             with FileLock(path.with_name(f'{path.name}.lock')):
                 if not path.is_file():
                     _fetch(weight, published, path)
+                    with open(path, 'rb') as file:
+                        write_whole(_digest_path(path), hashlib.file_digest(file, 'sha256').hexdigest())
                     return path
-    if fault := published.fault(path):
+    fetched = Facts(sha256=_digest_path(path).read_text()) if _digest_path(path).is_file() else Facts()
+    if fault := published.fault(path) or fetched.fault(path):
         raise ValueError(f'{path} is not the file of {weight.name}: {fault}. Remove it, and it is fetched again')
     return path
+
+
+def _digest_path(path: Path) -> Path:
+    """Holds the SHA-256 of a fetched file, by which it is known to be whole ever after."""
+    return path.with_name(f'{path.name}.sha256')
 
 
 @contextmanager

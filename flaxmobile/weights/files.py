@@ -219,7 +219,11 @@ def check_target(path: str | Path, layout: Layout | None = None, *, overwrite: b
     suffix = next((suffix for suffix in SUFFIXES if path.name.lower().endswith(suffix)), None)
     if suffix is None:
         allowed = ', '.join(SUFFIXES)
-        raise ValueError(f'{path}: the suffix says which format to write, and {path.suffix!r} is none of {allowed}')
+        keras = '. (A .keras is a Keras program too: load an .h5 into keras.applications, and save that)'
+        raise ValueError(
+            f'{path}: the suffix says which format to write, and {path.suffix!r} is none of {allowed}'
+            + (keras if path.suffix == '.keras' else '')
+        )
     if layout is not None and layout not in get_args(Layout):
         raise ValueError(unknown('layout', layout, get_args(Layout)))
     others = {'keras': TORCH_SUFFIXES, 'timm': KERAS_SUFFIXES, 'torchvision': KERAS_SUFFIXES}
@@ -290,6 +294,8 @@ def convert(
         FileNotFoundError, FileExistsError, ValueError: see `open_model` and `save`.
     """
     check_target(target, layout, overwrite=overwrite)
+    if isinstance(source, NamedModel) and model_name not in (None, source.name):
+        raise ValueError(f'{source.name} is to be written, not {model_name}')
     with jax.enable_x64(True):  # So that float64 stays float64.
         model = source if isinstance(source, NamedModel) else open_model(source, model_name)
         save(target, model.loaded, model.name, model.overrides, layout=layout, overwrite=overwrite)

@@ -212,6 +212,6 @@ def message(found: Iterable[Fault], model: nn.Module, title: str = '', tried: It
         [
             f'the tensors do not fit {type(model).__name__}; by the names of {title} (tried: {", ".join(tried)}):',
             *lines,
-            "  Leave out or replace some by shell patterns: excuse=['classifier*'], initial=model.init(...)",
+            "  from_torch, from_keras and load_file may leave out or replace some: excuse=['classifier*'], initial=...",
         ]
     )

@@ -24,6 +24,7 @@ from flaxmobile.models.mobilenetv4 import MobileNetV4
 from flaxmobile.models.network import MobileNet
 from flaxmobile.suggestions import unknown
 from flaxmobile.weights import names
+from flaxmobile.weights.formats.torch_pickle import WRAPPERS
 from flaxmobile.weights.names import Assignment, Layout, Place, Shapes
 
 Value = TypeVar('Value')
@@ -207,7 +208,6 @@ LEAVES = {
     'batch_stats/{}/var': 'running_var',
     'params/{}/gamma': 'gamma',
 }
-WRAPPERS = ('state_dict_ema', 'state_dict', 'model')
 PREFIXES = ('_orig_mod.', 'module.', '_orig_mod.')
 COUNTER = 'num_batches_tracked'
 AXES = {4: (2, 3, 1, 0), 2: (1, 0), 1: (0,)}

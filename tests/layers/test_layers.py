@@ -256,3 +256,8 @@ def test_other_channels_than_the_parameters_were_made_for():
     variables = random_variables(block, (1, 4, 4, 6))
     with pytest.raises(ValueError, match=r'depthwise/conv: the parameters .* take 6 channels, the input .* has 3'):
         block.apply(variables, IMAGES[..., :3])
+
+
+def test_a_blur_of_large_numbers_stays_finite():
+    images = jnp.full((1, 4, 4, 1), 60000, jnp.float16)
+    assert float(ops.blur_pool(images)[0, 1, 1, 0]) == 60000

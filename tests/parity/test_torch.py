@@ -67,7 +67,7 @@ def test_logits_and_the_map_at_each_stride(name):
             assert peers.relative(values, wanted_maps[stride]) <= LIMIT, stride
 
 
-@pytest.mark.parametrize('width', [35, 100, 130])
+@pytest.mark.parametrize('width', [35, 50, 75, 100, 130, 140])
 def test_logits_of_torchvision_mobilenetv2(width):
     torch.manual_seed(width)
     network = torchvision.models.mobilenet_v2(width_mult=width / 100)

@@ -56,7 +56,7 @@ def test_state_dict_of_every_network(name):
     assert_maps_fit(peers.twin(name), flaxmobile.create_model(name))
 
 
-@pytest.mark.parametrize('width', [35, 100, 140])
+@pytest.mark.parametrize('width', [35, 50, 75, 100, 130, 140])
 def test_state_dict_of_torchvision_mobilenetv2(width):
     network = torchvision.models.mobilenet_v2(width_mult=width / 100)
     assert_maps_fit(network, flaxmobile.create_model(f'mobilenetv2_{width:03d}'), 'torchvision')

@@ -113,12 +113,22 @@ def test_our_own_file_says_all(tmp_path: Path) -> None:
 def test_another_format_is_read_as_the_configs_model(tmp_path: Path) -> None:
     path, loaded, config = tmp_path / 'birds.npz', random_model(), load_config('image_folder')
     np.savez(path, **weights.to_torch(loaded.variables, loaded.model))
-    assert follow(config, str(path)) == config
+    for network, mean in ((NETWORK, 0.485), (f'tf_{NETWORK}', 0.5)):
+        followed = follow(dataclasses.replace(config, model=network), str(path))
+        assert (followed.model, followed.mean[0]) == (network, mean)
     read = load_init(str(path), NETWORK)
     chex.assert_trees_all_equal(read.variables, loaded.variables)
     assert read.classes == ()  # Three, whose names the file does not have.
     with pytest.raises(ValueError, match=r'(?s)birds\.npz: .*misshapen.*conv_stem\.weight is \(8, 3, 3, 3\)'):
         load_init(str(path), 'mobilenetv1_050')
+
+
+def test_a_network_that_no_config_can_ask_for_is_refused(tmp_path: Path) -> None:
+    path, loaded = tmp_path / 'wide.safetensors', random_model()
+    overrides = {'width_multiplier': 0.25}  # What the name has anyway; the file says it all the same.
+    weights.save(path, loaded, NETWORK, overrides)
+    with pytest.raises(ValueError, match=r"mobilenetv1_025 with \{'width_multiplier': 0\.25\}, which a config cannot"):
+        follow(load_config('image_folder'), str(path))
 
 
 @pytest.fixture

@@ -65,8 +65,16 @@ def test_a_file_is_fetched_once(server: FileServer, weight: Weight, tmp_path: Pa
     assert asked == '/files/model.bin'
     assert re.fullmatch(r'flaxmobile/\d+\.\d+\.\d+', headers['user-agent'])
     assert 'range' not in headers
-    assert left(weight) - {'model.bin.lock'} == {'model.bin'}
+    assert left(weight) - {'model.bin.lock'} == {'model.bin', 'model.bin.sha256'}
     assert waits == []
+
+
+def test_what_was_fetched_is_known_ever_after(server: FileServer, weight: Weight) -> None:
+    path = weights.download(weight)
+    assert path.with_name('model.bin.sha256').read_text() == SHA256
+    path.write_bytes(CONTENT[:-1] + bytes([CONTENT[-1] ^ 1]))
+    with pytest.raises(ValueError, match='its sha256 is'):
+        weights.download(weight)
 
 
 def test_a_cut_connection_is_taken_up(server: FileServer, weight: Weight, waits: list[float]) -> None:
@@ -74,7 +82,7 @@ def test_a_cut_connection_is_taken_up(server: FileServer, weight: Weight, waits:
     assert weights.download(weight).read_bytes() == CONTENT
     ranges = [(headers.get('range'), headers.get('if-range')) for _, headers in server.asked]
     assert ranges == [(None, None), ('bytes=100000-', '"first"'), ('bytes=150001-', '"first"')]
-    assert left(weight) - {'model.bin.lock'} == {'model.bin'}
+    assert left(weight) - {'model.bin.lock'} == {'model.bin', 'model.bin.sha256'}
     assert waits == [1, 1]
 
 

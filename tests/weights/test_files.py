@@ -13,9 +13,9 @@ from random_variables import random_variables
 
 import flaxmobile
 from flaxmobile import weights
-from flaxmobile.cli import main
 from flaxmobile.data import Preprocessing
 from flaxmobile.models.network import variable_shapes
+from flaxmobile.training import sources
 from flaxmobile.training.checkpoints import Checkpoints
 from flaxmobile.training.config import TrainConfig
 from flaxmobile.training.run import RunDescription
@@ -249,17 +249,6 @@ def test_a_file_that_does_not_say_what_it_is(loaded, ours, tmp_path):
         weights.open_model(path, 'mobilenetv1_026')
 
 
-@pytest.fixture
-def command(capsys):
-    def run(*words):
-        with pytest.raises(SystemExit) as ended:
-            main([str(word) for word in words])
-        printed = capsys.readouterr()
-        return ended.value.code, printed.out, printed.err
-
-    return run
-
-
 def test_the_command_converts_files(command, loaded, ours, tmp_path):
     there, back = tmp_path / 'there.pth', tmp_path / 'back.safetensors'
     assert command('convert', ours, there) == (0, f'{there}: {NAME}, 3 classes\n', '')
@@ -278,8 +267,7 @@ def test_the_command_converts_files(command, loaded, ours, tmp_path):
     assert command('convert', ours, there, '--overwrite')[0] == 0
     assert command('convert', there, back, '--overwrite')[2].startswith(f'flaxmobile: {there}: tensors of torch')
     missing = tmp_path / 'none.pth'
-    assert command('convert', missing, tmp_path / 'x.npz')[2] == f'flaxmobile: {missing}: there is no such file\n'
-    assert '--model goes with a file' in command('convert', tmp_path, tmp_path / 'x.npz', '--model', NAME)[2]
+    assert command('convert', missing, tmp_path / 'x.npz')[2] == f'flaxmobile: there is no run and no file {missing}\n'
     assert 'unknown weights' in command('convert', 'mobilenetv1_26', tmp_path / 'x.npz')[2]
     assert 'invalid choice' in command('convert', ours, tmp_path / 'x.npz', '--layout', 'flax')[2]
 
@@ -298,10 +286,12 @@ def test_the_command_converts_runs_and_published_weights(command, loaded, tmp_pa
 
     network = 'tf_mobilenetv1_025'
     model = flaxmobile.create_model(network, num_classes=3)
-    monkeypatch.setattr(weights, 'load_pretrained', lambda name, **_: loaded._replace(model=model))
+    monkeypatch.setattr(sources, 'load_pretrained', lambda name, **_: loaded._replace(model=model))
     published, target = weights.find(network).name, tmp_path / 'published.safetensors'
     assert command('convert', published, target) == (0, f'{target}: {network}, 3 classes\n', '')
     assert weights.load(target).model == model
+    wrong = command('convert', published, tmp_path / 'x.npz', '--model', NAME)[2]
+    assert f'{network} is to be written, not {NAME}' in wrong
 
 
 def test_convert_takes_a_model(loaded, tmp_path):

@@ -152,7 +152,7 @@ def with_a_name_twice(_):
         (lambda content: b'x' + content, 'bytes around the directory'),
         (lambda content: content + b'x', 'does not end as a zip does'),
         (lambda content: b'no zip at all, and long enough for its end', 'does not end as a zip does'),
-        (with_bzip2, 'that torch and Python do not write'),
+        (with_bzip2, 'that torch and Keras do not write'),
         (with_encryption_bits, 'encrypted or oddly compressed'),
         (with_nothing, 'holds nothing'),
         (with_a_name_twice, 'two members of one name'),

@@ -1,4 +1,5 @@
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from tiny_run import finished_run, tiny  # noqa: F401 - fixtures
 
 import flaxmobile
 from flaxmobile import data, weights
-from flaxmobile.cli import _published, main
+from flaxmobile.cli import _published
 from flaxmobile.training.config import TrainConfig
 from flaxmobile.weights import LoadedModel
 from flaxmobile.weights.class_names import vocabulary
@@ -20,17 +21,6 @@ from flaxmobile.weights.class_names import vocabulary
 NETWORK = 'tf_mobilenetv1_025'
 NAME = f'{NETWORK}.keras_r128_in1k'
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def command(capsys: pytest.CaptureFixture[str]) -> Run:
-    def run(*words: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as ended:
-            main([str(word) for word in words])
-        printed = capsys.readouterr()
-        return int(ended.value.code or 0), printed.out, printed.err
-
-    return run
 
 
 @pytest.fixture(scope='module')
@@ -97,7 +87,7 @@ def test_the_list_as_json(command: Run, monkeypatch: pytest.MonkeyPatch) -> None
         (['weights', 'fetch'], "invalid choice 'fetch'"),
         (['predict', 'mobilenetv2_100.ra_in1', 'a.png'], 'Did you mean: mobilenetv2_100.ra_in1k'),
         (['evaluate', 'mobilnetv2_100', '--data', 'imagenet2012'], 'Did you mean: mobilenetv2_100, '),
-        (['predict', 'no/such/file.safetensors', 'a.png'], 'there is no file no/such/file.safetensors'),
+        (['predict', 'no/such/file.safetensors', 'a.png'], 'there is no run and no file no/such/file.safetensors'),
         (['predict', NAME, 'a.png', '--weights', 'no/such.h5'], 'no/such.h5: there is no such file'),
     ],
 )
@@ -127,11 +117,36 @@ def test_predict(command: Run, file: Path, images: list[Path], logits: np.ndarra
         np.testing.assert_allclose([guess['probability'] for guess in found], shares, rtol=1e-3)
 
 
-def test_a_bare_name_says_which_on_the_side(command: Run, file: Path, tmp_path: Path) -> None:
-    status, out, err = command('predict', NETWORK, tmp_path / 'none.png', '--weights', file)
+def test_a_bare_name_says_which_on_the_side(
+    command: Run, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv('FLAXMOBILE_CACHE', str(tmp_path))
+    cached = weights.cache_path(weights.find(NETWORK))
+    cached.parent.mkdir()
+    shutil.copy(file, cached)
+    status, out, err = command('predict', NETWORK, tmp_path / 'none.png')
     assert status == 1
     assert err == 'tf_mobilenetv1_025: taking tf_mobilenetv1_025.keras_r224_in1k\n'
     assert 'taking' not in out
+
+
+def test_a_file_of_any_network_with_classes_of_its_own(command: Run, images: list[Path], tmp_path: Path) -> None:
+    model = flaxmobile.create_model('mobilenetv1_025', num_classes=3)  # Of which no weights are published.
+    variables = random_variables(model, (1, 32, 32, 3))
+    np.savez(tmp_path / 'mine.npz', **weights.to_torch(variables, model))
+    words = (
+        'predict',
+        'mobilenetv1_025',
+        images[0],
+        '--weights',
+        tmp_path / 'mine.npz',
+        '--image-size',
+        '32',
+        '--json',
+    )
+    status, out, err = command(*words)
+    assert (status, len(json.loads(out)[0]['predictions'])) == (0, 3)
+    assert 'mine.npz says neither how images are prepared' in err
 
 
 @pytest.mark.parametrize('kind', ['names', 'synsets'])
@@ -179,7 +194,7 @@ def test_what_evaluate_asks_for(
     monkeypatch.setattr(data, 'load_dataset', load_dataset, raising=False)
     status, _, err = command('evaluate', NAME, '--weights', file)
     assert (status, asked) == (2, [])
-    assert f'say what to evaluate {NAME} on: --data imagenet2012' in err
+    assert f'say which images {NAME} is to see: --data imagenet2012' in err
     command('evaluate', NAME, '--weights', file, '--data', 'imagenet2012', '--data-dir', 'here', '--download')
     command('evaluate', file, '--data', 'cifar10')
     command('evaluate', file, '--data', 'imagenet2012', '--split', 'train[:1%]')

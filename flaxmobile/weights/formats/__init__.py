@@ -11,6 +11,7 @@ import numpy as np
 Kind = Literal['flaxmobile', 'safetensors', 'torch', 'keras', 'npz']
 
 OUR_NAMES = ('params/', 'batch_stats/')
+SUFFIXES = ('.safetensors', '.npz', '.pth', '.pt', '.h5', '.keras')
 READABLE = 'safetensors, torch .pth and .pt, Keras .h5, .weights.h5 and .keras, and .npz'
 
 

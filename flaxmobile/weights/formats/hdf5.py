@@ -83,15 +83,10 @@ def write(path: Path, tensors: Mapping[str, np.ndarray], model: MobileNet) -> No
     """Write what `to_keras` made as a file that Keras's `load_weights` takes: `.weights.h5`, or else legacy `.h5`.
 
     Raises:
-        ValueError: the path ends otherwise, or the tensors are not by Keras's names for `model`.
+        ValueError: the tensors are not by Keras's names for `model`.
     """
     import h5py
 
-    if path.suffix not in ('.h5', '.hdf5'):
-        raise ValueError(
-            f'{path}: a Keras file to write ends in .weights.h5 or .h5. (A .keras holds the network as a Keras program '
-            'too: load the weights into keras.applications, and save that.)'
-        )
     known = layers(model, dialects(model)['Keras'], flat_shapes(model))
     order = {f'{layer.name}/{variable}' for layer in known for variable in VARIABLES[layer.kind]}
     foreign = sorted(tensors.keys() - order)

@@ -125,7 +125,10 @@ def _entries(directory: memoryview, position: int) -> Iterator[Entry]:
         (name, extra), (comment, disk, inner, outer, offset) = lengths, values[12:]
         position += CENTRAL.size
         _require(magic == b'PK\1\2', 'an entry of the directory is damaged')
-        _require(made in MADE_BY and outer in ATTRIBUTES, 'a version or attribute that torch and Python do not write')
+        _require(
+            made in MADE_BY and outer in ATTRIBUTES,
+            'permissions or a version that torch and Keras do not write: save it anew',
+        )
         _require((comment, disk, inner) == (0, 0, 0), 'an entry with a comment or on another disk')
         fields = _extra(directory[position + name : position + name + extra])
         count = (size, packed, offset).count(FULL)

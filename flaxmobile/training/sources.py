@@ -1,0 +1,87 @@
+"""A model by what it is named by: a run's folder, a file of weights, or a published name."""
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from flaxmobile.models import list_models
+from flaxmobile.training.config import TrainConfig
+from flaxmobile.training.run import load_run, read_description
+from flaxmobile.weights import NamedModel, Weight, find, formats, load_pretrained, open_model
+from flaxmobile.weights.catalogue import CATALOGUE
+
+
+class Source(NamedTuple):
+    """A model and where it comes from: `title` in words, its run's config or its published weight."""
+
+    title: str
+    model: NamedModel
+    config: TrainConfig | None = None
+    weight: Weight | None = None
+
+
+def locate(given: str) -> Path | Weight:
+    """A run's folder or a file as its path, which go before a published name.
+
+    Raises:
+        FileNotFoundError: it can only be meant as a path, and nothing is there.
+        ValueError: there are no such weights, with the nearest names.
+    """
+    path = Path(given).expanduser()
+    if path.exists():
+        return path
+    if os.sep in given or path.name.lower().endswith(formats.SUFFIXES):
+        raise FileNotFoundError(f'there is no run and no file {given}')
+    try:
+        return find(given)
+    except ValueError as error:
+        raise ValueError(f'{given} is no run, no file and no published weights: {error}') from None
+
+
+def open_source(
+    given: str, *, file: Path | None = None, network: str | None = None, image_size: int | None = None
+) -> Source:
+    """The model that `given` names.
+
+    Args:
+        given: a run's folder, a file, or a published name, which is downloaded unless it is there already.
+        file: where the weights lie that a published name or a registered network stands for, in any format.
+        network: the registered network that a file of another format than ours holds.
+        image_size: side of the images in pixels; None: the model's own.
+
+    Raises:
+        OSError: there is no such run or file, or the weights cannot be fetched.
+        ValueError: nothing has that name; it is damaged; it does not fit its network.
+    """
+    if file is not None:
+        return _from_file(given, file, image_size)
+    where = locate(given)
+    if isinstance(where, Weight):
+        loaded = load_pretrained(where.name, image_size=image_size)
+        return Source(where.name, NamedModel(loaded, where.model, {}), weight=where)
+    if where.is_file():
+        return Source(str(where), _resized(open_model(where, network), image_size))
+    config = read_description(where).config
+    model = NamedModel(load_run(where), config.model, config.model_overrides)
+    return Source(f'{config.model} from {where}', _resized(model, image_size), config)
+
+
+def _from_file(given: str, file: Path, image_size: int | None) -> Source:
+    if given in CATALOGUE:
+        weight = CATALOGUE[given]
+        loaded = load_pretrained(given, file=file, image_size=image_size)
+        return Source(given, NamedModel(loaded, weight.model, {}), weight=weight)
+    if given in list_models():
+        return Source(f'{given} from {file}', _resized(open_model(file, given), image_size))
+    raise ValueError(
+        f'--weights goes with a published name (`flaxmobile weights list`) or a network (`flaxmobile list`), '
+        f'and {given} is neither'
+    )
+
+
+def _resized(model: NamedModel, image_size: int | None) -> NamedModel:
+    if image_size is None:
+        return model
+    preprocessing = dataclasses.replace(model.loaded.preprocessing, image_size=image_size)
+    return model._replace(loaded=model.loaded._replace(preprocessing=preprocessing))
