@@ -10,9 +10,20 @@ from typing import Any
 
 from flaxmobile import layers, models, ops
 from flaxmobile.models import create_model, list_models
+from flaxmobile.models.inference import compile_inference
 
 __version__ = '0.1.0'
-__all__ = ['create_model', 'layers', 'list_models', 'load_pretrained', 'load_run', 'models', 'ops', 'weights']
+__all__ = [
+    'compile_inference',
+    'create_model',
+    'layers',
+    'list_models',
+    'load_pretrained',
+    'load_run',
+    'models',
+    'ops',
+    'weights',
+]
 
 _LAZY = {'load_pretrained': 'flaxmobile.weights', 'load_run': 'flaxmobile.training.run'}
 

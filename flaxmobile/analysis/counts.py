@@ -11,6 +11,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, jaxprs_in_params
 
 from flaxmobile.models.network import MobileNet
 from flaxmobile.models.registry import create_model, entry
+from flaxmobile.ops.dense import conv_p, product_p
 from flaxmobile.ops.depthwise import depthwise_conv_p
 
 
@@ -91,7 +92,10 @@ def _size(parameters: Any) -> int:
 def _products(jaxpr: Jaxpr, scope: str) -> Iterator[tuple[str, JaxprEqn]]:
     for equation in jaxpr.eqns:
         inner = '/'.join(filter(None, (scope, str(equation.source_info.name_stack))))
-        if equation.primitive.name in ('dot_general', 'conv_general_dilated', depthwise_conv_p.name):
+        if equation.primitive in (product_p, conv_p, depthwise_conv_p) or equation.primitive.name in (
+            'dot_general',
+            'conv_general_dilated',
+        ):
             yield inner, equation
         else:
             for nested in jaxprs_in_params(equation.params):
@@ -107,12 +111,17 @@ def _layer(path: list[str], equation: JaxprEqn, params: Any) -> Layer:
     if equation.primitive is depthwise_conv_p:
         window = equation.params['window']
         kind, kernel_size, strides, per_output = 'depthwise', window.kernel_size, window.strides, math.prod(right[:2])
-    elif equation.primitive.name == 'conv_general_dilated':
-        kind, kernel_size, strides = 'standard', right[:2], equation.params['window_strides']
+    elif equation.primitive is conv_p or equation.primitive.name == 'conv_general_dilated':
+        strides = (
+            equation.params['window'].strides if equation.primitive is conv_p else equation.params['window_strides']
+        )
+        kind, kernel_size = 'standard', right[:2]
         per_output = math.prod(right[:3])
+    elif equation.primitive is product_p:
+        kind, kernel_size, strides, per_output = 'pointwise', (1, 1), (1, 1), right[0]
     else:
         (contracted, _), (batch, _) = equation.params['dimension_numbers']
-        kind = 'attention' if batch else 'pointwise' if len(left) == 4 else 'dense'
+        kind = 'attention' if batch else 'dense'
         kernel_size, strides, per_output = (1, 1), (1, 1), math.prod(left[axis] for axis in contracted)
     path = path[:-1] if path[-1] == 'conv' else path
     size = 0 if kind == 'attention' else _size(functools.reduce(lambda tree, part: tree[part], path, params))

@@ -10,6 +10,7 @@ from jax import Array
 
 from flaxmobile import ops
 from flaxmobile.layers.convention import TENSORFLOW, Convention, Initializer, get_convention
+from flaxmobile.layers.normalization import BatchNorm
 
 Kind = Literal['standard', 'depthwise', 'pointwise']
 AntiAliasing = Literal['average', 'blur']
@@ -126,14 +127,13 @@ def common_fields(module: Any) -> dict[str, Any]:
     return {name: getattr(module, name) for name in ('convention', 'dtype', 'param_dtype', 'batch_norm_axis_name')}
 
 
-def batch_norm(module: Any, *, train: bool, name: str = 'norm') -> nn.BatchNorm:
+def batch_norm(module: Any, *, train: bool, name: str = 'norm') -> BatchNorm:
     """BatchNorm with the convention and types of `module`, by the batch's statistics when `train`."""
     convention = get_convention(module.convention)
-    return nn.BatchNorm(
+    return BatchNorm(
         use_running_average=not train,
         momentum=convention.momentum,
         epsilon=convention.epsilon,
-        dtype=module.dtype,
         param_dtype=module.param_dtype,
         axis_name=module.batch_norm_axis_name,
         name=name,
@@ -173,6 +173,7 @@ class ConvNorm(nn.Module):
     @nn.compact
     def __call__(self, images: Array, *, train: bool = False) -> Array:
         """Convolve, normalise (by the batch's statistics when `train`), activate, and pool where the stride moved."""
+        folded = get_convention(self.convention).folded
         pool = ops.pool(self.anti_aliasing) if self.anti_aliasing and self.strides > 1 else None
         outputs = Conv(
             features=self.features,
@@ -182,10 +183,13 @@ class ConvNorm(nn.Module):
             kind=self.kind,
             groups=self.groups,
             kernel_init=self.kernel_init,
+            use_bias=folded,
             convention=self.convention,
             dtype=self.dtype,
             param_dtype=self.param_dtype,
             name='conv',
         )(images)
-        outputs = ops.activation(self.activation)(batch_norm(self, train=train)(outputs))
+        if not folded:
+            outputs = batch_norm(self, train=train)(outputs)
+        outputs = ops.activation(self.activation)(outputs)
         return pool(outputs) if pool else outputs

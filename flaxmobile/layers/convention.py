@@ -25,12 +25,14 @@ class Convention:
         initialization: 'truncated_normal' (TensorFlow slim: 0.09 everywhere), 'fan_out' (timm: normal of variance
             `2 / (k * k * features / groups)`, the classifier uniform in `+-1 / sqrt(features)`) or 'kaiming_fan_out'
             (torchvision: groups not counted, the classifier normal of 0.01). Biases start at zero in all.
+        folded: convolutions have a bias in place of the BatchNorm behind them (`models.inference.fold_batch_norm`).
     """
 
     padding: Literal['same', 'symmetric'] = 'same'
     epsilon: float = 1e-3
     momentum: float = 0.99
     initialization: Literal['truncated_normal', 'fan_out', 'kaiming_fan_out'] = 'truncated_normal'
+    folded: bool = False
 
     def conv_initializer(self, groups: int = 1) -> Initializer:
         """Initialiser of a kernel `[height, width, channels / groups, features]`."""

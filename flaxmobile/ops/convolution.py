@@ -3,8 +3,10 @@
 import jax.numpy as jnp
 from jax import Array, lax
 
-from flaxmobile.ops.depthwise import Window, depthwise_conv_p, vary_alike
+from flaxmobile.ops.dense import conv_of_few_channels, fits_conv_of_few_channels, product
+from flaxmobile.ops.depthwise import depthwise_conv_p
 from flaxmobile.ops.padding import Padding, Pair, padding_pairs, pair
+from flaxmobile.ops.primitives import Window, vary_alike
 
 
 def conv(
@@ -29,15 +31,25 @@ def conv(
     Returns:
         `[batch, output height, output width, features]`.
     """
-    strides, dilation = pair(strides), pair(dilation)
+    window = _window(images, kernel, strides, padding, dilation)
+    if groups == 1 and fits_conv_of_few_channels(kernel):
+        return conv_of_few_channels(images, kernel, window)
     return lax.conv_general_dilated(
         images,
         kernel,
-        window_strides=strides,
-        padding=padding_pairs(padding, images.shape[1:3], kernel.shape[:2], strides, dilation),
-        rhs_dilation=dilation,
+        window_strides=window.strides,
+        padding=window.padding,
+        rhs_dilation=window.dilation,
         feature_group_count=groups,
         dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+    )
+
+
+def _window(images: Array, kernel: Array, strides: int | Pair, padding: Padding, dilation: int | Pair) -> Window:
+    strides, dilation = pair(strides), pair(dilation)
+    input_size, kernel_size = images.shape[1:3], kernel.shape[:2]
+    return Window(
+        input_size, kernel_size, strides, padding_pairs(padding, input_size, kernel_size, strides, dilation), dilation
     )
 
 
@@ -68,11 +80,7 @@ def depthwise_conv(
             f'depthwise_conv: a kernel {kernel.dtype}{list(kernel.shape)} does not fit images '
             f'{images.dtype}{list(images.shape)}: [height, width, 1, channels * multiplier] of the same dtype does'
         )
-    strides, dilation = pair(strides), pair(dilation)
-    kernel_size, input_size = kernel.shape[:2], images.shape[1:3]
-    window = Window(
-        input_size, kernel_size, strides, padding_pairs(padding, input_size, kernel_size, strides, dilation), dilation
-    )
+    window = _window(images, kernel, strides, padding, dilation)
     if kernel.shape[-1] != images.shape[-1]:
         images = jnp.repeat(images, kernel.shape[-1] // images.shape[-1], axis=-1)
     images, kernel = vary_alike(images, kernel[:, :, 0, :])
@@ -91,4 +99,4 @@ def pointwise_conv(images: Array, kernel: Array, *, strides: int | Pair = 1) -> 
         `[batch, ceil(height / stride), ceil(width / stride), features]`.
     """
     rows, columns = pair(strides)
-    return lax.dot_general(images[:, ::rows, ::columns, :], kernel[0, 0], (((3,), (0,)), ((), ())))
+    return product(images[:, ::rows, ::columns, :], kernel[0, 0])

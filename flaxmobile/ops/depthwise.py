@@ -1,56 +1,21 @@
 """Depthwise convolution as three bilinear primitives, each the transpose of the others.
 
-One meaning, a lowering per platform: on a CPU shifted multiply-adds, which XLA fuses into one vectorised loop over the
-channels; elsewhere XLA's own grouped convolution. The choice is made when a program is lowered, so one traced program
-serves every platform.
+On a CPU shifted multiply-adds; elsewhere XLA's own grouped convolution.
 """
 
 import functools
-from collections.abc import Callable
-from typing import Any, NamedTuple, cast
+import math
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir
+from jax.interpreters import ad, batching
 
-from flaxmobile.ops.padding import PaddingPairs, Pair, Size, output_size
-
-
-class Window(NamedTuple):
-    """The static side of a depthwise convolution; all in pixels, height before width."""
-
-    input_size: Size
-    kernel_size: Size
-    strides: Pair
-    padding: PaddingPairs
-    dilation: Pair
-
-    @property
-    def output_size(self) -> Pair:
-        """Height and width of the output."""
-        return output_size(self.input_size, self.kernel_size, self.strides, self.padding, self.dilation)
-
-    @property
-    def taps(self) -> list[Pair]:
-        """Every place in the kernel."""
-        return [(row, column) for row in range(self.kernel_size[0]) for column in range(self.kernel_size[1])]
-
-
-def vary_alike(*operands: Array) -> list[Array]:
-    """Inside `shard_map`, cast each operand to vary over every mesh axis that any of them varies over."""
-    axes = [_varying_axes(operand) for operand in operands]
-    every = frozenset().union(*axes)
-    return [
-        lax.pcast(operand, tuple(every - own), to='varying') if every - own else operand
-        for operand, own in zip(operands, axes, strict=True)
-    ]
-
-
-def _varying_axes(operand: Array) -> frozenset[str]:
-    aval = jax.typeof(operand)
-    return aval.mat.varying if hasattr(aval, 'mat') else aval.vma  # jax 0.10 renamed it
+from flaxmobile.ops.padding import Pair
+from flaxmobile.ops.primitives import Window, primitive
+from flaxmobile.ops.shifted import accumulator, crop, pad, sum_over_taps
 
 
 def _grouped(images: Array, kernel: Array, *, window: Window) -> Array:
@@ -76,32 +41,11 @@ def _grouped_kernel_gradient(images: Array, cotangent: Array, *, window: Window)
     return jax.linear_transpose(lambda kernel: _grouped(images, kernel, window=window), kernel)(cotangent)[0]
 
 
-def _pad(images: Array, padding: PaddingPairs) -> Array:
-    return lax.pad(images, jnp.zeros((), images.dtype), ((0, 0, 0), (*padding[0], 0), (*padding[1], 0), (0, 0, 0)))
-
-
-def _crop(images: Array, start: Size, size: Size, strides: Pair = (1, 1)) -> Array:
-    """`size` positions from `start`, `strides` apart, of the two spatial axes."""
-    stop = [first + (count - 1) * stride + 1 for first, count, stride in zip(start, size, strides, strict=True)]
-    return lax.slice(images, (0, *start, 0), (images.shape[0], *stop, images.shape[-1]), (1, *strides, 1))
-
-
-def _accumulator(images: Array) -> Any:
-    return jnp.promote_types(images.dtype, jnp.float32)
-
-
 def _shifted(images: Array, kernel: Array, *, window: Window) -> Array:
-    """Sum over the kernel's taps of the shifted images times that tap's weights."""
-    dtype = _accumulator(images)
-    total = jnp.zeros((images.shape[0], *window.output_size, images.shape[-1]), dtype)
-    if 0 in total.shape:
-        return total.astype(images.dtype)
-    padded = _pad(images, window.padding)
-    for row, column in window.taps:
-        start = (row * window.dilation[0], column * window.dilation[1])
-        view = _crop(padded, start, window.output_size, window.strides)
-        total = total + view.astype(dtype) * kernel[row, column].astype(dtype)
-    return total.astype(images.dtype)
+    def term(view: Array, tap: Pair) -> Array:
+        return view * kernel[tap].astype(view.dtype)
+
+    return sum_over_taps(images, images.shape[-1], window, term)
 
 
 class _Axis(NamedTuple):
@@ -135,16 +79,16 @@ class _Axis(NamedTuple):
 
 
 def _shifted_input_gradient(cotangent: Array, kernel: Array, *, window: Window) -> Array:
-    dtype = _accumulator(cotangent)
+    dtype = accumulator(cotangent)
     rows, columns = _Axis.of(window, 0), _Axis.of(window, 1)
-    padded = _pad(cotangent, (rows.pad, columns.pad))
+    padded = pad(cotangent, (rows.pad, columns.pad))
     batch, channels = cotangent.shape[0], cotangent.shape[-1]
 
     def phase(row_phase: int, column_phase: int) -> Array:
         total = jnp.zeros((batch, rows.length, columns.length, channels), dtype)
         for row, top in rows.offsets(window.kernel_size[0], row_phase):
             for column, left in columns.offsets(window.kernel_size[1], column_phase):
-                view = _crop(padded, (top, left), (rows.length, columns.length))
+                view = crop(padded, (top, left), (rows.length, columns.length))
                 total = total + view.astype(dtype) * kernel[row, column].astype(dtype)
         return total.astype(cotangent.dtype)
 
@@ -153,7 +97,7 @@ def _shifted_input_gradient(cotangent: Array, kernel: Array, *, window: Window) 
     phases = [jnp.stack([phase(row, column) for column in range(columns.stride)], axis=3) for row in range(rows.stride)]
     size = (rows.length * rows.stride, columns.length * columns.stride)
     interleaved = jnp.stack(phases, axis=2).reshape(batch, *size, channels)
-    return _crop(interleaved, (rows.crop, columns.crop), window.input_size)
+    return crop(interleaved, (rows.crop, columns.crop), window.input_size)
 
 
 def _largest_divisor(number: int, limit: int) -> int:
@@ -162,19 +106,32 @@ def _largest_divisor(number: int, limit: int) -> int:
     return next(divisor for divisor in range(max(1, min(number, limit)), 0, -1) if number % divisor == 0)
 
 
-def _shifted_kernel_gradient(images: Array, cotangent: Array, *, window: Window) -> Array:
+def _shifted_kernel_gradient(images: Array, cotangent: Array, *, window: Window, shards: int = 1) -> Array:
+    """The sum over `shards` parts of the batch, which meet only at the end.
+
+    So a batch that lies on several devices stays where it is.
+    """
+    batch = cotangent.shape[0]
+    parts = math.gcd(batch, shards) if isinstance(batch, int) else 1
+    if parts <= 1:
+        return _looped_kernel_gradient(images, cotangent, window=window)
+    images, cotangent = (values.reshape(parts, batch // parts, *values.shape[1:]) for values in (images, cotangent))
+    return jnp.sum(jax.vmap(functools.partial(_looped_kernel_gradient, window=window))(images, cotangent), axis=0)
+
+
+def _looped_kernel_gradient(images: Array, cotangent: Array, *, window: Window) -> Array:
     """A loop over groups of images and blocks of rows.
 
     Each turn adds `image * cotangent` of a group, image by image, to one accumulator a tap, small enough for the cache;
     XLA's own reduction over all but the channels is several times slower.
     """
-    dtype = _accumulator(images)
+    dtype = accumulator(images)
     batch, height, width, channels = cotangent.shape
     if 0 in cotangent.shape:
         return jnp.zeros((*window.kernel_size, channels), images.dtype)
     group = _largest_divisor(batch, 8)
     block = _largest_divisor(height, max(1, 2**15 // max(1, width * channels)))
-    padded = _pad(images, window.padding)
+    padded = pad(images, window.padding)
     span = (block - 1) * window.strides[0] + (window.kernel_size[0] - 1) * window.dilation[0] + 1
 
     def add(turn: Array, totals: list[Array]) -> list[Array]:
@@ -187,7 +144,7 @@ def _shifted_kernel_gradient(images: Array, cotangent: Array, *, window: Window)
         added = []
         for (row_tap, column_tap), total in zip(window.taps, totals, strict=True):
             start = (row_tap * window.dilation[0], column_tap * window.dilation[1])
-            shifted = _crop(view, start, (block, width), window.strides)
+            shifted = crop(view, start, (block, width), window.strides)
             added.append(functools.reduce(lambda sum_, n: sum_ + shifted[n] * part[n], range(group), total))
         return added
 
@@ -208,49 +165,19 @@ def _kernel_like(images: Array, cotangent: Array, *, window: Window) -> Array:
     return jnp.broadcast_to(values, (*window.kernel_size, *values.shape))
 
 
-def _primitive(
-    name: str, like: Callable[..., Array], native: Callable[..., Array], shifted: Callable[..., Array]
-) -> Primitive:
-    """A primitive whose result has the type of `like`'s, lowered as `shifted` on a CPU and as `native` elsewhere."""
-    primitive = Primitive(name)
-
-    @functools.lru_cache(maxsize=256)
-    def compiled(window: Window) -> Callable[..., Array]:
-        return jax.jit(functools.partial(primitive.bind, window=window))
-
-    primitive.def_impl(lambda *operands, window: compiled(window)(*operands))
-    primitive.def_abstract_eval(
-        lambda *operands, window: jax.make_jaxpr(functools.partial(like, window=window))(*operands).out_avals[0]
-    )
-    mlir.register_lowering(primitive, _lower_unsharded(native))
-    mlir.register_lowering(primitive, _lower_unsharded(shifted), platform='cpu')
-    return primitive
-
-
-def _lower_unsharded(function: Callable[..., Array]) -> Any:
-    """Lower `function` as if its operands carried no sharding, which the compiler then gives it."""
-    lower = mlir.lower_fun(function, multiple_results=False)
-
-    def lowering(context: mlir.LoweringRuleContext, *operands: Any, **params: Any) -> Any:
-        avals = [jax.core.ShapedArray(aval.shape, aval.dtype) for aval in cast(Any, context.avals_in)]
-        return lower(context.replace(avals_in=avals), *operands, **params)
-
-    return lowering
-
-
-depthwise_conv_p = _primitive(
+depthwise_conv_p = primitive(
     'depthwise_conv',
     lambda images, kernel, window: _images_like(window.output_size, images, kernel),
     _grouped,
     _shifted,
 )
-depthwise_conv_input_gradient_p = _primitive(
+depthwise_conv_input_gradient_p = primitive(
     'depthwise_conv_input_gradient',
     lambda cotangent, kernel, window: _images_like(window.input_size, cotangent, kernel),
     _grouped_input_gradient,
     _shifted_input_gradient,
 )
-depthwise_conv_kernel_gradient_p = _primitive(
+depthwise_conv_kernel_gradient_p = primitive(
     'depthwise_conv_kernel_gradient', _kernel_like, _grouped_kernel_gradient, _shifted_kernel_gradient
 )
 

@@ -8,6 +8,8 @@ from typing import Any
 from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from flaxmobile.layers.normalization import BatchNorm
+
 Path = tuple[str, ...]
 Paths = frozenset[Path]
 NOTHING: Paths = frozenset()
@@ -76,7 +78,7 @@ def on_running_statistics(
 
     def intercept(call: Callable[..., Any], arguments: Any, options: Any, context: nn.module.InterceptorContext) -> Any:
         module = context.module
-        if not isinstance(module, nn.BatchNorm) or module.path not in norms:
+        if not isinstance(module, (nn.BatchNorm, BatchNorm)) or module.path not in norms:
             return call(*arguments, **options)
         # A BatchNorm takes its mode from its constructor, so that another one has to stand in for it.
         still = module.clone(parent=None, name=None, use_running_average=True)

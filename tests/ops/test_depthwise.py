@@ -1,5 +1,7 @@
 """The depthwise primitives against XLA's own grouped convolution in float64."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -188,3 +190,12 @@ def test_a_gradient_exports_with_a_symbolic_batch():
     images, kernel = (jnp.asarray(rng.normal(size=s), jnp.float32) for s in ((5, 6, 5, 3), (3, 3, 1, 3)))
     for value, expected in zip(exported.call(images, kernel), jax.grad(reference, (0, 1))(images, kernel), strict=True):
         assert relative(value, np.asarray(expected)) <= 1e-6
+
+
+def test_a_sharded_batch_is_not_gathered():
+    mesh = jax.make_mesh((4,), ('data',), axis_types=(AxisType.Auto,))
+    images = jax.ShapeDtypeStruct((8, 16, 16, 8), jnp.float32, sharding=NamedSharding(mesh, P('data')))
+    kernel = jax.ShapeDtypeStruct((3, 3, 1, 8), jnp.float32, sharding=NamedSharding(mesh, P()))
+    text = jax.jit(jax.grad(ours, (0, 1))).lower(images, kernel).compile().as_text()
+    assert 'all-reduce(' in text
+    assert not re.search('all-gather|all-to-all|collective-permute', text)

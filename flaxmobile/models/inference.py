@@ -1,0 +1,120 @@
+"""The fast path of inference: BatchNorm folded into the convolutions, parameters bound, compiled for the platform."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import Array, lax
+
+from flaxmobile.layers import get_convention
+from flaxmobile.models.network import MobileNet
+
+CPU_OPTIONS = {
+    'xla_cpu_experimental_ynn_fusion_type': 'LIBRARY_FUSION_TYPE_REDUCE',
+    'xla_cpu_prefer_vector_width': '512',
+}
+"""Eigen's products instead of YNN's, and the machine's whole vectors: `docs/performance.md` has what they bring."""
+
+PIXELS = 2 * 224 * 224
+"""Of the images that a CPU takes through the network at once: their maps stay in the cache."""
+
+
+def fold_batch_norm(model: MobileNet, variables: Any) -> tuple[MobileNet, dict[str, Any]]:
+    """The same network in evaluation, each convolution with a bias in place of the BatchNorm behind it.
+
+    A pure function of the variables, that can be traced. A BatchNorm with no convolution before it (multi-query
+    attention's) stays.
+
+    Args:
+        model: a network of this library.
+        variables: `params` and `batch_stats`.
+
+    Returns:
+        The model, whose convention is `folded`, and its variables. It cannot be trained: the statistics are gone.
+
+    Raises:
+        ValueError: it is folded already.
+    """
+    convention = get_convention(model.convention)
+    if convention.folded:
+        raise ValueError(f'fold_batch_norm: this {type(model).__name__} is folded already')
+    params, statistics = _fold(variables['params'], variables['batch_stats'], convention.epsilon)
+    folded = model.clone(convention=dataclasses.replace(convention, folded=True))
+    return folded, {'params': params, 'batch_stats': statistics} if statistics else {'params': params}
+
+
+def _fold(params: Any, statistics: Any, epsilon: float) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Parameters and what is left of the statistics."""
+    if 'conv' in params and 'norm' in params:
+        conv, norm, moments = params['conv'], params['norm'], statistics['norm']
+        factor = norm['scale'] * lax.rsqrt(moments['var'] + epsilon)
+        return {'conv': {'kernel': conv['kernel'] * factor, 'bias': norm['bias'] - moments['mean'] * factor}}, {}
+    folded, left = dict(params), dict(statistics)
+    for name in params.keys() & statistics.keys():
+        if 'mean' not in statistics[name]:
+            folded[name], left[name] = _fold(params[name], statistics[name], epsilon)
+    return folded, {name: values for name, values in left.items() if values}
+
+
+def forward(model: nn.Module, variables: Any, images: Array, *, platform: str | None) -> Array:
+    """Logits as `model.apply` has them, in the form that is fast on `platform`; None where devices share the batch."""
+    if isinstance(model, MobileNet) and not get_convention(model.convention).folded:
+        model, variables = fold_batch_norm(model, variables)
+
+    def apply(part: Array) -> Array:
+        return model.apply(variables, part)
+
+    return _in_groups(apply, images) if platform == 'cpu' else apply(images)
+
+
+def _in_groups(apply: Callable[[Array], Array], images: Array) -> Array:
+    """A few images at a time, as two strands that the processor's threads can take apart."""
+    strand = max(1, round(PIXELS / (images.shape[1] * images.shape[2])))
+    groups, rest = divmod(images.shape[0], 2 * strand)
+
+    def both(group: Array) -> Array:
+        return jnp.concatenate([apply(group[:strand]), apply(group[strand:])])
+
+    parts = []
+    if groups:
+        whole = images[: images.shape[0] - rest].reshape(groups, 2 * strand, *images.shape[1:])
+        outputs = lax.map(both, whole)
+        parts.append(outputs.reshape(-1, *outputs.shape[2:]))
+    if rest or not groups:
+        parts.append(apply(images[images.shape[0] - rest :]))
+    return jnp.concatenate(parts)
+
+
+def compiler_options(platform: str | None) -> dict[str, str] | None:
+    """What `jax.jit` takes as `compiler_options` for inference on `platform`."""
+    return CPU_OPTIONS if platform == 'cpu' else None
+
+
+def compile_inference(
+    model: nn.Module, variables: Any, *, batch_size: int, image_size: int = 224, channels: int = 3
+) -> Callable[[Array], Array]:
+    """Compile `model` for inference on JAX's default device.
+
+    BatchNorm is folded, the variables are part of the program, and a CPU takes a few images at a time.
+
+    Args:
+        model: a network of this library, or any module that maps images to logits.
+        variables: its variables.
+        batch_size: images of a call.
+        image_size: their height and width in pixels.
+        channels: their channels.
+
+    Returns:
+        A function of normalised float32 images `[batch_size, image_size, image_size, channels]`, and of no other
+        shape, that returns logits `[batch_size, classes]`.
+    """
+    platform = jax.default_backend()
+    images = jax.ShapeDtypeStruct((batch_size, image_size, image_size, channels), jnp.float32)
+
+    def logits(images: Array) -> Array:
+        return forward(model, variables, images, platform=platform)
+
+    return jax.jit(logits, compiler_options=compiler_options(platform)).lower(images).compile()

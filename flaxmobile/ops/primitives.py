@@ -1,0 +1,91 @@
+"""Bilinear operations with one meaning and a lowering per platform.
+
+The choice is made when a program is lowered, so that one traced program serves every platform.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple, cast
+
+import jax
+from jax import Array, lax
+from jax.extend.core import Primitive
+from jax.interpreters import mlir
+
+from flaxmobile.ops.padding import PaddingPairs, Pair, Size, output_size
+
+Function = Callable[..., Array]
+
+STANDARD: dict[Primitive, Function] = {}
+"""Each primitive in XLA's own operations, as exporters want it (`ops.standard`)."""
+
+
+class Window(NamedTuple):
+    """The static side of a convolution; all in pixels, height before width."""
+
+    input_size: Size
+    kernel_size: Size
+    strides: Pair
+    padding: PaddingPairs
+    dilation: Pair
+
+    @property
+    def output_size(self) -> Pair:
+        """Height and width of the output."""
+        return output_size(self.input_size, self.kernel_size, self.strides, self.padding, self.dilation)
+
+    @property
+    def taps(self) -> list[Pair]:
+        """Every place in the kernel."""
+        return [(row, column) for row in range(self.kernel_size[0]) for column in range(self.kernel_size[1])]
+
+
+def primitive(name: str, like: Function, standard: Function, cpu: Function) -> Primitive:
+    """A primitive whose result has the type of `like`'s, lowered as `cpu` on a CPU and as `standard` elsewhere."""
+    new = Primitive(name)
+
+    @functools.lru_cache(maxsize=256)
+    def compiled(**params: Any) -> Function:
+        return jax.jit(functools.partial(new.bind, **params))
+
+    def type_of(*operands: Any, **params: Any) -> Any:
+        return jax.make_jaxpr(functools.partial(like, **params))(*operands).out_avals[0]
+
+    new.def_impl(lambda *operands, **params: compiled(**params)(*operands))
+    new.def_abstract_eval(type_of)
+    mlir.register_lowering(new, _lower_unsharded(standard))
+    mlir.register_lowering(new, _lower_unsharded(cpu), platform='cpu')
+    STANDARD[new] = standard
+    return new
+
+
+def _lower_unsharded(function: Function) -> Any:
+    """Lower `function` as if its operands carried no sharding, which the compiler then gives it.
+
+    A function with an argument `shards` is told how many devices the program is for.
+    """
+    counts = 'shards' in inspect.signature(function).parameters
+
+    def lowering(context: mlir.LoweringRuleContext, *operands: Any, **params: Any) -> Any:
+        devices = {'shards': getattr(context.module_context.axis_context, 'num_devices', None) or 1} if counts else {}
+        avals = [jax.core.ShapedArray(aval.shape, aval.dtype) for aval in cast(Any, context.avals_in)]
+        lower = mlir.lower_fun(functools.partial(function, **devices), multiple_results=False)
+        return lower(context.replace(avals_in=avals), *operands, **params)
+
+    return lowering
+
+
+def vary_alike(*operands: Array) -> list[Array]:
+    """Inside `shard_map`, cast each operand to vary over every mesh axis that any of them varies over."""
+    axes = [_varying_axes(operand) for operand in operands]
+    every = frozenset().union(*axes)
+    return [
+        lax.pcast(operand, tuple(every - own), to='varying') if every - own else operand
+        for operand, own in zip(operands, axes, strict=True)
+    ]
+
+
+def _varying_axes(operand: Array) -> frozenset[str]:
+    aval = jax.typeof(operand)
+    return aval.mat.varying if hasattr(aval, 'mat') else aval.vma  # jax 0.10 renamed it
