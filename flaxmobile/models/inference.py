@@ -64,7 +64,7 @@ def forward(model: nn.Module, variables: Any, images: Array, *, platform: str | 
     if isinstance(model, MobileNet) and not get_convention(model.convention).folded:
         model, variables = fold_batch_norm(model, variables)
 
-    def apply(part: Array) -> Array:
+    def apply(part: Array) -> Any:
         return model.apply(variables, part)
 
     return _in_groups(apply, images) if platform == 'cpu' else apply(images)
