@@ -93,6 +93,14 @@ def compiler_options(platform: str | None) -> dict[str, str] | None:
     return CPU_OPTIONS if platform == 'cpu' else None
 
 
+def inference_function(model: nn.Module, variables: Any) -> Any:
+    """Of `compile_inference` what is compiled: jitted, for images `[batch, height, width, channels]` of any size."""
+    platform = jax.default_backend()
+    return jax.jit(
+        lambda images: forward(model, variables, images, platform=platform), compiler_options=compiler_options(platform)
+    )
+
+
 def compile_inference(
     model: nn.Module, variables: Any, *, batch_size: int, image_size: int = 224, channels: int = 3
 ) -> Callable[[Array], Array]:
@@ -108,13 +116,15 @@ def compile_inference(
         channels: their channels.
 
     Returns:
-        A function of normalised float32 images `[batch_size, image_size, image_size, channels]`, and of no other
-        shape, that returns logits `[batch_size, classes]`.
+        A function of normalised float32 images `[batch_size, image_size, image_size, channels]` that returns logits
+        `[batch_size, classes]`; it raises a ValueError for any other shape.
     """
-    platform = jax.default_backend()
-    images = jax.ShapeDtypeStruct((batch_size, image_size, image_size, channels), jnp.float32)
+    logits, shape = inference_function(model, variables), (batch_size, image_size, image_size, channels)
+    logits(jnp.zeros(shape))
 
-    def logits(images: Array) -> Array:
-        return forward(model, variables, images, platform=platform)
+    def infer(images: Array) -> Array:
+        if images.shape != shape:
+            raise ValueError(f'compiled for images {list(shape)}, was given {list(images.shape)}')
+        return logits(images)
 
-    return jax.jit(logits, compiler_options=compiler_options(platform)).lower(images).compile()
+    return infer

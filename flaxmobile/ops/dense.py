@@ -56,7 +56,7 @@ batching.primitive_batchers[product_p] = _batch_product
 
 
 def fits_conv_of_few_channels(kernel: Array) -> bool:
-    """Whether a kernel `[height, width, channels, features]` has few weights for each feature: all terms can be written out."""
+    """Whether `[height, width, channels, features]` has so few weights a feature that all terms are written out."""
     return kernel.shape[0] * kernel.shape[1] * kernel.shape[2] <= 36
 
 

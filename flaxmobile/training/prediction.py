@@ -1,7 +1,7 @@
 """What a trained model says of images."""
 
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from flax import linen as nn
 
 from flaxmobile.data import Preprocessing, UnreadableImage, prepare_for_evaluation, read_image
 from flaxmobile.data.folders import SUFFIXES
+from flaxmobile.models.inference import compiler_options, forward
 from flaxmobile.weights import LoadedModel
 
 
@@ -31,13 +32,19 @@ def predict(loaded: LoadedModel, images: np.ndarray, batch_size: int = 32) -> np
 
 def _predict(loaded: LoadedModel, images: np.ndarray, batch_size: int) -> np.ndarray:
     padded = np.pad(images, [(0, batch_size - len(images)), (0, 0), (0, 0), (0, 0)])
-    return np.asarray(_probabilities(loaded.model, loaded.preprocessing, loaded.variables, padded))[: len(images)]
+    probabilities = _probabilities(loaded.model, loaded.preprocessing)
+    return np.asarray(probabilities(loaded.variables, padded))[: len(images)]
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _probabilities(model: nn.Module, preprocessing: Preprocessing, variables: Any, batch: jax.Array) -> jax.Array:
-    logits: Any = model.apply(variables, preprocessing.normalize(batch))
-    return jax.nn.softmax(logits.astype(jnp.float32))
+@functools.lru_cache(maxsize=8)
+def _probabilities(model: nn.Module, preprocessing: Preprocessing) -> Callable[[Any, np.ndarray], jax.Array]:
+    platform = jax.default_backend()
+
+    def probabilities(variables: Any, batch: jax.Array) -> jax.Array:
+        logits = forward(model, variables, preprocessing.normalize(batch), platform=platform)
+        return jax.nn.softmax(logits.astype(jnp.float32))
+
+    return jax.jit(probabilities, compiler_options=compiler_options(platform))
 
 
 def predict_files(loaded: LoadedModel, paths: Iterable[Path], top: int, batch_size: int = 32) -> list[dict[str, Any]]:

@@ -16,6 +16,7 @@ from flax import linen as nn
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from flaxmobile.data.preprocessing import Preprocessing
+from flaxmobile.models.inference import compiler_options, forward
 from flaxmobile.training.freezing import NOTHING, Paths, merge, on_running_statistics, trained
 from flaxmobile.training.losses import cross_entropy, smooth_targets
 from flaxmobile.training.state import TrainState, update_ema
@@ -138,10 +139,17 @@ def make_evaluation_step(
     `probabilities` is `[B, K]`, with a row for every image, masked or not. All are on every device.
     """
     replicated, sharded = (NamedSharding(mesh, spec) for spec in (PartitionSpec(), PartitionSpec('data')))
+    platform = mesh.devices.flat[0].platform
 
-    @functools.partial(jax.jit, in_shardings=(replicated, sharded), out_shardings=replicated)
+    @functools.partial(
+        jax.jit,
+        in_shardings=(replicated, sharded),
+        out_shardings=replicated,
+        compiler_options=compiler_options(platform),
+    )
     def evaluation_step(variables: Mapping[str, Any], batch: Mapping[str, jax.Array]) -> Metrics:
-        logits: Any = model.apply(variables, preprocessing.normalize(batch['image']))
+        images = preprocessing.normalize(batch['image'])
+        logits = forward(model, variables, images, platform=platform if mesh.size == 1 else None)
         logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
         labels, mask, num_classes = batch['label'], batch['mask'], logits.shape[-1]
         loss = cross_entropy(logits, smooth_targets(labels, num_classes, 0.0))

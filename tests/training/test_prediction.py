@@ -71,6 +71,6 @@ def test_a_folder_goes_through_in_batches(
         assert [guess['class'] for guess in ours.get('predictions', [])] == [
             guess['class'] for guess in theirs.get('predictions', [])
         ]
-    compiled = prediction._probabilities._cache_size()
+    compiled = prediction._probabilities(loaded.model, loaded.preprocessing)._cache_size()
     predict_files(loaded, [tmp_path], top=4, batch_size=2)
-    assert prediction._probabilities._cache_size() == compiled
+    assert prediction._probabilities(loaded.model, loaded.preprocessing)._cache_size() == compiled
