@@ -4,6 +4,7 @@ from flaxmobile.ops.activations import activation, hard_sigmoid, hard_swish, rel
 from flaxmobile.ops.convolution import conv, depthwise_conv, pointwise_conv
 from flaxmobile.ops.padding import output_size, padding_pairs
 from flaxmobile.ops.pooling import average_pool, blur_pool, pool
+from flaxmobile.ops.standard import standard
 
 __all__ = [
     'activation',
@@ -19,4 +20,5 @@ __all__ = [
     'pool',
     'relu',
     'relu6',
+    'standard',
 ]

@@ -7,6 +7,7 @@ from flaxmobile.ops.dense import conv_of_few_channels, fits_conv_of_few_channels
 from flaxmobile.ops.depthwise import depthwise_conv_p
 from flaxmobile.ops.padding import Padding, Pair, padding_pairs, pair
 from flaxmobile.ops.primitives import Window, vary_alike
+from flaxmobile.ops.shifted import accumulator
 
 
 def conv(
@@ -81,10 +82,12 @@ def depthwise_conv(
             f'{images.dtype}{list(images.shape)}: [height, width, 1, channels * multiplier] of the same dtype does'
         )
     window = _window(images, kernel, strides, padding, dilation)
-    if kernel.shape[-1] != images.shape[-1]:
-        images = jnp.repeat(images, kernel.shape[-1] // images.shape[-1], axis=-1)
+    dtype, multiplier = images.dtype, kernel.shape[-1] // images.shape[-1]
+    if multiplier > 1:  # A gradient by the images adds up the features of a channel: rounded after the sum.
+        images, kernel = (values.astype(accumulator(values)) for values in (images, kernel))
+        images = jnp.repeat(images, multiplier, axis=-1)
     images, kernel = vary_alike(images, kernel[:, :, 0, :])
-    return depthwise_conv_p.bind(images, kernel, window=window)
+    return depthwise_conv_p.bind(images, kernel, window=window).astype(dtype)
 
 
 def pointwise_conv(images: Array, kernel: Array, *, strides: int | Pair = 1) -> Array:
