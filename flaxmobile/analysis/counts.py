@@ -108,14 +108,13 @@ def _shape(variable: Any) -> tuple[int, ...]:
 
 def _layer(path: list[str], equation: JaxprEqn, params: Any) -> Layer:
     left, right, output = (_shape(variable) for variable in (*equation.invars, *equation.outvars))
+    window = equation.params.get('window')
     if equation.primitive is depthwise_conv_p:
-        window = equation.params['window']
-        kind, kernel_size, strides, per_output = 'depthwise', window.kernel_size, window.strides, math.prod(right[:2])
+        kind, kernel_size, strides = 'depthwise', window.kernel_size, window.strides
+        per_output = math.prod(kernel_size)
     elif equation.primitive is conv_p or equation.primitive.name == 'conv_general_dilated':
-        strides = (
-            equation.params['window'].strides if equation.primitive is conv_p else equation.params['window_strides']
-        )
         kind, kernel_size = 'standard', right[:2]
+        strides = window.strides if window else equation.params['window_strides']
         per_output = math.prod(right[:3])
     elif equation.primitive is product_p:
         kind, kernel_size, strides, per_output = 'pointwise', (1, 1), (1, 1), right[0]

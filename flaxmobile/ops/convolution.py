@@ -86,7 +86,7 @@ def depthwise_conv(
     if multiplier > 1:  # A gradient by the images adds up the features of a channel: rounded after the sum.
         images, kernel = (values.astype(accumulator(values)) for values in (images, kernel))
         images = jnp.repeat(images, multiplier, axis=-1)
-    images, kernel = vary_alike(images, kernel[:, :, 0, :])
+    images, kernel = vary_alike(images, kernel[None, :, :, 0, :])
     return depthwise_conv_p.bind(images, kernel, window=window).astype(dtype)
 
 

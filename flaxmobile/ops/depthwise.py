@@ -14,7 +14,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching
 
 from flaxmobile.ops.padding import Pair
-from flaxmobile.ops.primitives import Window, primitive
+from flaxmobile.ops.primitives import Function, Window, primitive
 from flaxmobile.ops.shifted import accumulator, crop, pad, sum_over_taps
 
 
@@ -106,19 +106,6 @@ def _largest_divisor(number: int, limit: int) -> int:
     return next(divisor for divisor in range(max(1, min(number, limit)), 0, -1) if number % divisor == 0)
 
 
-def _shifted_kernel_gradient(images: Array, cotangent: Array, *, window: Window, shards: int = 1) -> Array:
-    """The sum over `shards` parts of the batch, which meet only at the end.
-
-    So a batch that lies on several devices stays where it is.
-    """
-    batch = cotangent.shape[0]
-    parts = math.gcd(batch, shards) if isinstance(batch, int) else 1
-    if parts <= 1:
-        return _looped_kernel_gradient(images, cotangent, window=window)
-    images, cotangent = (values.reshape(parts, batch // parts, *values.shape[1:]) for values in (images, cotangent))
-    return jnp.sum(jax.vmap(functools.partial(_looped_kernel_gradient, window=window))(images, cotangent), axis=0)
-
-
 def _looped_kernel_gradient(images: Array, cotangent: Array, *, window: Window) -> Array:
     """A loop over groups of images and blocks of rows.
 
@@ -131,7 +118,7 @@ def _looped_kernel_gradient(images: Array, cotangent: Array, *, window: Window) 
     if 0 in cotangent.shape:
         return jnp.zeros((*window.kernel_size, channels), images.dtype)
     group = _largest_divisor(batch, 4)
-    block = _largest_divisor(height, max(1, 2**15 // max(1, width * channels)))
+    block = _largest_divisor(height, max(1, 2**15 // max(1, width * channels * window.parts)))
     padded = pad(images, window.padding)
     span = (block - 1) * window.strides[0] + (window.kernel_size[0] - 1) * window.dilation[0] + 1
     turns = batch // group * (height // block)
@@ -158,31 +145,72 @@ def _looped_kernel_gradient(images: Array, cotangent: Array, *, window: Window) 
     return sums.reshape(*window.kernel_size, channels).astype(images.dtype)
 
 
-def _images_like(size: Pair, images: Array, kernel: Array) -> Array:
-    """A value of the shape, sharding and mesh axes of `images` at another `size`, convolved with `kernel`."""
-    values = jnp.sum(images, axis=(1, 2)) + jnp.sum(kernel, axis=(0, 1))
+def _split(values: Array, parts: int) -> Array:
+    return values.reshape(parts, values.shape[0] // parts, *values.shape[1:])
+
+
+def _in_parts(function: Function) -> Function:
+    """A function of images and a kernel, on equal parts of the batch and kernels `[parts, height, width, channels]`."""
+
+    def run(images: Array, kernels: Array, *, window: Window) -> Array:
+        one = functools.partial(function, window=window)
+        if window.parts == 1:
+            return one(images, kernels[0])
+        outputs = jax.vmap(one)(_split(images, window.parts), kernels)
+        return outputs.reshape(-1, *outputs.shape[2:])
+
+    return run
+
+
+def _kernels_of_parts(function: Function) -> Function:
+    """A function of images and cotangents to a kernel, on equal parts of the batch, to kernels `[parts, ...]`."""
+
+    def run(images: Array, cotangent: Array, *, window: Window) -> Array:
+        one = functools.partial(function, window=window)
+        if window.parts == 1:
+            return one(images, cotangent)[None]
+        return jax.vmap(one)(_split(images, window.parts), _split(cotangent, window.parts))
+
+    return run
+
+
+def _shifted_kernel_gradient(images: Array, cotangent: Array, *, window: Window, shards: int = 1) -> Array:
+    """Where devices share the batch each sums its own, and only the sums meet."""
+    gradients, batch = _kernels_of_parts(_looped_kernel_gradient), cotangent.shape[0]
+    if shards == 1 or window.parts > 1 or not isinstance(batch, int):
+        return gradients(images, cotangent, window=window)
+    shares = gradients(images, cotangent, window=window._replace(parts=math.gcd(batch, shards)))
+    return jnp.sum(shares, axis=0, keepdims=True)
+
+
+def _images_like(size: Pair, images: Array, kernels: Array) -> Array:
+    """A value of the shape, sharding and mesh axes of `images` at another `size`, convolved with `kernels`."""
+    values = jnp.sum(images, axis=(1, 2)) + jnp.sum(kernels, axis=(0, 1, 2))
     return jnp.broadcast_to(values[:, None, None, :], (images.shape[0], *size, images.shape[-1]))
 
 
-def _kernel_like(images: Array, cotangent: Array, *, window: Window) -> Array:
+def _kernels_like(images: Array, cotangent: Array, *, window: Window) -> Array:
     values = jnp.sum(images, axis=(0, 1, 2)) + jnp.sum(cotangent, axis=(0, 1, 2))
-    return jnp.broadcast_to(values, (*window.kernel_size, *values.shape))
+    return jnp.broadcast_to(values, (window.parts, *window.kernel_size, *values.shape))
 
 
 depthwise_conv_p = primitive(
     'depthwise_conv',
-    lambda images, kernel, window: _images_like(window.output_size, images, kernel),
-    _grouped,
-    _shifted,
+    lambda images, kernels, window: _images_like(window.output_size, images, kernels),
+    _in_parts(_grouped),
+    _in_parts(_shifted),
 )
 depthwise_conv_input_gradient_p = primitive(
     'depthwise_conv_input_gradient',
-    lambda cotangent, kernel, window: _images_like(window.input_size, cotangent, kernel),
-    _grouped_input_gradient,
-    _shifted_input_gradient,
+    lambda cotangent, kernels, window: _images_like(window.input_size, cotangent, kernels),
+    _in_parts(_grouped_input_gradient),
+    _in_parts(_shifted_input_gradient),
 )
 depthwise_conv_kernel_gradient_p = primitive(
-    'depthwise_conv_kernel_gradient', _kernel_like, _grouped_kernel_gradient, _shifted_kernel_gradient
+    'depthwise_conv_kernel_gradient',
+    _kernels_like,
+    _kernels_of_parts(_grouped_kernel_gradient),
+    _shifted_kernel_gradient,
 )
 
 ad.defbilinear(
@@ -202,26 +230,20 @@ ad.defbilinear(
 )
 
 
-def _into_channels(operand: Array, axis: int | None, size: int) -> Array:
-    """[..., channels] with a mapped axis (or none: repeated) to [..., size * channels]."""
-    mapped = (
-        jnp.broadcast_to(operand[..., None, :], (*operand.shape[:-1], size, operand.shape[-1]))
-        if axis is None
-        else jnp.moveaxis(operand, axis, -2)
-    )
-    return mapped.reshape(*mapped.shape[:-2], size * mapped.shape[-1])
-
-
 def _batch(primitive: Primitive, operands: Any, axes: Any, *, window: Window) -> tuple[Array, int]:
-    """Mapped images alone fold into the batch; anything else folds into the channels."""
+    """Mapped images alone fold into the batch; else every element of the map becomes a part."""
     size = next(operand.shape[axis] for operand, axis in zip(operands, axes, strict=True) if axis is not None)
-    if primitive is not depthwise_conv_kernel_gradient_p and axes[1] is None:
-        images = jnp.moveaxis(operands[0], axes[0], 0)
-        output = primitive.bind(images.reshape(-1, *images.shape[2:]), operands[1], window=window)
-        return output.reshape(size, images.shape[1], *output.shape[1:]), 0
-    folded = [_into_channels(operand, axis, size) for operand, axis in zip(operands, axes, strict=True)]
-    output = primitive.bind(*folded, window=window)
-    return output.reshape(*output.shape[:-1], size, output.shape[-1] // size), output.ndim - 1
+
+    def fold(operand: Array, axis: int | None) -> Array:
+        mapped = jnp.broadcast_to(operand, (size, *operand.shape)) if axis is None else jnp.moveaxis(operand, axis, 0)
+        return mapped.reshape(-1, *mapped.shape[2:])
+
+    if primitive is not depthwise_conv_kernel_gradient_p and axes[1] is None and window.parts == 1:
+        output = primitive.bind(fold(operands[0], axes[0]), operands[1], window=window)
+    else:
+        parts = window._replace(parts=size * window.parts)
+        output = primitive.bind(*map(fold, operands, axes), window=parts)
+    return _split(output, size), 0
 
 
 for _p in (depthwise_conv_p, depthwise_conv_input_gradient_p, depthwise_conv_kernel_gradient_p):

@@ -12,6 +12,7 @@ import jax
 from jax import Array, lax
 from jax.extend.core import Primitive
 from jax.interpreters import mlir
+from jax.sharding import AbstractMesh, AxisType
 
 from flaxmobile.ops.padding import PaddingPairs, Pair, Size, output_size
 
@@ -29,6 +30,8 @@ class Window(NamedTuple):
     strides: Pair
     padding: PaddingPairs
     dilation: Pair
+    parts: int = 1
+    """Equal parts of the batch, each with a kernel of its own."""
 
     @property
     def output_size(self) -> Pair:
@@ -71,9 +74,15 @@ def _lower_unsharded(function: Function) -> Any:
         devices = {'shards': getattr(context.module_context.axis_context, 'num_devices', None) or 1} if counts else {}
         avals = [jax.core.ShapedArray(aval.shape, aval.dtype) for aval in cast(Any, context.avals_in)]
         lower = mlir.lower_fun(functools.partial(function, **devices), multiple_results=False)
-        return lower(context.replace(avals_in=avals), *operands, **params)
+        with jax.sharding.use_abstract_mesh(_without_explicit_axes(jax.sharding.get_abstract_mesh())):
+            return lower(context.replace(avals_in=avals), *operands, **params)
 
     return lowering
+
+
+def _without_explicit_axes(mesh: AbstractMesh) -> AbstractMesh:
+    types = [AxisType.Auto if kind is AxisType.Explicit else kind for kind in mesh.axis_types]
+    return AbstractMesh(mesh.axis_sizes, mesh.axis_names, axis_types=tuple(types))
 
 
 def vary_alike(*operands: Array) -> list[Array]:

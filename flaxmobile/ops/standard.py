@@ -1,0 +1,73 @@
+"""A function in XLA's own operations, for exporters."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
+
+from flaxmobile.ops.primitives import STANDARD
+
+INLINED = {'jit', 'closed_call', 'remat2'}
+
+
+def standard(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` without the primitives of this library: a depthwise convolution is XLA's grouped one on a CPU as well.
+
+    Calls within calls are inlined, loops and conditions stay, and so do derivatives that a function has of its own
+    (`jax.custom_jvp`, `jax.custom_vjp`). A derivative to be exported is taken first: `standard(jax.grad(function))`.
+
+    Args:
+        function: of arrays and trees of them, by position or name, as `jax.jit` takes it.
+
+    Returns:
+        A function of the same arguments and results, which can be transformed like any other.
+
+    Raises:
+        ValueError: when called, if the function has a `shard_map` in it.
+    """
+
+    @functools.wraps(function)
+    def rewritten(*arguments: Any, **named: Any) -> Any:
+        traced, results = jax.make_jaxpr(function, return_shape=True)(*arguments, **named)
+        outputs = _evaluate(traced, jax.tree.leaves((arguments, named)))
+        return jax.tree.unflatten(jax.tree.structure(results), outputs)
+
+    return rewritten
+
+
+def _evaluate(closed: ClosedJaxpr | Jaxpr, operands: Sequence[Any]) -> list[Any]:
+    program, constants = (closed.jaxpr, closed.consts) if isinstance(closed, ClosedJaxpr) else (closed, ())
+    values = dict(zip((*program.constvars, *program.invars), (*constants, *operands), strict=True))
+
+    def read(atom: Any) -> Any:
+        return atom.val if isinstance(atom, Literal) else values[atom]
+
+    for equation in program.eqns:
+        results = _apply(equation, [read(atom) for atom in equation.invars])
+        values.update(zip(equation.outvars, results, strict=True))
+    return [read(atom) for atom in program.outvars]
+
+
+def _apply(equation: JaxprEqn, operands: list[Any]) -> Sequence[Any]:
+    primitive, params = equation.primitive, equation.params
+    if primitive in STANDARD:
+        return [STANDARD[primitive](*operands, **params)]
+    if primitive.name == 'shard_map':
+        raise ValueError('standard: the function has a shard_map in it; give the function inside the shard_map instead')
+    if primitive.name in INLINED:
+        return _evaluate(params['jaxpr' if 'jaxpr' in params else 'call_jaxpr'], operands)
+    rewritten = {name: _rewrite(value) for name, value in params.items()}
+    with equation.ctx.manager:
+        results = primitive.bind(*operands, **primitive.get_bind_params(rewritten))
+    return results if primitive.multiple_results else [results]
+
+
+def _rewrite(value: Any) -> Any:
+    """A parameter of an equation, with the programs in it rewritten."""
+    if isinstance(value, tuple) and value and all(isinstance(each, ClosedJaxpr) for each in value):
+        return tuple(_rewrite(each) for each in value)
+    if not isinstance(value, ClosedJaxpr):
+        return value
+    return jax.make_jaxpr(lambda *operands: _evaluate(value, operands))(*value.in_avals)
