@@ -14,15 +14,17 @@ import tyro
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, arg
 
 import flaxmobile
+from flaxmobile.compilation import keep_programs
 from flaxmobile.models.network import MobileNet
 from flaxmobile.suggestions import unknown
 from flaxmobile.training.config import TrainConfig, list_configs, load_config
+from flaxmobile.weights.download import cache_folder
 
 if TYPE_CHECKING:
     from flaxmobile.data import Dataset
     from flaxmobile.training.evaluation import Evaluation
     from flaxmobile.training.sources import Source
-    from flaxmobile.weights import NamedModel, Weight
+    from flaxmobile.weights import LoadedModel, NamedModel, Weight
 
 Model = Annotated[
     str,
@@ -347,25 +349,134 @@ def summary(
     width_multiplier: Annotated[float | None, arg(help="Width of the layers; None: the name's own.")] = None,
 ) -> int:
     """Show a model by layer: shapes, parameters, multiply-adds, and what depthwise separation saves."""
-    from rich.console import Console
-
     from flaxmobile.analysis.summary import render
 
     options = {} if width_multiplier is None else {'width_multiplier': width_multiplier}
-    # A file or a pipe has no width of its own, and rich would take it for a narrow terminal.
-    console = Console(width=None if sys.stdout.isatty() else 140)
-    console.print(render(name, image_size=image_size, **options))
+    _print_table(render(name, image_size=image_size, **options))
     return 0
 
 
+def _print_table(table: Any) -> None:
+    from rich.console import Console
+
+    # A file or a pipe has no width of its own, and rich would take it for a narrow terminal.
+    Console(width=None if sys.stdout.isatty() else 140).print(table)
+
+
+def benchmark(
+    model: Positional[
+        Annotated[
+            str,
+            arg(
+                metavar='MODEL',
+                help='A network by name (`flaxmobile list`), untrained; or what the other commands take: a published '
+                "name, a run's folder, or a file we wrote.",
+            ),
+        ]
+    ],
+    batch_size: Annotated[int, arg(help='Images at once.')] = 1,
+    image_size: ImageSize = None,
+    weights: WeightsFile = None,
+    rounds: Annotated[int, arg(help='How often each piece of work is timed, in turn with the others.')] = 50,
+    by_layer: Annotated[
+        FlagCreatePairsOff[bool], arg(help="Inference layer by layer, by the profiler's trace.")
+    ] = False,
+    train: Annotated[FlagCreatePairsOff[bool], arg(help='A training step too, of SGD with momentum.')] = False,
+    json: Annotated[FlagCreatePairsOff[bool], arg(help='Print JSON.')] = False,
+) -> int:
+    """Time a model on this machine: latency, images a second, and its share of what the machine can multiply."""
+    from flaxmobile.analysis import latency
+
+    latency.check(batch_size=batch_size, rounds=rounds)
+    title, loaded = _trained_or_not(model, weights, image_size)
+    result = latency.benchmark(
+        loaded.model,
+        loaded.variables,
+        batch_size=batch_size,
+        image_size=loaded.preprocessing.image_size,
+        channels=loaded.preprocessing.channels,
+        rounds=rounds,
+        train_step=_train_step(loaded, batch_size) if train else None,
+        by_layer=by_layer,
+    )
+    if json:
+        print(_as_json(latency.as_dict(title, result)))
+    else:
+        _print_table(latency.Report(title, result))
+    return 0
+
+
+def _trained_or_not(given: str, file: Path | None, image_size: int | None) -> tuple[str, 'LoadedModel']:
+    """The model as `_open` finds it, by its title; untrained where only a network is named: speed needs no weights."""
+    if file or given not in flaxmobile.list_models() or Path(given).exists():
+        source = _open(given, file, image_size)
+        return source.title, source.model.loaded
+    import jax
+    import optax
+
+    from flaxmobile.data import Preprocessing
+    from flaxmobile.models.registry import entry
+    from flaxmobile.training.state import create_state
+    from flaxmobile.weights import LoadedModel
+
+    network = flaxmobile.create_model(given)
+    variables = create_state(network, optax.identity(), jax.random.key(0), (1, 64, 64, 3), None).variables
+    preprocessing = Preprocessing(entry(given).image_size if image_size is None else image_size)
+    return given, LoadedModel(network, variables, preprocessing, ())
+
+
+def _train_step(loaded: 'LoadedModel', batch_size: int) -> Callable[[], Any]:
+    """A training step to time, on the default device: images and labels are drawn, each call goes on from the last."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+    import optax
+
+    from flaxmobile.training.state import TrainState
+    from flaxmobile.training.step import make_mesh, make_train_step, replicate, shard_batch
+
+    if not loaded.model.num_classes:
+        raise ValueError('--train: this model has no classifier (num_classes=0), so it has no loss to lower')
+    mesh, optimizer = make_mesh(jax.devices()[:1]), optax.sgd(1e-3, momentum=0.9)
+    step = make_train_step(
+        loaded.model,
+        optimizer,
+        loaded.preprocessing,
+        num_classes=loaded.model.num_classes,
+        label_smoothing=0.1,
+        ema_decay=None,
+        seed=0,
+        mesh=mesh,
+    )
+    params, statistics = (jax.tree.map(jnp.copy, loaded.variables.get(part, {})) for part in ('params', 'batch_stats'))
+    state = replicate(TrainState(jnp.zeros((), jnp.int32), params, statistics, optimizer.init(params), None), mesh)
+    size, channels = loaded.preprocessing.image_size, loaded.preprocessing.channels
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (batch_size, size, size, channels), np.uint8)
+    labels = rng.integers(0, loaded.model.num_classes, batch_size, np.int32)
+    batch = shard_batch({'image': images, 'label': labels}, mesh)
+
+    def call() -> Any:
+        nonlocal state
+        state, metrics = step(state, batch)
+        return state, metrics
+
+    return call
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command and exit: 0; 1 for an unreadable image; 2 for wrong input; 128 + n for signal n."""
+    """Run the command and exit: 0; 1 for an unreadable image; 2 for wrong input; 128 + n for signal n.
+
+    Without `arguments` they are the process's own, and so is the process: it keeps its compiled programs on disk.
+    """
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = '--debug' in words
     words = [word for word in words if word != '--debug']
     if words[:1] in (['--version'], ['-V']):
         print(f'flaxmobile {flaxmobile.__version__}')
         raise SystemExit(0)
+    if arguments is None:
+        keep_programs(cache_folder() / 'xla')
     try:
         raise SystemExit(_run(words))
     except BrokenPipeError:  # Whoever read the output has enough of it.
@@ -390,6 +501,7 @@ def _run(words: list[str]) -> int:
         'weights': list_weights,
         'convert': convert,
         'summary': summary,
+        'benchmark': benchmark,
     }
     about = 'The MobileNet family for JAX. `flaxmobile COMMAND --help` says more; --version gives the version.'
     return tyro.extras.subcommand_cli_from_dict(commands, prog='flaxmobile', description=about, args=words)

@@ -5,23 +5,32 @@ from pathlib import Path
 
 import jax
 
+SHORTEST = 0.1
+"""Seconds that a program takes to compile, under which it is not kept."""
 LARGEST = 2 * 2**30
-"""Bytes of programs; those that lay unused the longest make room."""
+"""Bytes of all programs; those unused for longest make room."""
 
 
 def keep_programs(folder: Path) -> None:
     """Let this process keep its compiled programs in `folder`, by JAX's persistent compilation cache.
 
-    What the user set goes first: `JAX_COMPILATION_CACHE_DIR` names another folder, `JAX_ENABLE_COMPILATION_CACHE=false`
-    keeps nothing, `JAX_COMPILATION_CACHE_MAX_SIZE` is the most bytes. A folder that cannot be written is left alone.
-    Programs that compile in less than a second are not kept, which is JAX's own threshold. A program's key holds the
-    versions of jaxlib and XLA, the options and a fingerprint of the processor's instructions, so that machines of other
-    kinds may share a folder; whoever may write there can have this process run their code.
+    What the user's environment says goes first: `JAX_COMPILATION_CACHE_DIR` is another folder,
+    `JAX_ENABLE_COMPILATION_CACHE=false` keeps nothing. A folder that cannot be written is left alone.
+
+    JAX finds a program by the versions of jaxlib and XLA, the compiler's options, the number and kind of devices, and
+    on a CPU the instructions that it has, so machines with other processors can share a folder. Whoever may write
+    there can have this process run their code.
     """
-    if jax.config.jax_compilation_cache_dir is None and _is_writable(folder):
-        jax.config.update('jax_compilation_cache_dir', str(folder))
-        if jax.config.jax_compilation_cache_max_size == -1:
-            jax.config.update('jax_compilation_cache_max_size', LARGEST)
+    if 'JAX_COMPILATION_CACHE_DIR' in os.environ or not _is_writable(folder):
+        return
+    settings = {
+        'jax_compilation_cache_dir': str(folder),
+        'jax_compilation_cache_max_size': LARGEST,
+        'jax_persistent_cache_min_compile_time_secs': SHORTEST,
+    }
+    for name, value in settings.items():
+        if name.upper() not in os.environ:
+            jax.config.update(name, value)
 
 
 def _is_writable(folder: Path) -> bool:

@@ -1,6 +1,7 @@
 import errno
 import json
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -29,7 +30,7 @@ def config_file(tiny: TrainConfig, tmp_path: Path) -> Path:  # noqa: F811
 def test_help_and_version(command: Run) -> None:
     status, out, _ = command('--help')
     assert status == 0
-    for name in ('train', 'evaluate', 'predict', 'list', 'convert', 'summary'):
+    for name in ('train', 'evaluate', 'predict', 'list', 'convert', 'summary', 'benchmark'):
         assert name in out
         status, part, _ = command(name, '--help')
         assert status == 0
@@ -59,6 +60,10 @@ def test_help_of_a_config_shows_its_own_defaults(command: Run) -> None:
         (['predict', 'no/such/run'], 'name at least one image'),
         (['list', 'mobilenetv9'], "unknown model 'mobilenetv9'"),
         (['summary', 'mobilenetv2_10'], 'mobilenetv2_100'),
+        (['benchmark', 'mobilenetv2_10'], 'mobilenetv2_10 is no run, no file and no published weights'),
+        (['benchmark', 'mobilenetv1_025', '--rounds', '0'], 'rounds is 0: it has to be 1 or more'),
+        (['benchmark', 'mobilenetv1_025', '--batch-size', '-1', '--train'], 'batch_size is -1: it has to be 1 or more'),
+        (['benchmark', 'mobilenetv1_025', '--image-size', '0'], 'image_size is 0: it has to be 1 or more'),
     ],
 )
 def test_wrong_input_is_said_without_a_traceback(command: Run, words: list[str], wanted: str) -> None:
@@ -84,6 +89,30 @@ def test_a_model_is_summed_up(command: Run) -> None:
     status, out, _ = command('summary', 'mobilenetv2_100')
     assert status == 0
     assert '3,504,872' in out
+
+
+def test_a_network_is_timed_without_weights(command: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, 'socket', None)
+    status, out, _ = command('benchmark', 'mobilenetv1_025', '--image-size', '32', '--rounds', '2', '--by-layer')
+    assert status == 0
+    assert 'mobilenetv1_025, 1 at a time of 32x32 pixels' in out
+    for name in ('inference', 'stem', 'block_00/depthwise', 'classifier', 'no layer', 'total'):
+        assert any(line.startswith(name) for line in out.splitlines()), name
+
+
+def test_a_run_is_timed_with_a_training_step(command: Run, tiny: TrainConfig, finished_run: Path) -> None:  # noqa: F811
+    words = ('--batch-size', '3', '--rounds', '2', '--train', '--json')
+    status, out, _ = command('benchmark', finished_run, *words)
+    assert status == 0
+    result = json.loads(out)
+    assert (result['batch_size'], result['image_size'], set(result['work'])) == (3, 8, {'inference', 'training step'})
+    # Two dense layers: 64 pixels to 8, those to 4 classes.
+    assert result['multiply_adds_per_image'] == 64 * 8 + 8 * 4
+    assert result['work']['inference']['multiply_adds'] == 3 * (64 * 8 + 8 * 4)
+    assert result['work']['training step']['multiply_adds'] == 3 * (2 * 64 * 8 + 3 * 8 * 4)
+    for work in result['work'].values():
+        assert work['images_per_second'] == pytest.approx(3e3 / work['times']['median'])
+        assert work['share_of_peak'] == pytest.approx(work['multiply_adds_per_second'] / result['peak'])
 
 
 def test_train_with_changed_fields(

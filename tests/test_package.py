@@ -18,6 +18,7 @@ PACKAGE = ROOT / 'flaxmobile'
 MAY_IMPORT = {
     'suggestions': set(),
     'files': set(),
+    'compilation': set(),
     'ops': {'suggestions'},
     'layers': {'suggestions', 'ops'},
     'models': {'suggestions', 'ops', 'layers'},
@@ -25,7 +26,18 @@ MAY_IMPORT = {
     'data': {'suggestions'},
     'weights': {'suggestions', 'files', 'ops', 'layers', 'models', 'data'},
     'training': {'suggestions', 'files', 'ops', 'layers', 'models', 'data', 'weights'},
-    'cli': {'suggestions', 'ops', 'layers', 'models', 'data', 'weights', 'training', 'analysis', '__init__'},
+    'cli': {
+        'suggestions',
+        'ops',
+        'layers',
+        'models',
+        'data',
+        'weights',
+        'training',
+        'analysis',
+        'compilation',
+        '__init__',
+    },
     '__main__': {'cli'},
     '__init__': {'suggestions', 'ops', 'layers', 'models', 'data', 'weights', 'training'},
 }

@@ -108,7 +108,7 @@ def _shape(variable: Any) -> tuple[int, ...]:
 
 def _layer(path: list[str], equation: JaxprEqn, params: Any) -> Layer:
     left, right, output = (_shape(variable) for variable in (*equation.invars, *equation.outvars))
-    window = equation.params.get('window')
+    window: Any = equation.params.get('window')
     if equation.primitive is depthwise_conv_p:
         kind, kernel_size, strides = 'depthwise', window.kernel_size, window.strides
         per_output = math.prod(kernel_size)

@@ -53,8 +53,8 @@ def _fold(params: Any, statistics: Any, epsilon: float) -> tuple[dict[str, Any],
         factor = norm['scale'] * lax.rsqrt(moments['var'] + epsilon)
         return {'conv': {'kernel': conv['kernel'] * factor, 'bias': norm['bias'] - moments['mean'] * factor}}, {}
     folded, left = dict(params), dict(statistics)
-    for name in params.keys() & statistics.keys():
-        if 'mean' not in statistics[name]:
+    for name in params:
+        if name in statistics and 'mean' not in statistics[name]:
             folded[name], left[name] = _fold(params[name], statistics[name], epsilon)
     return folded, {name: values for name, values in left.items() if values}
 

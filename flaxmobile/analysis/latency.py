@@ -1,0 +1,205 @@
+"""How fast a network runs on this machine, and how much of the machine it uses."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from flaxmobile.analysis.counts import Layer, layers
+from flaxmobile.analysis.trace import LayerTable, LayerTime, time_layers
+from flaxmobile.models.inference import compile_inference, compiler_options, inference_function
+
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderResult
+
+PRODUCT = {'cpu': 1024}
+"""Rows and columns of the square matrices whose product is the machine's peak, on a platform; `LARGE` on others."""
+LARGE = 8192
+TRACED = 10
+"""Calls that the times by layer are the mean of."""
+
+
+class Times(NamedTuple):
+    """Milliseconds of a call: the median of so many rounds and the quartiles around it."""
+
+    median: float
+    lower: float
+    upper: float
+    rounds: int
+
+
+class Speed(NamedTuple):
+    """Of one piece of work: its times, images a second, multiply-adds of a call and a second, and share of the peak."""
+
+    times: Times
+    images_per_second: float
+    multiply_adds: int
+    multiply_adds_per_second: float
+    share_of_peak: float
+
+
+class Benchmark(NamedTuple):
+    """What was measured. `peak` is the multiply-adds a second of a product of two large float32 matrices."""
+
+    batch_size: int
+    image_size: int
+    platform: str
+    multiply_adds_per_image: int
+    peak: float
+    work: dict[str, Speed]
+    layers: list[LayerTime]
+
+
+def check(**numbers: int) -> None:
+    """Raise a ValueError for a number below 1, by its name."""
+    for name, number in numbers.items():
+        if number < 1:
+            raise ValueError(f'{name} is {number}: it has to be 1 or more')
+
+
+def summarize(milliseconds: Sequence[float]) -> Times:
+    """Median and quartiles."""
+    lower, median, upper = np.percentile(milliseconds, [25, 50, 75])
+    return Times(float(median), float(lower), float(upper), len(milliseconds))
+
+
+def interleave(calls: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, Times]:
+    """The time of each call, until its results are there: all in turn each round, so that all see the same load.
+
+    Each is called once before, untimed.
+
+    Raises:
+        ValueError: `rounds` is not 1 or more.
+    """
+    check(rounds=rounds)
+    for call in calls.values():
+        jax.block_until_ready(call())
+    samples: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            jax.block_until_ready(call())
+            samples[name].append(1e3 * (time.perf_counter() - start))
+    return {name: summarize(values) for name, values in samples.items()}
+
+
+def speed(times: Times, images: int, multiply_adds: int, peak: float) -> Speed:
+    """What the median of `times` says of a call with so many images and multiply-adds; `peak` is in those a second."""
+    rate = 1e3 * multiply_adds / times.median
+    return Speed(times, 1e3 * images / times.median, multiply_adds, rate, rate / peak)
+
+
+def training_multiply_adds(rows: tuple[Layer, ...]) -> int:
+    """For one image of a training step: each product once forward and twice for its gradients.
+
+    The first layer needs no gradient by the images.
+    """
+    return 3 * sum(row.multiply_adds for row in rows) - rows[0].multiply_adds
+
+
+def benchmark(
+    model: nn.Module,
+    variables: Any,
+    *,
+    batch_size: int,
+    image_size: int,
+    channels: int = 3,
+    rounds: int,
+    train_step: Callable[[], Any] | None = None,
+    by_layer: bool = False,
+) -> Benchmark:
+    """Time inference on JAX's default device, as `compile_inference` gives it, beside the machine's peak.
+
+    Args:
+        model: a network of this library.
+        variables: its variables.
+        batch_size: images of a call.
+        image_size: their height and width in pixels.
+        channels: their channels.
+        rounds: how often each piece of work is timed, in turn with the others.
+        train_step: a training step on as many images, to time too.
+        by_layer: trace inference for the times of its layers.
+
+    Raises:
+        ValueError: `batch_size`, `image_size` or `rounds` is not 1 or more.
+    """
+    check(batch_size=batch_size, rounds=rounds)
+    rows, platform = layers(model, image_size, channels), jax.default_backend()
+    images = jax.random.normal(jax.random.key(0), (batch_size, image_size, image_size, channels))
+    infer = compile_inference(model, variables, batch_size=batch_size, image_size=image_size, channels=channels)
+    product, product_multiply_adds = _product(platform)
+    calls = {'product': product, 'inference': lambda: infer(images)}
+    multiply_adds = {'inference': sum(row.multiply_adds for row in rows)}
+    if train_step:
+        calls['training step'] = train_step
+        multiply_adds['training step'] = training_multiply_adds(rows)
+    times = interleave(calls, rounds)
+    peak = 1e3 * product_multiply_adds / times.pop('product').median
+    work = {name: speed(times[name], batch_size, batch_size * multiply_adds[name], peak) for name in times}
+    traced = []
+    if by_layer:
+        compiled = inference_function(model, variables).lower(images).compile()
+        traced = time_layers(compiled, images, rows, TRACED)
+    return Benchmark(batch_size, image_size, platform, multiply_adds['inference'], peak, work, traced)
+
+
+def _product(platform: str) -> tuple[Callable[[], jax.Array], int]:
+    """A product of two large float32 matrices, as inference would have it compiled, and its multiply-adds."""
+    size = PRODUCT.get(platform, LARGE)
+    matrix = jax.random.normal(jax.random.key(0), (size, size))
+    product = jax.jit(jnp.matmul, compiler_options=compiler_options(platform))
+    return lambda: product(matrix, matrix), size**3
+
+
+class Report:
+    """What was measured of the network named in `title`, for rich to print."""
+
+    def __init__(self, title: str, result: Benchmark) -> None:
+        self.title, self.result = title, result
+
+    def __rich_console__(self, console: 'Console', options: 'ConsoleOptions') -> 'RenderResult':
+        """A line for each piece of work, the peak, and the layers where they were traced."""
+        from rich.table import Table
+
+        result = self.result
+        size = f'{result.image_size}x{result.image_size}'
+        title = f'{self.title}, {result.batch_size} at a time of {size} pixels, {result.platform}'
+        table = Table(title=title, box=None, padding=(0, 2, 0, 0), title_style='bold')
+        headings = ('', 'median ms', 'quartiles ms', 'images/s', 'mult-adds', 'G mult-adds/s', 'of peak')
+        for index, heading in enumerate(headings):
+            table.add_column(heading, justify='right' if index else 'left', no_wrap=True)
+        for name, work in result.work.items():
+            table.add_row(name, *_cells(work))
+        yield table
+        yield (
+            f'Peak: {result.peak / 1e9:.1f} G multiply-adds/s, by a product of two float32 matrices of '
+            f'{PRODUCT.get(result.platform, LARGE)} rows and columns in turn with the network.'
+        )
+        if result.layers:
+            yield ''
+            yield LayerTable(result.layers, result.batch_size)
+
+
+def _cells(work: Speed) -> tuple[str, ...]:
+    return (
+        f'{work.times.median:.3f}',
+        f'{work.times.lower:.3f} - {work.times.upper:.3f}',
+        f'{work.images_per_second:.1f}',
+        f'{work.multiply_adds:,}',
+        f'{work.multiply_adds_per_second / 1e9:.1f}',
+        f'{100 * work.share_of_peak:.1f} %',
+    )
+
+
+def as_dict(title: str, result: Benchmark) -> dict[str, Any]:
+    """What was measured, fit for JSON: times in milliseconds, the rest in plain numbers."""
+    work = {name: {**speed._asdict(), 'times': speed.times._asdict()} for name, speed in result.work.items()}
+    traced = [
+        {**(row.layer._asdict() if row.layer else {'name': None}), 'milliseconds': row.milliseconds}
+        for row in result.layers
+    ]
+    return {'model': title, **result._asdict(), 'work': work, 'layers': traced}
