@@ -157,7 +157,7 @@ def _in_parts(function: Function) -> Function:
         if window.parts == 1:
             return one(images, kernels[0])
         outputs = jax.vmap(one)(_split(images, window.parts), kernels)
-        return outputs.reshape(-1, *outputs.shape[2:])
+        return outputs.reshape(images.shape[0], *outputs.shape[2:])
 
     return run
 
@@ -236,7 +236,7 @@ def _batch(primitive: Primitive, operands: Any, axes: Any, *, window: Window) ->
 
     def fold(operand: Array, axis: int | None) -> Array:
         mapped = jnp.broadcast_to(operand, (size, *operand.shape)) if axis is None else jnp.moveaxis(operand, axis, 0)
-        return mapped.reshape(-1, *mapped.shape[2:])
+        return mapped.reshape(mapped.shape[0] * mapped.shape[1], *mapped.shape[2:])
 
     if primitive is not depthwise_conv_kernel_gradient_p and axes[1] is None and window.parts == 1:
         output = primitive.bind(fold(operands[0], axes[0]), operands[1], window=window)

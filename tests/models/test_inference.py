@@ -1,0 +1,179 @@
+"""BatchNorm folded into the convolutions, and the compiled inference path, against the network as it stands."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from random_variables import random_variables
+
+from flaxmobile import compile_inference, create_model
+from flaxmobile.models import MobileNetV2, MobileNetV3Small, MobileNetV4HybridMedium, inference
+from flaxmobile.models.inference import fold_batch_norm
+from flaxmobile.models.mobilenetv4 import Fused, Mqa, Uib
+
+SIZE, CLASSES = 33, 5
+
+
+def relative(got, want):
+    assert got.shape == want.shape
+    return np.max(np.abs(np.asarray(got, np.float64) - np.asarray(want))) / np.max(np.abs(want))
+
+
+def statistics_of(tree):
+    """Where a mean or variance is left, without `batch_stats`."""
+    return {jax.tree_util.keystr(path[:-1], simple=True, separator='/') for path, _ in jax.tree.leaves_with_path(tree)}
+
+
+class UniversalBlocks(MobileNetV4HybridMedium):
+    """Every kind of layer of the fourth generation."""
+
+    table = (Fused(3, 4, 16, 2), Uib(3, 5, 2, 24, 2), Mqa(2, 8, 2), Uib(0, 3, 2, 24))
+
+
+class FirstBlocks(MobileNetV3Small):
+    """Squeeze-excite, both activations, blocks with and without expansion."""
+
+    table = MobileNetV3Small.table[:3]
+
+
+class OneBlock(MobileNetV2):
+    """As little as there can be to compile."""
+
+    def block_specs(self):
+        return super().block_specs()[:1]
+
+
+NETWORKS = {
+    'one block': OneBlock(num_classes=CLASSES, width_multiplier=0.35),
+    'first blocks': FirstBlocks(num_classes=CLASSES, width_multiplier=0.35),
+    'universal blocks': UniversalBlocks(num_classes=CLASSES, width_multiplier=0.5, convention='torch'),
+}
+WHOLE = (
+    'mobilenetv1_025',
+    'tf_mobilenetv2_035',
+    'tv_mobilenetv3_large_100',
+    'mobilenetv3_small_050',
+    'mobilenetv4_conv_small_035',
+    'mobilenetv4_hybrid_medium_075',
+    'mobilenet_edgetpu_100',
+    'mobilenet_edgetpu_v2_xs',
+    'mnasnet_050',
+    'semnasnet_050',
+)
+
+
+@pytest.mark.parametrize('name', [*NETWORKS, *(pytest.param(name, marks=pytest.mark.slow) for name in WHOLE)])
+def test_the_folded_network_equals_the_network(name):
+    model = NETWORKS[name] if name in NETWORKS else create_model(name, num_classes=CLASSES)
+    with jax.enable_x64(True):
+        images = np.random.default_rng(0).normal(size=(2, SIZE, SIZE, 3))
+        variables = random_variables(model, images.shape, dtype=np.float64)
+        folded, folded_variables = fold_batch_norm(model, variables)
+        got, want = jax.jit(folded.apply)(folded_variables, images), jax.jit(model.apply)(variables, images)
+        assert np.ptp(want, axis=0).min() > 0
+        assert relative(got, want) <= 1e-10
+
+
+@pytest.mark.parametrize('name', [*NETWORKS, *WHOLE])
+def test_statistics_are_left_only_where_no_convolution_is_before_them(name):
+    model = NETWORKS[name] if name in NETWORKS else create_model(name, num_classes=CLASSES)
+    variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, SIZE, SIZE, 3)))
+    folded, left = jax.eval_shape(lambda variables: fold_batch_norm(model, variables)[1], variables), set()
+    for path in statistics_of(variables['batch_stats']):
+        parent, _, layer = path.rpartition('/')
+        if not (layer == 'norm' and has(variables['params'], f'{parent}/conv')):
+            left.add(path)
+    assert statistics_of(folded.get('batch_stats', {})) == left
+    assert bool(left) == (name == 'universal blocks' or 'hybrid' in name)
+
+
+def has(tree, path):
+    for name in path.split('/'):
+        if name not in tree:
+            return False
+        tree = tree[name]
+    return True
+
+
+def small(name='one block', batch=1):
+    model = NETWORKS[name]
+    images = np.random.default_rng(0).normal(size=(batch, SIZE, SIZE, 3)).astype(np.float32)
+    return model, random_variables(model, images.shape), images
+
+
+def test_the_folded_variables_are_those_of_the_folded_model():
+    model, variables, images = small('universal blocks')
+    folded, folded_variables = fold_batch_norm(model, variables)
+    shapes = jax.eval_shape(folded.init, jax.random.key(0), images)
+    assert jax.tree.map(jnp.shape, folded_variables) == jax.tree.map(jnp.shape, dict(shapes))
+
+
+def test_folding_leaves_what_it_was_given_as_it_was():
+    model, variables, _ = small()
+    before = jax.tree.map(np.array, variables)
+    fold_batch_norm(model, variables)
+    jax.tree.map(np.testing.assert_array_equal, variables, before)
+
+
+def test_folding_twice_is_refused():
+    model, variables, _ = small()
+    with pytest.raises(ValueError, match='folded already'):
+        fold_batch_norm(*fold_batch_norm(model, variables))
+
+
+def test_folding_is_part_of_a_program():
+    model, variables, images = small()
+
+    @jax.jit
+    def logits(variables, images):
+        folded, folded_variables = fold_batch_norm(model, variables)
+        return folded.apply(folded_variables, images)
+
+    assert relative(logits(variables, images), jax.jit(model.apply)(variables, images)) <= 1e-5
+
+
+@pytest.mark.parametrize('batch', [1, 2, 3, 4, 5, 9])
+def test_compiled_inference_equals_apply(batch, monkeypatch):
+    """Groups of four images and a rest: at 224 x 224 pixels by itself, here by the number of pixels in a group."""
+    monkeypatch.setattr(inference, 'PIXELS', 2 * SIZE * SIZE)
+    model, variables, images = small(batch=batch)
+    infer = compile_inference(model, variables, batch_size=batch, image_size=SIZE)
+    got, want = infer(images), jax.jit(model.apply)(variables, images)
+    assert got.dtype == want.dtype
+    assert relative(got, want) <= 1e-5
+
+
+class Users(nn.Module):
+    """A module that this library knows nothing about, on one channel."""
+
+    @nn.compact
+    def __call__(self, images):
+        outputs = nn.BatchNorm(use_running_average=True)(nn.Conv(4, (3, 3))(images))
+        return nn.Dense(CLASSES)(nn.relu(outputs).mean(axis=(1, 2)))
+
+
+def test_compiled_inference_of_a_module_of_the_user_s():
+    model, images = Users(), np.random.default_rng(0).normal(size=(3, 7, 7, 1)).astype(np.float32)
+    variables = random_variables(model, images.shape)
+    infer = compile_inference(model, variables, batch_size=3, image_size=7, channels=1)
+    assert relative(infer(images), model.apply(variables, images)) <= 1e-5
+
+
+@pytest.mark.parametrize('shape', [(2, SIZE, SIZE, 3), (1, SIZE + 1, SIZE, 3), (1, SIZE, SIZE, 1), (SIZE, SIZE, 3)])
+def test_images_of_another_shape_are_refused(shape):
+    infer = compile_inference(Users(), users_variables(), batch_size=1, image_size=SIZE)
+    with pytest.raises(ValueError, match=rf'compiled for images \[1, {SIZE}, {SIZE}, 3\], was given'):
+        infer(np.zeros(shape, np.float32))
+
+
+def users_variables():
+    return random_variables(Users(), (1, SIZE, SIZE, 3))
+
+
+def test_a_compiled_program_does_not_follow_its_variables():
+    variables, images = users_variables(), np.ones((1, SIZE, SIZE, 3), np.float32)
+    infer = compile_inference(Users(), variables, batch_size=1, image_size=SIZE)
+    before = infer(images)
+    variables['params']['Dense_0']['bias'] = variables['params']['Dense_0']['bias'] + 1
+    np.testing.assert_array_equal(infer(images), before)
