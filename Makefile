@@ -2,7 +2,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow parity lint format hooks clean
+.PHONY: help demo test slow parity bench lint format hooks clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -27,6 +27,9 @@ slow: $(VENV)/.installed-test ## the tests marked slow
 
 parity: $(VENV)/.installed-parity ## the same weights in torch, torchvision, timm and Keras (installs them)
 	$(PYTEST) -m parity
+
+bench: $(VENV)/.installed-benchmarks ## time against plain Flax, Keras, torch, ONNX Runtime and LiteRT (hours, on an idle machine)
+	for name in inference training transformations compile; do $(VENV)/bin/python -m benchmarks.$$name; done
 
 lint: $(VENV)/.installed-lint ## ruff and mypy
 	$(VENV)/bin/ruff check

@@ -35,5 +35,5 @@ def keep_programs(folder: Path) -> None:
 
 def _is_writable(folder: Path) -> bool:
     """Whether files can be made there, or the folder itself."""
-    nearest = next(path for path in (folder, *folder.parents) if path.exists())
-    return nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)
+    nearest = next(path for path in (folder, *folder.parents) if os.path.exists(path))
+    return os.path.isdir(nearest) and os.access(nearest, os.W_OK | os.X_OK)

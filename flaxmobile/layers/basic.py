@@ -174,6 +174,10 @@ class ConvNorm(nn.Module):
     def __call__(self, images: Array, *, train: bool = False) -> Array:
         """Convolve, normalise (by the batch's statistics when `train`), activate, and pool where the stride moved."""
         folded = get_convention(self.convention).folded
+        if folded and train:
+            raise ValueError(
+                f'{"/".join(self.path)}: BatchNorm is folded into the convolution, which cannot be trained'
+            )
         pool = ops.pool(self.anti_aliasing) if self.anti_aliasing and self.strides > 1 else None
         outputs = Conv(
             features=self.features,

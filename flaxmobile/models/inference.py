@@ -1,6 +1,7 @@
 """The fast path of inference: BatchNorm folded into the convolutions, parameters bound, compiled for the platform."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +17,7 @@ CPU_OPTIONS = {
     'xla_cpu_experimental_ynn_fusion_type': 'LIBRARY_FUSION_TYPE_REDUCE',
     'xla_cpu_prefer_vector_width': '512',
 }
-"""Eigen's products instead of YNN's, and the machine's whole vectors: `docs/performance.md` has what they bring."""
+"""Eigen's products and convolutions, YNN's sums, and the machine's whole vectors; measured in `docs/performance.md`."""
 
 PIXELS = 2 * 224 * 224
 """Of the images that a CPU takes through the network at once: their maps stay in the cache."""
@@ -51,7 +52,8 @@ def _fold(params: Any, statistics: Any, epsilon: float) -> tuple[dict[str, Any],
     if 'conv' in params and 'norm' in params:
         conv, norm, moments = params['conv'], params['norm'], statistics['norm']
         factor = norm['scale'] * lax.rsqrt(moments['var'] + epsilon)
-        return {'conv': {'kernel': conv['kernel'] * factor, 'bias': norm['bias'] - moments['mean'] * factor}}, {}
+        weights = {'kernel': conv['kernel'] * factor, 'bias': norm['bias'] - moments['mean'] * factor}
+        return {'conv': {name: value.astype(conv['kernel'].dtype) for name, value in weights.items()}}, {}
     folded, left = dict(params), dict(statistics)
     for name in params:
         if name in statistics and 'mean' not in statistics[name]:
@@ -71,26 +73,39 @@ def forward(model: nn.Module, variables: Any, images: Array, *, platform: str | 
 
 
 def _in_groups(apply: Callable[[Array], Array], images: Array) -> Array:
-    """A few images at a time, as two strands that the processor's threads can take apart."""
-    strand = max(1, round(PIXELS / (images.shape[1] * images.shape[2])))
-    groups, rest = divmod(images.shape[0], 2 * strand)
+    """A few images at a time, as two strands that the processor's threads can take apart; the last group is filled up.
+
+    So a program holds the network twice at most, whatever the batch.
+    """
+    batch = images.shape[0]
+    most = max(1, round(PIXELS / (images.shape[1] * images.shape[2])))
+    if batch < 2 * most:
+        return apply(images)
+    groups = -(-batch // (2 * most))
+    strand = -(-batch // (2 * groups))
+    filled = jnp.pad(images, [(0, 2 * groups * strand - batch), (0, 0), (0, 0), (0, 0)])
 
     def both(group: Array) -> Array:
         return jnp.concatenate([apply(group[:strand]), apply(group[strand:])])
 
-    parts = []
-    if groups:
-        whole = images[: images.shape[0] - rest].reshape(groups, 2 * strand, *images.shape[1:])
-        outputs = lax.map(both, whole)
-        parts.append(outputs.reshape(-1, *outputs.shape[2:]))
-    if rest or not groups:
-        parts.append(apply(images[images.shape[0] - rest :]))
-    return jnp.concatenate(parts)
+    outputs = lax.map(both, filled.reshape(groups, 2 * strand, *images.shape[1:]))
+    return outputs.reshape(-1, *outputs.shape[2:])[:batch]
 
 
+@functools.cache
 def compiler_options(platform: str | None) -> dict[str, str] | None:
-    """What `jax.jit` takes as `compiler_options` for inference on `platform`."""
-    return CPU_OPTIONS if platform == 'cpu' else None
+    """What `jax.jit` takes as `compiler_options` on `platform`, in training as well; of that what this XLA knows."""
+    if platform != 'cpu':
+        return None
+    return {name: value for name, value in CPU_OPTIONS.items() if _is_known({name: value})}
+
+
+def _is_known(options: dict[str, str]) -> bool:
+    try:
+        jax.jit(jnp.negative, compiler_options=options).lower(0.0).compile()
+    except jax.errors.JaxRuntimeError:
+        return False
+    return True
 
 
 def inference_function(model: nn.Module, variables: Any) -> Any:

@@ -31,9 +31,14 @@ def conv(
 
     Returns:
         `[batch, output height, output width, features]`.
+
+    Raises:
+        ValueError: the kernel is of another rank or dtype, or for other channels.
     """
+    fits = kernel.ndim == images.ndim == 4 and kernel.shape[2] * groups == images.shape[-1]
+    _check('conv', images, kernel, fits, '[height, width, channels / groups, features]')
     window = _window(images, kernel, strides, padding, dilation)
-    if groups == 1 and fits_conv_of_few_channels(kernel):
+    if groups == 1 and fits_conv_of_few_channels(kernel) and jnp.issubdtype(images.dtype, jnp.floating):
         return conv_of_few_channels(images, kernel, window)
     return lax.conv_general_dilated(
         images,
@@ -44,6 +49,14 @@ def conv(
         feature_group_count=groups,
         dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
     )
+
+
+def _check(name: str, images: Array, kernel: Array, fits: bool, wanted: str) -> None:
+    if not fits or kernel.dtype != images.dtype:
+        raise ValueError(
+            f'{name}: a kernel {kernel.dtype}{list(kernel.shape)} does not fit images '
+            f'{images.dtype}{list(images.shape)}: {wanted} of the same dtype does'
+        )
 
 
 def _window(images: Array, kernel: Array, strides: int | Pair, padding: Padding, dilation: int | Pair) -> Window:
@@ -76,11 +89,8 @@ def depthwise_conv(
     """
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise ValueError(f'depthwise_conv: images are floats, was given {images.dtype}')
-    if kernel.ndim != 4 or kernel.shape[2] != 1 or kernel.shape[-1] % images.shape[-1] or kernel.dtype != images.dtype:
-        raise ValueError(
-            f'depthwise_conv: a kernel {kernel.dtype}{list(kernel.shape)} does not fit images '
-            f'{images.dtype}{list(images.shape)}: [height, width, 1, channels * multiplier] of the same dtype does'
-        )
+    fits = kernel.ndim == images.ndim == 4 and kernel.shape[2] == 1 and kernel.shape[-1] % images.shape[-1] == 0
+    _check('depthwise_conv', images, kernel, fits, '[height, width, 1, channels * multiplier]')
     window = _window(images, kernel, strides, padding, dilation)
     dtype, multiplier = images.dtype, kernel.shape[-1] // images.shape[-1]
     if multiplier > 1:  # A gradient by the images adds up the features of a channel: rounded after the sum.
@@ -100,6 +110,11 @@ def pointwise_conv(images: Array, kernel: Array, *, strides: int | Pair = 1) -> 
 
     Returns:
         `[batch, ceil(height / stride), ceil(width / stride), features]`.
+
+    Raises:
+        ValueError: the kernel is of another shape or dtype.
     """
+    fits = kernel.ndim == images.ndim == 4 and kernel.shape[:3] == (1, 1, images.shape[-1])
+    _check('pointwise_conv', images, kernel, fits, '[1, 1, channels, features]')
     rows, columns = pair(strides)
     return product(images[:, ::rows, ::columns, :], kernel[0, 0])

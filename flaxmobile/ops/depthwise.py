@@ -118,7 +118,8 @@ def _looped_kernel_gradient(images: Array, cotangent: Array, *, window: Window) 
     if 0 in cotangent.shape:
         return jnp.zeros((*window.kernel_size, channels), images.dtype)
     group = _largest_divisor(batch, 4)
-    block = _largest_divisor(height, max(1, 2**15 // max(1, width * channels * window.parts)))
+    numbers = 2**18 // len(window.taps)  # Of an accumulator: all of them are a megabyte.
+    block = _largest_divisor(height, max(1, numbers // max(1, width * channels * window.parts)))
     padded = pad(images, window.padding)
     span = (block - 1) * window.strides[0] + (window.kernel_size[0] - 1) * window.dilation[0] + 1
     turns = batch // group * (height // block)
@@ -179,8 +180,9 @@ def _shifted_kernel_gradient(images: Array, cotangent: Array, *, window: Window,
     gradients, batch = _kernels_of_parts(_looped_kernel_gradient), cotangent.shape[0]
     if shards == 1 or window.parts > 1 or not isinstance(batch, int):
         return gradients(images, cotangent, window=window)
-    shares = gradients(images, cotangent, window=window._replace(parts=math.gcd(batch, shards)))
-    return jnp.sum(shares, axis=0, keepdims=True)
+    shares = math.gcd(batch, shards)
+    each = jax.vmap(functools.partial(_looped_kernel_gradient, window=window))
+    return jnp.sum(each(_split(images, shares), _split(cotangent, shares)), axis=0)[None]
 
 
 def _images_like(size: Pair, images: Array, kernels: Array) -> Array:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, jaxprs_in_params
 
 from flaxmobile.ops.primitives import STANDARD
 
@@ -25,7 +25,7 @@ def standard(function: Callable[..., Any]) -> Callable[..., Any]:
         A function of the same arguments and results, which can be transformed like any other.
 
     Raises:
-        ValueError: when called, if the function has a `shard_map` in it.
+        ValueError: when called, if the function has a `shard_map` in it, or another call that cannot be rewritten.
     """
 
     @functools.wraps(function)
@@ -67,7 +67,16 @@ def _apply(equation: JaxprEqn, operands: list[Any]) -> Sequence[Any]:
 def _rewrite(value: Any) -> Any:
     """A parameter of an equation, with the programs in it rewritten."""
     if isinstance(value, tuple) and value and all(isinstance(each, ClosedJaxpr) for each in value):
-        return tuple(_rewrite(each) for each in value)
+        rewritten = map(_rewrite, value)
+        return type(value)(*rewritten) if hasattr(value, '_fields') else tuple(rewritten)
+    if isinstance(value, Jaxpr) and _holds_ours(value):
+        raise ValueError('standard: a convolution lies in a call that cannot be rewritten: give what is called')
     if not isinstance(value, ClosedJaxpr):
         return value
     return jax.make_jaxpr(lambda *operands: _evaluate(value, operands))(*value.in_avals)
+
+
+def _holds_ours(program: Jaxpr) -> bool:
+    nested = (inner for equation in program.eqns for inner in jaxprs_in_params(equation.params))
+    inner = (each.jaxpr if isinstance(each, ClosedJaxpr) else each for each in nested)
+    return any(equation.primitive in STANDARD for equation in program.eqns) or any(map(_holds_ours, inner))

@@ -177,3 +177,17 @@ def test_a_compiled_program_does_not_follow_its_variables():
     before = infer(images)
     variables['params']['Dense_0']['bias'] = variables['params']['Dense_0']['bias'] + 1
     np.testing.assert_array_equal(infer(images), before)
+
+
+def test_a_folded_network_cannot_be_trained():
+    model, variables, images = small(batch=1)
+    folded, variables = fold_batch_norm(model, variables)
+    with pytest.raises(ValueError, match='BatchNorm is folded'):
+        folded.apply(variables, images, train=True, mutable=['batch_stats'])
+
+
+def test_options_that_this_xla_does_not_know_are_left_out(monkeypatch):
+    monkeypatch.setattr(inference, 'CPU_OPTIONS', {**inference.CPU_OPTIONS, 'xla_cpu_of_the_future': '1'})
+    inference.compiler_options.cache_clear()
+    assert 'xla_cpu_of_the_future' not in inference.compiler_options('cpu')
+    inference.compiler_options.cache_clear()

@@ -159,3 +159,25 @@ def test_without_jit(kind, float64):
     ours, reference, shape = example(kind)
     operands = np.ones((2, 6, 5, 3)), np.arange(math.prod(shape), dtype=float).reshape(shape)
     assert_close(ours(*operands), reference(*operands), 1e-13)
+
+
+@pytest.mark.parametrize(
+    ('convolution', 'shape', 'dtype'),
+    [
+        (ops.conv, (3, 3, 2, 4), 'float32'),
+        (ops.conv, (3, 3, 4), 'float32'),
+        (ops.conv, (3, 3, 3, 4), 'bfloat16'),
+        (ops.pointwise_conv, (3, 3, 3, 4), 'float32'),
+        (ops.pointwise_conv, (1, 1, 4, 4), 'float32'),
+        (ops.depthwise_conv, (3, 3, 3, 3), 'float32'),
+        (ops.depthwise_conv, (3, 3, 1, 4), 'float32'),
+    ],
+)
+def test_a_kernel_for_other_images_is_refused(convolution, shape, dtype):
+    with pytest.raises(ValueError, match=r'does not fit images float32\[1, 8, 8, 3\]'):
+        convolution(jnp.ones((1, 8, 8, 3)), jnp.ones(shape, dtype))
+
+
+def test_a_convolution_of_integers_is_exact():
+    images, kernel = jnp.full((1, 4, 4, 1), 2**24 + 1, jnp.int32), jnp.ones((1, 1, 1, 1), jnp.int32)
+    np.testing.assert_array_equal(ops.conv(images, kernel), images)

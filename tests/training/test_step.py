@@ -7,7 +7,10 @@ import numpy as np
 import optax
 import pytest
 from networks import PREPROCESSING, Linear, Normalized
+from random_variables import random_variables
 
+from flaxmobile.data import Preprocessing
+from flaxmobile.models import MobileNetV2
 from flaxmobile.training.state import TrainState, create_state
 from flaxmobile.training.step import make_evaluation_step, make_mesh, make_train_step, replicate, shard_batch
 
@@ -165,3 +168,16 @@ def test_a_run_learns():
     assert metrics['loss'] < 0.3
     result = make_evaluation_step(model, PREPROCESSING, MESH)(state.evaluation_variables, shard_batch(batch, MESH))
     assert result['correct'] == 8
+
+
+def test_evaluation_of_a_network_equals_its_logits():
+    """The step folds BatchNorm; on one device it takes the images in groups, on several it leaves them in place."""
+    model = MobileNetV2(num_classes=6, width_multiplier=0.1, stem_stride=1)
+    images = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
+    preprocessing = Preprocessing(image_size=32)
+    variables = random_variables(model, images.shape)
+    expected = softmax(np.asarray(model.apply(variables, preprocessing.normalize(images))))
+    for mesh in (MESH, make_mesh(jax.devices()[:1])):
+        batch = shard_batch({'image': images, 'label': np.zeros(8, np.int32), 'mask': np.ones(8, bool)}, mesh)
+        result = make_evaluation_step(model, preprocessing, mesh)(replicate(variables, mesh), batch)
+        np.testing.assert_allclose(result['probabilities'], expected, rtol=1e-4, atol=1e-6)
