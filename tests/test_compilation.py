@@ -3,6 +3,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 HEARD = """
 import sys, jax
 from pathlib import Path
@@ -38,6 +40,7 @@ def run(code: str, *words: object, **environment: str) -> list[str]:
     return [line for line in done.stdout.splitlines() if line.startswith('cache_')]
 
 
+@pytest.mark.slow
 def test_a_second_command_compiles_nothing(tmp_path: Path) -> None:
     words = ('benchmark', 'mobilenetv1_025', '--image-size', '32', '--rounds', '1')
     first = run(COMMAND, *words, FLAXMOBILE_CACHE=str(tmp_path), PYTHONHASHSEED='1')

@@ -94,7 +94,7 @@ def _in_groups(apply: Callable[[Array], Array], images: Array) -> Array:
 
 @functools.cache
 def compiler_options(platform: str | None) -> dict[str, str] | None:
-    """What `jax.jit` takes as `compiler_options` on `platform`, in training as well; of that what this XLA knows."""
+    """What `jax.jit` takes as `compiler_options` for inference on `platform`, of that what this XLA knows."""
     if platform != 'cpu':
         return None
     return {name: value for name, value in CPU_OPTIONS.items() if _is_known({name: value})}

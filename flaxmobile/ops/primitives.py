@@ -52,6 +52,7 @@ def primitive(name: str, like: Function, standard: Function, cpu: Function) -> P
     def compiled(**params: Any) -> Function:
         return jax.jit(functools.partial(new.bind, **params))
 
+    @functools.lru_cache(maxsize=4096)
     def type_of(*operands: Any, **params: Any) -> Any:
         return jax.make_jaxpr(functools.partial(like, **params))(*operands).out_avals[0]
 

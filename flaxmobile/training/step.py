@@ -105,11 +105,7 @@ def make_train_step(
     replicated, sharded = (NamedSharding(mesh, spec) for spec in (PartitionSpec(), PartitionSpec('data')))
 
     @functools.partial(
-        jax.jit,
-        donate_argnums=0,
-        in_shardings=(replicated, sharded),
-        out_shardings=(replicated, replicated),
-        compiler_options=compiler_options(mesh.devices.flat[0].platform),
+        jax.jit, donate_argnums=0, in_shardings=(replicated, sharded), out_shardings=(replicated, replicated)
     )
     def train_step(state: TrainState, batch: Mapping[str, jax.Array]) -> tuple[TrainState, Metrics]:
         images, labels = preprocessing.normalize(batch['image']), batch['label']

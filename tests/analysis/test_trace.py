@@ -88,7 +88,8 @@ def test_the_table_says_rates_and_shares() -> None:
 
 
 @pytest.mark.parametrize(
-    ('name', 'batch_size', 'image_size'), [('mobilenetv3_small_050', 1, 64), ('mobilenetv1_025', 5, 224)]
+    ('name', 'batch_size', 'image_size'),
+    [('mobilenetv3_small_050', 1, 64), pytest.param('mobilenetv1_025', 5, 224, marks=pytest.mark.slow)],
 )
 def test_a_traced_network_has_the_layers_that_are_counted(name: str, batch_size: int, image_size: int) -> None:
     model = flaxmobile.create_model(name, num_classes=4)

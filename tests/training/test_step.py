@@ -10,7 +10,7 @@ from networks import PREPROCESSING, Linear, Normalized
 from random_variables import random_variables
 
 from flaxmobile.data import Preprocessing
-from flaxmobile.models import MobileNetV2
+from flaxmobile.models import MobileNetV1
 from flaxmobile.training.state import TrainState, create_state
 from flaxmobile.training.step import make_evaluation_step, make_mesh, make_train_step, replicate, shard_batch
 
@@ -172,7 +172,7 @@ def test_a_run_learns():
 
 def test_evaluation_of_a_network_equals_its_logits():
     """The step folds BatchNorm; on one device it takes the images in groups, on several it leaves them in place."""
-    model = MobileNetV2(num_classes=6, width_multiplier=0.1, stem_stride=1)
+    model = MobileNetV1(num_classes=6, width_multiplier=0.1)
     images = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
     preprocessing = Preprocessing(image_size=32)
     variables = random_variables(model, images.shape)
