@@ -69,11 +69,11 @@ def _rewrite(value: Any) -> Any:
     if isinstance(value, tuple) and value and all(isinstance(each, ClosedJaxpr) for each in value):
         rewritten = map(_rewrite, value)
         return type(value)(*rewritten) if hasattr(value, '_fields') else tuple(rewritten)
+    if isinstance(value, ClosedJaxpr):
+        return jax.make_jaxpr(lambda *operands: _evaluate(value, operands))(*value.in_avals)
     if isinstance(value, Jaxpr) and _holds_ours(value):
         raise ValueError('standard: a convolution lies in a call that cannot be rewritten: give what is called')
-    if not isinstance(value, ClosedJaxpr):
-        return value
-    return jax.make_jaxpr(lambda *operands: _evaluate(value, operands))(*value.in_avals)
+    return value
 
 
 def _holds_ours(program: Jaxpr) -> bool:

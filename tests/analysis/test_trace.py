@@ -99,5 +99,7 @@ def test_a_traced_network_has_the_layers_that_are_counted(name: str, batch_size:
     rows = layers(model, image_size)
     times = time_layers(inference_function(model, variables).lower(images).compile(), images, rows, 2)
     assert [time.layer for time in times] == [*rows, None]
-    assert [time.layer.name for time in times[:-1] if time.milliseconds <= 0] == []
+    work = sum(row.multiply_adds for row in rows)
+    large = [time for time in times[:-1] if time.layer.multiply_adds > work / 100]  # A small one may be merged away.
+    assert [time.layer.name for time in large if time.milliseconds <= 0] == []
     assert times[-1].milliseconds < sum(time.milliseconds for time in times) / 2
