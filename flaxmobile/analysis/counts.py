@@ -14,6 +14,8 @@ from flaxmobile.models.registry import create_model, entry
 from flaxmobile.ops.dense import conv_p, product_p
 from flaxmobile.ops.depthwise import depthwise_conv_p
 
+COUNTED = {'dot_general', 'conv_general_dilated', product_p.name, conv_p.name, depthwise_conv_p.name}
+
 
 class Layer(NamedTuple):
     """A convolution or dense layer of a traced network, or an attention's own two products.
@@ -92,10 +94,7 @@ def _size(parameters: Any) -> int:
 def _products(jaxpr: Jaxpr, scope: str) -> Iterator[tuple[str, JaxprEqn]]:
     for equation in jaxpr.eqns:
         inner = '/'.join(filter(None, (scope, str(equation.source_info.name_stack))))
-        if equation.primitive in (product_p, conv_p, depthwise_conv_p) or equation.primitive.name in (
-            'dot_general',
-            'conv_general_dilated',
-        ):
+        if equation.primitive.name in COUNTED:
             yield inner, equation
         else:
             for nested in jaxprs_in_params(equation.params):

@@ -1,12 +1,12 @@
 """Convolutions over `[batch, height, width, channels]`."""
 
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 
 from flaxmobile.ops.dense import conv_of_few_channels, fits_conv_of_few_channels, product
 from flaxmobile.ops.depthwise import depthwise_conv_p
 from flaxmobile.ops.padding import Padding, Pair, padding_pairs, pair
-from flaxmobile.ops.primitives import Window, vary_alike
+from flaxmobile.ops.primitives import Window, convolve, vary_alike
 from flaxmobile.ops.shifted import accumulator
 
 
@@ -40,15 +40,7 @@ def conv(
     window = _window(images, kernel, strides, padding, dilation)
     if groups == 1 and fits_conv_of_few_channels(kernel) and jnp.issubdtype(images.dtype, jnp.floating):
         return conv_of_few_channels(images, kernel, window)
-    return lax.conv_general_dilated(
-        images,
-        kernel,
-        window_strides=window.strides,
-        padding=window.padding,
-        rhs_dilation=window.dilation,
-        feature_group_count=groups,
-        dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
-    )
+    return convolve(images, kernel, window=window, groups=groups)
 
 
 def _check(name: str, images: Array, kernel: Array, fits: bool, wanted: str) -> None:

@@ -4,7 +4,6 @@ Their derivatives are ordinary operations, in the form that is fast.
 """
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,7 +14,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from flaxmobile.ops.padding import Pair
-from flaxmobile.ops.primitives import Window, primitive, vary_alike
+from flaxmobile.ops.primitives import Window, convolve, primitive, transpose, vary_alike
 from flaxmobile.ops.shifted import accumulator, sum_over_taps
 
 
@@ -72,17 +71,6 @@ def conv_of_few_channels(images: Array, kernel: Array, window: Window) -> Array:
     return conv_p.bind(*vary_alike(images, kernel), window=window)
 
 
-def _conv(images: Array, kernel: Array, *, window: Window) -> Array:
-    return lax.conv_general_dilated(
-        images,
-        kernel,
-        window_strides=window.strides,
-        padding=window.padding,
-        rhs_dilation=window.dilation,
-        dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
-    )
-
-
 def _shifted(images: Array, kernel: Array, *, window: Window) -> Array:
     def term(view: Array, tap: Pair) -> Array:
         weights = kernel[tap].astype(view.dtype)
@@ -97,20 +85,16 @@ def _like(images: Array, kernel: Array, *, window: Window) -> Array:
     return jnp.broadcast_to(values[:, None, None, :], (images.shape[0], *window.output_size, kernel.shape[-1]))
 
 
-conv_p = primitive('conv_of_few_channels', _like, _conv, _shifted)
-
-
-def _transposed(function: Callable[[Array], Array], like: Any, cotangent: Array) -> Array:
-    return jax.linear_transpose(function, like.aval)(cotangent)[0]
+conv_p = primitive('conv_of_few_channels', _like, convolve, _shifted)
 
 
 ad.defbilinear(
     conv_p,
-    lambda cotangent, images, kernel, window: _transposed(
-        lambda images: _conv(images, kernel, window=window), images, cotangent
+    lambda cotangent, images, kernel, window: transpose(
+        lambda images: convolve(images, kernel, window=window), images.aval, cotangent
     ),
-    lambda cotangent, images, kernel, window: _transposed(
-        lambda kernel: _conv(images, kernel, window=window), kernel, cotangent
+    lambda cotangent, images, kernel, window: transpose(
+        lambda kernel: convolve(images, kernel, window=window), kernel.aval, cotangent
     ),
 )
 
@@ -120,7 +104,7 @@ def _batch_conv(operands: Any, axes: Any, *, window: Window) -> tuple[Array, int
         images = jnp.moveaxis(operands[0], axes[0], 0)
         output = conv_p.bind(images.reshape(-1, *images.shape[2:]), operands[1], window=window)
         return output.reshape(images.shape[:2] + output.shape[1:]), 0
-    return jax.vmap(functools.partial(_conv, window=window), in_axes=axes)(*operands), 0
+    return jax.vmap(functools.partial(convolve, window=window), in_axes=axes)(*operands), 0
 
 
 batching.primitive_batchers[conv_p] = _batch_conv

@@ -14,31 +14,23 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching
 
 from flaxmobile.ops.padding import Pair
-from flaxmobile.ops.primitives import Function, Window, primitive
+from flaxmobile.ops.primitives import Function, Window, convolve, primitive, transpose
 from flaxmobile.ops.shifted import accumulator, crop, pad, sum_over_taps
 
 
 def _grouped(images: Array, kernel: Array, *, window: Window) -> Array:
-    return lax.conv_general_dilated(
-        images,
-        kernel[:, :, None, :],
-        window_strides=window.strides,
-        padding=window.padding,
-        rhs_dilation=window.dilation,
-        feature_group_count=kernel.shape[-1],
-        dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
-    )
+    return convolve(images, kernel[:, :, None, :], window=window, groups=kernel.shape[-1])
 
 
 def _grouped_input_gradient(cotangent: Array, kernel: Array, *, window: Window) -> Array:
     shape = (cotangent.shape[0], *window.input_size, cotangent.shape[-1])
     images = jax.ShapeDtypeStruct(shape, cotangent.dtype)
-    return jax.linear_transpose(lambda images: _grouped(images, kernel, window=window), images)(cotangent)[0]
+    return transpose(lambda images: _grouped(images, kernel, window=window), images, cotangent)
 
 
 def _grouped_kernel_gradient(images: Array, cotangent: Array, *, window: Window) -> Array:
     kernel = jax.ShapeDtypeStruct((*window.kernel_size, images.shape[-1]), images.dtype)
-    return jax.linear_transpose(lambda kernel: _grouped(images, kernel, window=window), kernel)(cotangent)[0]
+    return transpose(lambda kernel: _grouped(images, kernel, window=window), kernel, cotangent)
 
 
 def _shifted(images: Array, kernel: Array, *, window: Window) -> Array:
@@ -175,12 +167,12 @@ def _kernels_of_parts(function: Function) -> Function:
     return run
 
 
-def _shifted_kernel_gradient(images: Array, cotangent: Array, *, window: Window, shards: int = 1) -> Array:
+def _shifted_kernel_gradient(images: Array, cotangent: Array, *, window: Window, shards: int) -> Array:
     """Where devices share the batch each sums its own, and only the sums meet."""
-    gradients, batch = _kernels_of_parts(_looped_kernel_gradient), cotangent.shape[0]
-    if shards == 1 or window.parts > 1 or not isinstance(batch, int):
-        return gradients(images, cotangent, window=window)
-    shares = math.gcd(batch, shards)
+    batch = cotangent.shape[0]
+    shares = math.gcd(batch, shards) if window.parts == 1 and isinstance(batch, int) else 1
+    if shares <= 1:
+        return _kernels_of_parts(_looped_kernel_gradient)(images, cotangent, window=window)
     each = jax.vmap(functools.partial(_looped_kernel_gradient, window=window))
     return jnp.sum(each(_split(images, shares), _split(cotangent, shares)), axis=0)[None]
 
@@ -213,6 +205,7 @@ depthwise_conv_kernel_gradient_p = primitive(
     _kernels_like,
     _kernels_of_parts(_grouped_kernel_gradient),
     _shifted_kernel_gradient,
+    in_shards=True,
 )
 
 ad.defbilinear(

@@ -4,7 +4,6 @@ The choice is made when a program is lowered, so that one traced program serves 
 """
 
 import functools
-import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
@@ -44,8 +43,29 @@ class Window(NamedTuple):
         return [(row, column) for row in range(self.kernel_size[0]) for column in range(self.kernel_size[1])]
 
 
-def primitive(name: str, like: Function, standard: Function, cpu: Function) -> Primitive:
-    """A primitive whose result has the type of `like`'s, lowered as `cpu` on a CPU and as `standard` elsewhere."""
+def convolve(images: Array, kernel: Array, *, window: Window, groups: int = 1) -> Array:
+    """XLA's own convolution of `[batch, height, width, channels]` by `[height, width, channels / groups, features]`."""
+    return lax.conv_general_dilated(
+        images,
+        kernel,
+        window_strides=window.strides,
+        padding=window.padding,
+        rhs_dilation=window.dilation,
+        feature_group_count=groups,
+        dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+    )
+
+
+def transpose(function: Function, like: jax.ShapeDtypeStruct, cotangent: Array) -> Array:
+    """What a linear function of one operand `like` that makes of `cotangent`, backwards."""
+    return jax.linear_transpose(function, like)(cotangent)[0]
+
+
+def primitive(name: str, like: Function, standard: Function, cpu: Function, *, in_shards: bool = False) -> Primitive:
+    """A primitive whose result has the type of `like`'s, lowered as `cpu` on a CPU and as `standard` elsewhere.
+
+    With `in_shards`, `cpu` is told how many devices the program is for, as `shards`.
+    """
     new = Primitive(name)
 
     @functools.lru_cache(maxsize=256)
@@ -59,22 +79,19 @@ def primitive(name: str, like: Function, standard: Function, cpu: Function) -> P
     new.def_impl(lambda *operands, **params: compiled(**params)(*operands))
     new.def_abstract_eval(type_of)
     mlir.register_lowering(new, _lower_unsharded(standard))
-    mlir.register_lowering(new, _lower_unsharded(cpu), platform='cpu')
+    mlir.register_lowering(new, _lower_unsharded(cpu, in_shards), platform='cpu')
     STANDARD[new] = standard
     return new
 
 
-def _lower_unsharded(function: Function) -> Any:
-    """Lower `function` as if its operands carried no sharding, which the compiler then gives it.
-
-    A function with an argument `shards` is told how many devices the program is for.
-    """
-    counts = 'shards' in inspect.signature(function).parameters
+def _lower_unsharded(function: Function, in_shards: bool = False) -> Any:
+    """Lower `function` as if its operands carried no sharding, which the compiler then gives it."""
 
     def lowering(context: mlir.LoweringRuleContext, *operands: Any, **params: Any) -> Any:
-        devices = {'shards': getattr(context.module_context.axis_context, 'num_devices', None) or 1} if counts else {}
+        if in_shards:
+            params['shards'] = getattr(context.module_context.axis_context, 'num_devices', None) or 1
         avals = [jax.core.ShapedArray(aval.shape, aval.dtype) for aval in cast(Any, context.avals_in)]
-        lower = mlir.lower_fun(functools.partial(function, **devices), multiple_results=False)
+        lower = mlir.lower_fun(function, multiple_results=False)
         with jax.sharding.use_abstract_mesh(_without_explicit_axes(jax.sharding.get_abstract_mesh())):
             return lower(context.replace(avals_in=avals), *operands, **params)
 
