@@ -29,7 +29,7 @@ parity: $(VENV)/.installed-parity ## the same weights in torch, torchvision, tim
 	$(PYTEST) -m parity
 
 bench: $(VENV)/.installed-benchmarks ## time against plain Flax, Keras, torch, ONNX Runtime and LiteRT (hours, on an idle machine)
-	for name in inference training transformations compile; do $(VENV)/bin/python -m benchmarks.$$name; done
+	status=0; for name in inference training transformations compile; do $(VENV)/bin/python -m benchmarks.$$name || status=1; done; exit $$status
 
 lint: $(VENV)/.installed-lint ## ruff and mypy
 	$(VENV)/bin/ruff check

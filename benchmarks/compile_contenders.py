@@ -14,7 +14,7 @@ from flax import linen as nn
 
 import flaxmobile
 from benchmarks.jax_contenders import module, ours_step, plain_step
-from benchmarks.networks import IMAGE_SIZE, images, network, random_variables
+from benchmarks.networks import IMAGE_SIZE, images, network, variables_of
 from benchmarks.worker import Case
 from flaxmobile.models.network import MobileNet
 
@@ -44,7 +44,7 @@ def _measures(case: Case, model: Any, infer: Callable[..., Any], step_of: Callab
     seconds = time.perf_counter() - start
     temporary = compiled.memory_analysis().temp_size_in_bytes / 2**20
     peak = _peak(partial(compiled, state, batch))
-    inference = _seconds(partial(infer, model, random_variables(network(case)), jnp.asarray(images(case.batch))))
+    inference = _seconds(partial(infer, model, variables_of(network(case)), jnp.asarray(images(case.batch))))
     init = _seconds(partial(model.init, jax.random.key(0), jnp.zeros((1, IMAGE_SIZE, IMAGE_SIZE, 3))))
     return np.asarray([seconds, temporary, peak, inference, init])
 

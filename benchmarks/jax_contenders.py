@@ -11,14 +11,14 @@ import optax
 from flax import linen as nn
 
 import flaxmobile
-from benchmarks.networks import IMAGE_SIZE, PREPROCESSING, images, labels, network, pixels, random_variables
+from benchmarks.networks import IMAGE_SIZE, PREPROCESSING, images, labels, network, pixels, variables_of
 from benchmarks.plain_flax import PlainNetwork
 from benchmarks.worker import Case
+from flaxmobile.training.rehearsal import OPTIMIZER, rehearse, repeated
 from flaxmobile.training.state import TrainState
-from flaxmobile.training.step import make_mesh, make_train_step, replicate
+from flaxmobile.weights import LoadedModel
 
 Build = tuple[Callable[[], Any], np.ndarray]
-OPTIMIZER = optax.sgd(0.01, momentum=0.9)
 
 
 def module(case: Case, plain: bool) -> nn.Module:
@@ -29,13 +29,13 @@ def module(case: Case, plain: bool) -> nn.Module:
 def ours_inference(case: Case) -> Build:
     """By `compile_inference`."""
     model = network(case)
-    infer = flaxmobile.compile_inference(model, random_variables(model), batch_size=case.batch, image_size=IMAGE_SIZE)
+    infer = flaxmobile.compile_inference(model, variables_of(model), batch_size=case.batch, image_size=IMAGE_SIZE)
     return _inference(infer, case)
 
 
 def apply_inference(case: Case, plain: bool = False) -> Build:
     """By `model.apply` under `jit`, variables as arguments, BatchNorm as it is."""
-    return _inference(partial(jax.jit(module(case, plain).apply), random_variables(network(case))), case)
+    return _inference(partial(jax.jit(module(case, plain).apply), variables_of(network(case))), case)
 
 
 def _inference(infer: Callable[[jax.Array], jax.Array], case: Case) -> Build:
@@ -45,17 +45,9 @@ def _inference(infer: Callable[[jax.Array], jax.Array], case: Case) -> Build:
 
 def ours_step(case: Case) -> tuple[Any, TrainState, dict[str, jax.Array]]:
     """The step of `flaxmobile train`, its state and its batch, on the device."""
-    model, mesh = network(case), make_mesh()
-    step = make_train_step(
-        model, OPTIMIZER, PREPROCESSING, num_classes=1000, label_smoothing=0, ema_decay=None, seed=0, mesh=mesh
-    )
-    batch = {'image': pixels(case.batch), 'label': labels(case.batch)}
-    return step, replicate(_state(model), mesh), replicate(batch, mesh)
-
-
-def _state(model: Any) -> TrainState:
-    variables = random_variables(model)
-    return TrainState(jnp.zeros((), jnp.int32), **variables, opt_state=OPTIMIZER.init(variables['params']), ema=None)
+    model = network(case)
+    loaded = LoadedModel(model, variables_of(model), PREPROCESSING, ())
+    return rehearse(loaded, {'image': pixels(case.batch), 'label': labels(case.batch)})
 
 
 def plain_step(case: Case) -> tuple[Any, TrainState, dict[str, jax.Array]]:
@@ -71,7 +63,9 @@ def plain_step(case: Case) -> tuple[Any, TrainState, dict[str, jax.Array]]:
         state = state.replace(step=state.step + 1, params=params, batch_stats=statistics, opt_state=opt_state)
         return state, {'loss': loss}
 
-    return step, _state(network(case)), _batch(case)
+    variables = variables_of(network(case))
+    state = TrainState(jnp.zeros((), jnp.int32), **variables, opt_state=OPTIMIZER.init(variables['params']), ema=None)
+    return step, state, _batch(case)
 
 
 def _batch(case: Case) -> dict[str, jax.Array]:
@@ -97,19 +91,14 @@ def plain_training(case: Case) -> Build:
 
 
 def _training(step: Any, state: TrainState, batch: Any) -> Build:
-    def work() -> jax.Array:
-        nonlocal state
-        state, metrics = step(state, batch)
-        jax.block_until_ready(state)
-        return metrics['loss']
-
-    return work, np.asarray(work())
+    work = repeated(step, state, batch)
+    return work, np.asarray(work()['loss'])
 
 
 def first_loss(case: Case) -> Build:
     """The loss that every contender has to have in its first step."""
     model = network(case)
-    variables, batch = random_variables(model), _batch(case)
+    variables, batch = variables_of(model), _batch(case)
     work = partial(jax.jit(partial(training_loss, model)), variables['params'], variables['batch_stats'], batch)
     return work, np.asarray(work()[0])
 
@@ -153,9 +142,9 @@ def _loss_of_params(case: Case, plain: bool, statistics: Any, batch: dict[str, j
 
 
 def _transformed(function: Any, case: Case, *arguments: Any) -> Callable[[], Any]:
-    variables, compiled = random_variables(network(case)), jax.jit(function)
+    variables, compiled = variables_of(network(case)), jax.jit(function)
     return lambda: jax.block_until_ready(compiled(variables['params'], variables['batch_stats'], *arguments))
 
 
 def _direction(case: Case) -> Any:
-    return optax.tree.scale(1e-2, random_variables(network(case), seed=3)['params'])
+    return optax.tree.scale(1e-2, variables_of(network(case), seed=3)['params'])

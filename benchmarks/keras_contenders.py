@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from benchmarks.networks import IMAGE_SIZE, images, labels, network, random_variables
+from benchmarks.networks import IMAGE_SIZE, images, labels, network, variables_of
 from benchmarks.worker import Case, Unavailable
 from flaxmobile.weights import to_keras
 
@@ -36,7 +36,7 @@ def twin(case: Case) -> keras.Model:
         weights=None, classifier_activation=None, input_shape=(IMAGE_SIZE, IMAGE_SIZE, 3), name='twin'
     )
     model = network(case)
-    arrays = to_keras(random_variables(model), model)
+    arrays = to_keras(variables_of(model), model)
     for weight in twin.weights:
         weight.assign(arrays[weight.path])
     return twin

@@ -2,14 +2,13 @@
 
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 import flaxmobile
+from benchmarks.random_variables import random_variables
 from benchmarks.worker import Case
 from flaxmobile.data import Preprocessing
-from flaxmobile.models.network import MobileNet, variable_shapes
+from flaxmobile.models.network import MobileNet
 
 IMAGE_SIZE = 224
 PREPROCESSING = Preprocessing(IMAGE_SIZE)
@@ -20,22 +19,9 @@ def network(case: Case) -> MobileNet:
     return flaxmobile.create_model(case.network, convention=case.convention, dropout_rate=0.0)
 
 
-def random_variables(model: MobileNet, seed: int = 0) -> dict[str, Any]:
-    """Kernels of variance 2 / fan in; factors, variances, means and biases that are neither 0 nor 1."""
-    generator = np.random.default_rng(seed)
-
-    def draw(path: Any, leaf: jax.ShapeDtypeStruct) -> jax.Array:
-        name = path[-1].key
-        if name == 'kernel':
-            values = generator.normal(size=leaf.shape) * np.sqrt(2 / np.prod(leaf.shape[:-1]))
-        elif name in ('scale', 'var'):
-            values = generator.uniform(0.5, 1.5, size=leaf.shape)
-        else:
-            values = 0.2 * generator.normal(size=leaf.shape)
-        return jnp.asarray(values, leaf.dtype)
-
-    variables: dict[str, Any] = jax.tree.map_with_path(draw, variable_shapes(model))
-    return variables
+def variables_of(model: MobileNet, seed: int = 0) -> Any:
+    """Random variables of a network of `network`."""
+    return random_variables(model, (1, IMAGE_SIZE, IMAGE_SIZE, 3), seed=seed)
 
 
 def pixels(batch: int) -> np.ndarray:

@@ -6,7 +6,14 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from flaxmobile.layers import Convention, get_convention, make_divisible
+from flaxmobile.layers import (
+    Convention,
+    ConvNorm,
+    DepthwiseSeparable,
+    FusedInvertedBottleneck,
+    get_convention,
+    make_divisible,
+)
 from flaxmobile.models.mobilenetv1 import MobileNetV1
 from flaxmobile.models.mobilenetv2 import MobileNetV2
 from flaxmobile.models.mobilenetv3 import MobileNetV3
@@ -87,7 +94,7 @@ class PlainBottleneck(nn.Module):
         """Filter where there is a first depthwise convolution, expand, filter, gate, project, add."""
         fields, strides = self.spec.fields, self.spec.strides
         activation, size = fields.get('activation', 'relu6'), fields.get('kernel_size', 3)
-        start, fused = fields.get('start_kernel_size', 0), self.spec.module.__name__ == 'FusedInvertedBottleneck'
+        start, fused = fields.get('start_kernel_size', 0), self.spec.module is FusedInvertedBottleneck
         expanded = make_divisible(inputs.shape[-1] * fields['expansion_ratio'])
 
         def layer(name: str, values: Array, features: int, activation: str, *shape: Any) -> Array:
@@ -132,15 +139,12 @@ class PlainNetwork(nn.Module):
         return nn.Dense(self.network.num_classes, name='classifier')(values[:, 0, 0, :])
 
     def _block(self, spec: BlockSpec, convention: Convention, name: str) -> nn.Module:
-        match spec.module.__name__:
-            case 'DepthwiseSeparable':
-                return PlainSeparable(convention, spec.strides, spec.fields['features'], name=name)
-            case 'ConvNorm':
-                size, activation = spec.fields.get('kernel_size', 1), spec.fields['activation']
-                features = spec.fields['features']
-                return PlainConvNorm(convention, features, size, spec.strides, False, activation, name=name)
-            case _:
-                return PlainBottleneck(convention, spec, name=name)
+        if spec.module is DepthwiseSeparable:
+            return PlainSeparable(convention, spec.strides, spec.fields['features'], name=name)
+        if spec.module is ConvNorm:
+            size, activation = spec.fields.get('kernel_size', 1), spec.fields['activation']
+            return PlainConvNorm(convention, spec.fields['features'], size, spec.strides, False, activation, name=name)
+        return PlainBottleneck(convention, spec, name=name)
 
     def _head(self, values: Array, convention: Convention, train: bool) -> Array:
         network = self.network

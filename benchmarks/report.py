@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-
-from benchmarks.timing import Times, machine
-
-matplotlib.use('Agg')
-import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
+
+from benchmarks.timing import machine
+from flaxmobile.analysis.latency import Times
 
 Row = dict[str, Any]
 CASE = ('task', 'network', 'batch')
@@ -74,7 +73,8 @@ def plot(path: Path, rows: Sequence[Row]) -> None:
     networks = list(dict.fromkeys(row['network'] for row in measured))
     if not panels:
         return
-    figure, axes = plt.subplots(len(panels), 1, figsize=(11, 3 * len(panels) + 1), squeeze=False, sharex=True)
+    figure = Figure(figsize=(11, 3 * len(panels) + 1), layout='constrained')
+    axes = figure.subplots(len(panels), 1, squeeze=False, sharex=True)
     width = 0.8 / len(names)
     for axis, (task, batch) in zip(axes[:, 0], panels, strict=True):
         for index, name in enumerate(names):
@@ -83,12 +83,10 @@ def plot(path: Path, rows: Sequence[Row]) -> None:
                 for row in measured
                 if (row['task'], row['batch'], row['contender']) == (task, batch, name)
             }
-            axis.bar(own.keys(), own.values(), width, label=name, color=plt.get_cmap('tab10')(index))
+            axis.bar(own.keys(), own.values(), width, label=name, color=matplotlib.colormaps['tab10'](index))
         axis.axhline(1, color='black', linewidth=0.8)
         axis.set(title=f'{task}, batch {batch}', ylabel='throughput / ours')
         axis.set_xticks(range(len(networks)), networks)
     handles = {name: bars for axis in axes[:, 0] for bars, name in zip(*axis.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles.keys(), loc='outside lower center', ncols=5, frameon=False)
-    figure.set_layout_engine('constrained')
     figure.savefig(path, dpi=150)
-    plt.close(figure)

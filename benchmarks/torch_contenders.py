@@ -11,7 +11,7 @@ import timm
 import torch
 from torch.nn.functional import cross_entropy
 
-from benchmarks.networks import images, labels, network, random_variables
+from benchmarks.networks import images, labels, network, variables_of
 from benchmarks.worker import Case, Unavailable
 from flaxmobile.weights import to_torch
 
@@ -22,7 +22,7 @@ def twin(case: Case, layout: str = 'contiguous_format') -> torch.nn.Module:
     """timm's network of the case with our variables, in evaluation."""
     torch.set_num_threads(case.threads)
     model = network(case)
-    arrays = to_torch(random_variables(model), model)
+    arrays = to_torch(variables_of(model), model)
     twin = timm.create_model(case.network)
     twin.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in arrays.items()})
     return twin.eval().to(memory_format=getattr(torch, layout))

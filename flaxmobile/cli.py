@@ -408,60 +408,30 @@ def benchmark(
 
 def _trained_or_not(given: str, file: Path | None, image_size: int | None) -> tuple[str, 'LoadedModel']:
     """The model as `_open` finds it, by its title; untrained where only a network is named: speed needs no weights."""
-    if file or given not in flaxmobile.list_models() or Path(given).exists():
-        source = _open(given, file, image_size)
+    networks = flaxmobile.list_models()
+    if file or given not in networks or Path(given).exists():
+        try:
+            source = _open(given, file, image_size)
+        except ValueError as error:
+            near = '' if Path(given).exists() else f'; {unknown("network", given, networks)}'
+            raise ValueError(f'{error}{near}') from None
         return source.title, source.model.loaded
     import jax
-    import optax
 
     from flaxmobile.data import Preprocessing
     from flaxmobile.models.registry import entry
-    from flaxmobile.training.state import create_state
+    from flaxmobile.training.state import initial_variables
     from flaxmobile.weights import LoadedModel
 
     network = flaxmobile.create_model(given)
-    variables = create_state(network, optax.identity(), jax.random.key(0), (1, 64, 64, 3), None).variables
     preprocessing = Preprocessing(entry(given).image_size if image_size is None else image_size)
-    return given, LoadedModel(network, variables, preprocessing, ())
+    return given, LoadedModel(network, initial_variables(network, jax.random.key(0), (1, 64, 64, 3)), preprocessing, ())
 
 
 def _train_step(loaded: 'LoadedModel', batch_size: int) -> Callable[[], Any]:
-    """A training step to time, on the default device: images and labels are drawn, each call goes on from the last."""
-    import jax
-    import jax.numpy as jnp
-    import numpy as np
-    import optax
+    from flaxmobile.training.rehearsal import random_batch, rehearse, repeated
 
-    from flaxmobile.training.state import TrainState
-    from flaxmobile.training.step import make_mesh, make_train_step, replicate, shard_batch
-
-    if not loaded.model.num_classes:
-        raise ValueError('--train: this model has no classifier (num_classes=0), so it has no loss to lower')
-    mesh, optimizer = make_mesh(jax.devices()[:1]), optax.sgd(1e-3, momentum=0.9)
-    step = make_train_step(
-        loaded.model,
-        optimizer,
-        loaded.preprocessing,
-        num_classes=loaded.model.num_classes,
-        label_smoothing=0.1,
-        ema_decay=None,
-        seed=0,
-        mesh=mesh,
-    )
-    params, statistics = (jax.tree.map(jnp.copy, loaded.variables.get(part, {})) for part in ('params', 'batch_stats'))
-    state = replicate(TrainState(jnp.zeros((), jnp.int32), params, statistics, optimizer.init(params), None), mesh)
-    size, channels = loaded.preprocessing.image_size, loaded.preprocessing.channels
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (batch_size, size, size, channels), np.uint8)
-    labels = rng.integers(0, loaded.model.num_classes, batch_size, np.int32)
-    batch = shard_batch({'image': images, 'label': labels}, mesh)
-
-    def call() -> Any:
-        nonlocal state
-        state, metrics = step(state, batch)
-        return state, metrics
-
-    return call
+    return repeated(*rehearse(loaded, random_batch(loaded, batch_size)))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

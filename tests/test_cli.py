@@ -60,7 +60,7 @@ def test_help_of_a_config_shows_its_own_defaults(command: Run) -> None:
         (['predict', 'no/such/run'], 'name at least one image'),
         (['list', 'mobilenetv9'], "unknown model 'mobilenetv9'"),
         (['summary', 'mobilenetv2_10'], 'mobilenetv2_100'),
-        (['benchmark', 'mobilenetv2_10'], 'mobilenetv2_10 is no run, no file and no published weights'),
+        (['benchmark', 'mobilenetv2_10'], "unknown network 'mobilenetv2_10'. Did you mean: mobilenetv2_"),
         (['benchmark', 'mobilenetv1_025', '--rounds', '0'], 'rounds is 0: it has to be 1 or more'),
         (['benchmark', 'mobilenetv1_025', '--batch-size', '-1', '--train'], 'batch_size is -1: it has to be 1 or more'),
         (['benchmark', 'mobilenetv1_025', '--image-size', '0'], 'image_size is 0: it has to be 1 or more'),

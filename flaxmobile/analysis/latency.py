@@ -16,11 +16,13 @@ from flaxmobile.models.inference import compile_inference, compiler_options, inf
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
 
-PRODUCT = {'cpu': 1024}
-"""Rows and columns of the square matrices whose product is the machine's peak, on a platform; `LARGE` on others."""
-LARGE = 8192
 TRACED = 10
 """Calls that the times by layer are the mean of."""
+
+
+def product_size(platform: str) -> int:
+    """Rows and columns of the square matrices whose product is the machine's peak."""
+    return 1024 if platform == 'cpu' else 8192
 
 
 class Times(NamedTuple):
@@ -71,11 +73,7 @@ def interleave(calls: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str,
     """The time of each call, until its results are there: all in turn each round, so that all see the same load.
 
     Each is called once before, untimed.
-
-    Raises:
-        ValueError: `rounds` is not 1 or more.
     """
-    check(rounds=rounds)
     for call in calls.values():
         jax.block_until_ready(call())
     samples: dict[str, list[float]] = {name: [] for name in calls}
@@ -149,7 +147,7 @@ def benchmark(
 
 def _product(platform: str) -> tuple[Callable[[], jax.Array], int]:
     """A product of two large float32 matrices, as inference would have it compiled, and its multiply-adds."""
-    size = PRODUCT.get(platform, LARGE)
+    size = product_size(platform)
     matrix = jax.random.normal(jax.random.key(0), (size, size))
     product = jax.jit(jnp.matmul, compiler_options=compiler_options(platform))
     return lambda: product(matrix, matrix), size**3
@@ -177,7 +175,7 @@ class Report:
         yield table
         yield (
             f'Peak: {result.peak / 1e9:.1f} G multiply-adds/s, by a product of two float32 matrices of '
-            f'{PRODUCT.get(result.platform, LARGE)} rows and columns in turn with the network.'
+            f'{product_size(result.platform)} rows and columns in turn with the network.'
         )
         if result.layers:
             yield ''

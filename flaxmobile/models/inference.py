@@ -132,14 +132,14 @@ def compile_inference(
 
     Returns:
         A function of normalised float32 images `[batch_size, image_size, image_size, channels]` that returns logits
-        `[batch_size, classes]`; it raises a ValueError for any other shape.
+        `[batch_size, classes]`; it raises a ValueError for any other shape or type.
     """
     logits, shape = inference_function(model, variables), (batch_size, image_size, image_size, channels)
-    logits(jnp.zeros(shape))
+    logits(jnp.zeros(shape, jnp.float32))
 
     def infer(images: Array) -> Array:
-        if images.shape != shape:
-            raise ValueError(f'compiled for images {list(shape)}, was given {list(images.shape)}')
+        if images.shape != shape or images.dtype != jnp.float32:
+            raise ValueError(f'compiled for images float32{list(shape)}, was given {images.dtype}{list(images.shape)}')
         return logits(images)
 
     return infer

@@ -31,6 +31,15 @@ class TrainState(struct.PyTreeNode):
         return self.variables if self.ema is None else self.ema
 
 
+def initial_variables(model: nn.Module, key: jax.Array, images_shape: tuple[int, int, int, int]) -> dict[str, Any]:
+    """What `model.init` draws for images of `[batch, height, width, channels]`; the batch does not matter."""
+    # On a CPU, compiling the initialisers well takes longer than this one run of them.
+    quickly = {'xla_backend_optimization_level': 0} if jax.default_backend() == 'cpu' else None
+    init = jax.jit(lambda key, images: model.init(key, images), compiler_options=quickly)
+    variables: dict[str, Any] = init(key, jnp.zeros(images_shape, jnp.float32))
+    return variables
+
+
 def create_state(
     model: nn.Module,
     optimizer: optax.GradientTransformation,
@@ -44,10 +53,7 @@ def create_state(
     The moving average starts at the initial values. Any `ema_decay` but None asks for it. The optimizer's state is for
     the parameters that are not in `frozen`.
     """
-    # On a CPU, compiling the initialisers well takes longer than this one run of them.
-    quickly = {'xla_backend_optimization_level': 0} if jax.default_backend() == 'cpu' else None
-    init = jax.jit(lambda key, images: model.init(key, images), compiler_options=quickly)
-    variables = init(key, jnp.zeros(images_shape, jnp.float32))
+    variables = initial_variables(model, key, images_shape)
     params, batch_stats = variables['params'], variables.get('batch_stats', {})
     average = {'params': params, 'batch_stats': batch_stats}
     return TrainState(

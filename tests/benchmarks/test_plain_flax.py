@@ -6,10 +6,10 @@ import jax
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
-from random_variables import random_variables
 
 import flaxmobile
 from benchmarks.plain_flax import PlainNetwork
+from benchmarks.random_variables import random_variables
 from benchmarks.runner import NETWORKS
 
 

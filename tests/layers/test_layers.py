@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from random_variables import random_variables
 
+from benchmarks.random_variables import random_variables
 from flaxmobile import layers, ops
 
 IMAGES = jnp.zeros((1, 4, 4, 6))

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import numpy_layers as reference
 import pytest
-from random_variables import random_variables
 
+from benchmarks.random_variables import random_variables
 from flaxmobile import layers
 from flaxmobile.analysis.counts import layers as layers_of
 

@@ -5,8 +5,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from random_variables import random_variables
 
+from benchmarks.random_variables import random_variables
 from flaxmobile import compile_inference, create_model
 from flaxmobile.models import MobileNetV2, MobileNetV3Small, MobileNetV4HybridMedium, inference
 from flaxmobile.models.inference import fold_batch_norm
@@ -163,8 +163,14 @@ def test_compiled_inference_of_a_module_of_the_user_s():
 @pytest.mark.parametrize('shape', [(2, SIZE, SIZE, 3), (1, SIZE + 1, SIZE, 3), (1, SIZE, SIZE, 1), (SIZE, SIZE, 3)])
 def test_images_of_another_shape_are_refused(shape):
     infer = compile_inference(Users(), users_variables(), batch_size=1, image_size=SIZE)
-    with pytest.raises(ValueError, match=rf'compiled for images \[1, {SIZE}, {SIZE}, 3\], was given'):
+    with pytest.raises(ValueError, match=rf'compiled for images float32\[1, {SIZE}, {SIZE}, 3\], was given float32'):
         infer(np.zeros(shape, np.float32))
+
+
+def test_images_of_another_type_are_refused():
+    infer = compile_inference(Users(), users_variables(), batch_size=1, image_size=SIZE)
+    with pytest.raises(ValueError, match='was given bfloat16'):
+        infer(jnp.zeros((1, SIZE, SIZE, 3), jnp.bfloat16))
 
 
 def users_variables():

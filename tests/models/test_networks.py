@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
-from random_variables import random_variables
 
 import flaxmobile
+from benchmarks.random_variables import random_variables
 from flaxmobile.models import (
     MobileNetEdgeTPUV1,
     MobileNetV1,

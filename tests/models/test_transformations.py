@@ -10,8 +10,8 @@ import pytest
 from jax import export, lax
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
-from random_variables import random_variables
 
+from benchmarks.random_variables import random_variables
 from flaxmobile.models import MobileNetEdgeTPUV2XS, MobileNetV1, MobileNetV2, MobileNetV3Small, MobileNetV4HybridMedium
 from flaxmobile.models.mobilenetv4 import Fused, Mqa, Uib
 

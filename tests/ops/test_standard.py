@@ -10,8 +10,8 @@ from convolutions import EXAMPLES, assert_close, example, waves
 from jax import export, lax
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
-from random_variables import random_variables
 
+from benchmarks.random_variables import random_variables
 from flaxmobile import ops
 from flaxmobile.models import MobileNetV2, MobileNetV3Small, MobileNetV4ConvSmall
 from flaxmobile.ops.primitives import STANDARD

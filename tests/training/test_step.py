@@ -7,8 +7,8 @@ import numpy as np
 import optax
 import pytest
 from networks import PREPROCESSING, Linear, Normalized
-from random_variables import random_variables
 
+from benchmarks.random_variables import random_variables
 from flaxmobile.data import Preprocessing
 from flaxmobile.models import MobileNetV1
 from flaxmobile.training.state import TrainState, create_state

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from flax.traverse_util import flatten_dict
-from random_variables import random_variables
 
 import flaxmobile
+from benchmarks.random_variables import random_variables
 from flaxmobile import weights
 from flaxmobile.data import Preprocessing
 from flaxmobile.models.network import variable_shapes

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
-from random_variables import random_variables
 
 import flaxmobile
+from benchmarks.random_variables import random_variables
 from flaxmobile.weights import from_keras, to_keras
 
 # Variables of keras.applications' networks, and sha256 of their lines `path shape` in order: Keras 3.15.1.

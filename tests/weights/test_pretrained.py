@@ -6,10 +6,10 @@ import jax
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
-from random_variables import random_variables
 from safetensors.numpy import save_file
 
 import flaxmobile
+from benchmarks.random_variables import random_variables
 from flaxmobile import weights
 from flaxmobile.weights.class_names import vocabulary
 

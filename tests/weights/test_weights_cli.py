@@ -8,10 +8,10 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
-from random_variables import random_variables
 from tiny_run import finished_run, tiny  # noqa: F401 - fixtures
 
 import flaxmobile
+from benchmarks.random_variables import random_variables
 from flaxmobile import data, weights
 from flaxmobile.cli import _published
 from flaxmobile.training.config import TrainConfig

@@ -1,15 +1,18 @@
 """Variables without the compile time of `init`."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 
 
-def random_variables(model, shape, *, seed=0, dtype=np.float32):
+def random_variables(model: nn.Module, shape: tuple[int, ...], *, seed: int = 0, dtype: Any = np.float32) -> Any:
     """Variables of `model` for images of `shape`: kernels of variance 2 / fan in, all factors away from 0 and 1."""
     rng = np.random.default_rng(seed)
 
-    def draw(path, leaf):
+    def draw(path: Any, leaf: Any) -> jax.Array:
         name = path[-1].key
         if name == 'kernel':
             values = rng.normal(size=leaf.shape) * np.sqrt(2 / np.prod(leaf.shape[:-1]))
