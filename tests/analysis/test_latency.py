@@ -5,7 +5,7 @@ import pytest
 from rich.console import Console
 
 from flaxmobile import create_model
-from flaxmobile.analysis import Layer
+from flaxmobile.analysis import Layer, latency
 from flaxmobile.analysis.latency import (
     Benchmark,
     Report,
@@ -32,14 +32,16 @@ def test_speed_by_hand() -> None:
     assert found.share_of_peak == pytest.approx(0.25)
 
 
-def test_every_call_in_turn_and_once_before() -> None:
+def test_every_call_in_turn_and_once_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(latency, 'WARM_UP', 0)
     order: list[str] = []
     calls = {name: lambda name=name: order.append(name) or np.zeros(1) for name in ('a', 'b')}
     assert [times.rounds for times in interleave(calls, 3).values()] == [3, 3]
     assert ''.join(order) == 'ab' * 4
 
 
-def test_times_are_milliseconds_of_one_call() -> None:
+def test_times_are_milliseconds_of_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(latency, 'WARM_UP', 0.05)
     times = interleave({'slow': lambda: time.sleep(0.02), 'quick': lambda: None}, 3)
     assert 20 <= times['slow'].median < 200
     assert times['quick'].median < 5
