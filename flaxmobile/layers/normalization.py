@@ -1,10 +1,17 @@
 """Batch normalisation."""
 
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array, jit, lax
+
+
+@partial(jit, inline=True)  # Outside of a program, as in `init`, one thing to compile instead of seven.
+def _normalize(values: Array, mean: Array, variance: Array, scale: Array, bias: Array, epsilon: float) -> Array:
+    factor = scale * lax.rsqrt(variance + epsilon)
+    return values * factor + (bias - mean * factor)
 
 
 class BatchNorm(nn.Module):
@@ -44,8 +51,7 @@ class BatchNorm(nn.Module):
             if not self.is_initializing():
                 for running, batch in ((running_mean, mean), (running_variance, variance)):
                     running.value = self.momentum * running.value + (1 - self.momentum) * batch
-        factor = scale * lax.rsqrt(variance + self.epsilon)
-        return (values * factor + (bias - mean * factor)).astype(images.dtype)
+        return _normalize(values, mean, variance, scale, bias, self.epsilon).astype(images.dtype)
 
     def _moments(self, values: Array) -> tuple[Array, Array]:
         axes = tuple(range(values.ndim - 1))
