@@ -70,23 +70,24 @@ def plot(path: Path, rows: Sequence[Row]) -> None:
     measured = [row for row in with_ratios(rows) if 'ratio' in row]
     panels = sorted({(row['task'], row['batch']) for row in measured})
     names = list(dict.fromkeys(row['contender'] for row in measured))
-    networks = list(dict.fromkeys(row['network'] for row in measured))
     if not panels:
         return
     figure = Figure(figsize=(11, 3 * len(panels) + 1), layout='constrained')
-    axes = figure.subplots(len(panels), 1, squeeze=False, sharex=True)
+    axes = figure.subplots(len(panels), 1, squeeze=False)
     width = 0.8 / len(names)
     for axis, (task, batch) in zip(axes[:, 0], panels, strict=True):
+        case = [row for row in measured if (row['task'], row['batch']) == (task, batch)]
+        networks = list(dict.fromkeys(row['network'] for row in case))
         for index, name in enumerate(names):
             own = {
                 networks.index(row['network']) - 0.4 + (index + 0.5) * width: row['ratio']
-                for row in measured
-                if (row['task'], row['batch'], row['contender']) == (task, batch, name)
+                for row in case
+                if row['contender'] == name
             }
             axis.bar(own.keys(), own.values(), width, label=name, color=matplotlib.colormaps['tab10'](index))
         axis.axhline(1, color='black', linewidth=0.8)
         axis.set(title=f'{task}, batch {batch}', ylabel='throughput / ours')
-        axis.set_xticks(range(len(networks)), networks)
+        axis.set_xticks(range(len(networks)), [name.replace('_', '\n', 1) for name in networks])
     handles = {name: bars for axis in axes[:, 0] for bars, name in zip(*axis.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles.keys(), loc='outside lower center', ncols=5, frameon=False)
     figure.savefig(path, dpi=150)
