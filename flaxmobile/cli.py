@@ -15,6 +15,7 @@ from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, arg
 
 import flaxmobile
 from flaxmobile.compilation import keep_programs
+from flaxmobile.memory import keep_memory
 from flaxmobile.models.network import MobileNet
 from flaxmobile.suggestions import unknown
 from flaxmobile.training.config import TrainConfig, list_configs, load_config
@@ -437,7 +438,7 @@ def _train_step(loaded: 'LoadedModel', batch_size: int) -> Callable[[], Any]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command and exit: 0; 1 for an unreadable image; 2 for wrong input; 128 + n for signal n.
 
-    Without `arguments` they are the process's own, and so is the process: it keeps its compiled programs on disk.
+    Without `arguments` they are the process's own, and so is the process: it keeps compiled programs on disk, and its memory.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = '--debug' in words
@@ -447,6 +448,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(0)
     if arguments is None:
         keep_programs(cache_folder() / 'xla')
+        keep_memory()
     try:
         raise SystemExit(_run(words))
     except BrokenPipeError:  # Whoever read the output has enough of it.
