@@ -438,7 +438,8 @@ def _train_step(loaded: 'LoadedModel', batch_size: int) -> Callable[[], Any]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command and exit: 0; 1 for an unreadable image; 2 for wrong input; 128 + n for signal n.
 
-    Without `arguments` they are the process's own, and so is the process: it keeps its programs on disk, and its memory.
+    Without `arguments` they are the process's own, and so is the process: it keeps compiled programs on disk, and what
+    memory it has had.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = '--debug' in words
