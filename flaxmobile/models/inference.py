@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax import Array, lax
 
@@ -37,11 +38,13 @@ def fold_batch_norm(model: MobileNet, variables: Any) -> tuple[MobileNet, dict[s
         The model, whose convention is `folded`, and its variables. It cannot be trained: the statistics are gone.
 
     Raises:
-        ValueError: it is folded already.
+        ValueError: it is folded already, or the variables are not all there.
     """
     convention = get_convention(model.convention)
     if convention.folded:
         raise ValueError(f'fold_batch_norm: this {type(model).__name__} is folded already')
+    if missing := {'params', 'batch_stats'} - set(variables):
+        raise ValueError(f'the variables hold {sorted(variables)}: {" and ".join(sorted(missing))} are missing')
     params, statistics = _fold(variables['params'], variables['batch_stats'], convention.epsilon)
     folded = model.clone(convention=dataclasses.replace(convention, folded=True))
     return folded, {'params': params, 'batch_stats': statistics} if statistics else {'params': params}
@@ -132,12 +135,23 @@ def compile_inference(
 
     Returns:
         A function of normalised float32 images `[batch_size, image_size, image_size, channels]` that returns logits
-        `[batch_size, classes]`; it raises a ValueError for any other shape or type.
+        `[batch_size, classes]`; it raises a ValueError for anything else, and under `jit`, `vmap` or `grad`, which
+        `model.apply` is for.
+
+    Raises:
+        ValueError: a size is not 1 or more; the variables are not all there.
     """
+    for name, value in (('batch_size', batch_size), ('image_size', image_size), ('channels', channels)):
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f'{name} is {value!r}: it has to be a whole number, 1 or more')
     logits, shape = inference_function(model, variables), (batch_size, image_size, image_size, channels)
     logits(jnp.zeros(shape, jnp.float32))
 
     def infer(images: Array) -> Array:
+        if isinstance(images, jax.core.Tracer):
+            raise ValueError('this program is compiled already: use model.apply under jit, vmap and grad')
+        if not isinstance(images, jax.Array | np.ndarray):
+            raise ValueError(f'compiled for images float32{list(shape)}, was given a {type(images).__name__}')
         if images.shape != shape or images.dtype != jnp.float32:
             raise ValueError(f'compiled for images float32{list(shape)}, was given {images.dtype}{list(images.shape)}')
         return logits(images)

@@ -33,7 +33,8 @@ def conv(
         `[batch, output height, output width, features]`.
 
     Raises:
-        ValueError: the kernel is of another rank or dtype, or for other channels.
+        ValueError: the kernel is empty, of another rank or dtype, or for other channels; strides, dilation or padding
+            are none of these.
     """
     fits = kernel.ndim == images.ndim == 4 and kernel.shape[2] * groups == images.shape[-1]
     _check('conv', images, kernel, fits, '[height, width, channels / groups, features]')
@@ -44,15 +45,15 @@ def conv(
 
 
 def _check(name: str, images: Array, kernel: Array, fits: bool, wanted: str) -> None:
-    if not fits or kernel.dtype != images.dtype:
+    if not fits or kernel.dtype != images.dtype or 0 in kernel.shape:
         raise ValueError(
             f'{name}: a kernel {kernel.dtype}{list(kernel.shape)} does not fit images '
-            f'{images.dtype}{list(images.shape)}: {wanted} of the same dtype does'
+            f'{images.dtype}{list(images.shape)}: {wanted} of the same dtype does, none of them 0'
         )
 
 
 def _window(images: Array, kernel: Array, strides: int | Pair, padding: Padding, dilation: int | Pair) -> Window:
-    strides, dilation = pair(strides), pair(dilation)
+    strides, dilation = pair('strides', strides), pair('dilation', dilation)
     input_size, kernel_size = images.shape[1:3], kernel.shape[:2]
     return Window(
         input_size, kernel_size, strides, padding_pairs(padding, input_size, kernel_size, strides, dilation), dilation
@@ -76,12 +77,12 @@ def depthwise_conv(
         `[batch, output height, output width, channels * depth multiplier]`.
 
     Raises:
-        ValueError: the images are no floats; the kernel is of another rank or dtype, or its features are no multiple
-            of the channels.
+        ValueError: the images are no floats; the kernel is empty, of another rank or dtype, or its features are no
+            multiple of the channels; strides, dilation or padding are none of these.
     """
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise ValueError(f'depthwise_conv: images are floats, was given {images.dtype}')
-    fits = kernel.ndim == images.ndim == 4 and kernel.shape[2] == 1 and kernel.shape[-1] % images.shape[-1] == 0
+    fits = kernel.ndim == images.ndim == 4 and kernel.shape[2] == 1 and kernel.shape[-1] % max(1, images.shape[-1]) == 0
     _check('depthwise_conv', images, kernel, fits, '[height, width, 1, channels * multiplier]')
     window = _window(images, kernel, strides, padding, dilation)
     dtype, multiplier = images.dtype, kernel.shape[-1] // images.shape[-1]
@@ -104,9 +105,9 @@ def pointwise_conv(images: Array, kernel: Array, *, strides: int | Pair = 1) -> 
         `[batch, ceil(height / stride), ceil(width / stride), features]`.
 
     Raises:
-        ValueError: the kernel is of another shape or dtype.
+        ValueError: the kernel is empty, of another shape or dtype; the strides are none of these.
     """
     fits = kernel.ndim == images.ndim == 4 and kernel.shape[:3] == (1, 1, images.shape[-1])
     _check('pointwise_conv', images, kernel, fits, '[1, 1, channels, features]')
-    rows, columns = pair(strides)
+    rows, columns = pair('strides', strides)
     return product(images[:, ::rows, ::columns, :], kernel[0, 0])

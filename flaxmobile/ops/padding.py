@@ -1,6 +1,10 @@
 """Padding: the two conventions of the family, as explicit pairs of pixels."""
 
+from collections.abc import Sequence
+from numbers import Integral
 from typing import Literal
+
+import numpy as np
 
 Pair = tuple[int, int]
 Size = tuple[int, ...]
@@ -8,9 +12,12 @@ PaddingPairs = tuple[Pair, Pair]
 Padding = Literal['same', 'symmetric'] | PaddingPairs
 
 
-def pair(value: int | Pair) -> Pair:
-    """An int for both axes, or (height, width) as it is."""
-    return (value, value) if isinstance(value, int) else (value[0], value[1])
+def pair(name: str, value: int | Pair) -> Pair:
+    """An int for both axes, or (height, width) as it is; what is called `name` has to be 1 or more."""
+    values = tuple(value) if isinstance(value, Sequence) else (value, value)
+    if len(values) != 2 or not all(isinstance(number, Integral) and number >= 1 for number in values):
+        raise ValueError(f'{name} is {value!r}: it has to be a whole number, 1 or more, or two: (height, width)')
+    return int(values[0]), int(values[1])
 
 
 def padding_pairs(padding: Padding, input_size: Size, kernel_size: Size, strides: Pair, dilation: Pair) -> PaddingPairs:
@@ -36,7 +43,8 @@ def padding_pairs(padding: Padding, input_size: Size, kernel_size: Size, strides
             for size, kernel, stride, step in zip(input_size, kernel_size, strides, dilation, strict=True)
         )
         return (rows // 2, rows - rows // 2), (columns // 2, columns - columns // 2)
-    if isinstance(padding, str):
+    pairs = np.asarray(padding if isinstance(padding, tuple | list) else ())
+    if pairs.shape != (2, 2) or pairs.dtype.kind != 'i':
         raise ValueError(f"padding {padding!r} is not known: 'same', 'symmetric' or ((top, bottom), (left, right))")
     return padding
 

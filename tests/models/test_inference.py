@@ -197,3 +197,24 @@ def test_options_that_this_xla_does_not_know_are_left_out(monkeypatch):
     inference.compiler_options.cache_clear()
     assert 'xla_cpu_of_the_future' not in inference.compiler_options('cpu')
     inference.compiler_options.cache_clear()
+
+
+@pytest.mark.parametrize('transformation', [jax.jit, jax.vmap, lambda infer: jax.grad(lambda x: infer(x).sum())])
+def test_a_compiled_program_under_a_transformation_says_what_to_use(transformation):
+    infer = compile_inference(Users(), users_variables(), batch_size=1, image_size=SIZE)
+    with pytest.raises(ValueError, match=r'compiled already: use model.apply'):
+        transformation(infer)(np.zeros((1, SIZE, SIZE, 3), np.float32))
+    with pytest.raises(ValueError, match='was given a list'):
+        infer([])
+
+
+@pytest.mark.parametrize('sizes', [{'batch_size': 0}, {'batch_size': 2.5}, {'batch_size': 1, 'image_size': -1}])
+def test_sizes_that_cannot_be(sizes):
+    with pytest.raises(ValueError, match='it has to be a whole number, 1 or more'):
+        compile_inference(Users(), users_variables(), **sizes)
+
+
+def test_variables_that_are_not_all_there():
+    model, variables, _ = small()
+    with pytest.raises(ValueError, match=r"hold \['params'\]: batch_stats are missing"):
+        fold_batch_norm(model, {'params': variables['params']})

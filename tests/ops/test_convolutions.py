@@ -171,11 +171,29 @@ def test_without_jit(kind, float64):
         (ops.pointwise_conv, (1, 1, 4, 4), 'float32'),
         (ops.depthwise_conv, (3, 3, 3, 3), 'float32'),
         (ops.depthwise_conv, (3, 3, 1, 4), 'float32'),
+        (ops.depthwise_conv, (0, 3, 1, 3), 'float32'),
     ],
 )
 def test_a_kernel_for_other_images_is_refused(convolution, shape, dtype):
     with pytest.raises(ValueError, match=r'does not fit images float32\[1, 8, 8, 3\]'):
         convolution(jnp.ones((1, 8, 8, 3)), jnp.ones(shape, dtype))
+
+
+@pytest.mark.parametrize('convolution', [ops.conv, ops.depthwise_conv, ops.pointwise_conv])
+@pytest.mark.parametrize('strides', [0, -1, 1.5, (1, 2, 3), (1, 0), 'two'])
+def test_strides_that_cannot_be(convolution, strides):
+    kernel = jnp.ones((1, 1, 1 if convolution is ops.depthwise_conv else 3, 3))
+    with pytest.raises(ValueError, match=r'strides is .*: it has to be a whole number, 1 or more'):
+        convolution(jnp.ones((1, 8, 8, 3)), kernel, strides=strides)
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [({'dilation': 0}, 'dilation is 0'), ({'padding': 1}, 'padding 1 is'), ({'padding': ((1, 1),)}, 'padding .* is')],
+)
+def test_windows_that_cannot_be(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        ops.depthwise_conv(jnp.ones((1, 8, 8, 3)), jnp.ones((3, 3, 1, 3)), **arguments)
 
 
 def test_a_convolution_of_integers_is_exact():
