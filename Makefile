@@ -2,7 +2,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow parity bench lint format hooks clean
+.PHONY: help demo test slow parity tpu chaos bench lint format hooks clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -27,6 +27,13 @@ slow: $(VENV)/.installed-test ## the tests marked slow
 
 parity: $(VENV)/.installed-parity ## the same weights in torch, torchvision, timm and Keras (installs them)
 	$(PYTEST) -m parity
+
+tpu: ## compile training steps for a TPU that is not there, in an environment with libtpu
+	$(MAKE) --no-print-directory VENV=$(VENV)-tpu $(VENV)-tpu/.installed-test $(VENV)-tpu/.installed-tpu
+	$(VENV)-tpu/bin/python -m pytest -m tpu
+
+chaos: $(VENV)/.installed-test ## kill runs at 50 random moments: each has to end bit-identical (20 minutes)
+	$(VENV)/bin/python tests/chaos/chaos.py --kills 50
 
 bench: $(VENV)/.installed-benchmarks ## time against plain Flax, Keras, torch, ONNX Runtime and LiteRT (hours, on an idle machine)
 	status=0; for name in inference training transformations compile; do $(VENV)/bin/python -m benchmarks.$$name || status=1; done; exit $$status

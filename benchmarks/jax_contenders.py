@@ -52,7 +52,13 @@ def ours_step(case: Case) -> tuple[Any, TrainState, dict[str, jax.Array]]:
 
 def plain_step(case: Case) -> tuple[Any, TrainState, dict[str, jax.Array]]:
     """The step that a Flax user writes, its state and its batch, on the device."""
-    model = module(case, plain=True)
+    variables = variables_of(network(case))
+    state = TrainState(jnp.zeros((), jnp.int32), **variables, opt_state=OPTIMIZER.init(variables['params']), ema=None)
+    return make_plain_step(module(case, plain=True)), state, _batch(case)
+
+
+def make_plain_step(model: nn.Module) -> Any:
+    """The step that a Flax user writes: `(state, batch)` to both, of normalised images and `OPTIMIZER`."""
 
     @partial(jax.jit, donate_argnums=0)
     def step(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, dict[str, jax.Array]]:
@@ -63,9 +69,7 @@ def plain_step(case: Case) -> tuple[Any, TrainState, dict[str, jax.Array]]:
         state = state.replace(step=state.step + 1, params=params, batch_stats=statistics, opt_state=opt_state)
         return state, {'loss': loss}
 
-    variables = variables_of(network(case))
-    state = TrainState(jnp.zeros((), jnp.int32), **variables, opt_state=OPTIMIZER.init(variables['params']), ema=None)
-    return step, state, _batch(case)
+    return step
 
 
 def _batch(case: Case) -> dict[str, jax.Array]:

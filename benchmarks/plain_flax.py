@@ -1,5 +1,6 @@
 """The networks as a straightforward Flax user writes them: `nn.Conv` and `nn.BatchNorm`, with our variables."""
 
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -36,6 +37,7 @@ class PlainConvNorm(nn.Module):
     strides: int = 1
     depthwise: bool = False
     activation: str = 'linear'
+    dtype: Any = None
 
     @nn.compact
     def __call__(self, values: Array, train: bool) -> Array:
@@ -48,9 +50,11 @@ class PlainConvNorm(nn.Module):
             padding='SAME' if self.convention.padding == 'same' else ((margin, margin), (margin, margin)),
             feature_group_count=self.features if self.depthwise else 1,
             use_bias=False,
+            dtype=self.dtype,
             name='conv',
         )(values)
-        norm = nn.BatchNorm(not train, momentum=self.convention.momentum, epsilon=self.convention.epsilon, name='norm')
+        constants: dict[str, Any] = {'momentum': self.convention.momentum, 'epsilon': self.convention.epsilon}
+        norm = nn.BatchNorm(not train, **constants, dtype=self.dtype, name='norm')
         return ACTIVATIONS[self.activation](norm(values))
 
 
@@ -58,13 +62,14 @@ class PlainSqueezeExcite(nn.Module):
     """Two 1x1 convolutions on the means, and the gate."""
 
     squeezed: int
+    dtype: Any = None
 
     @nn.compact
     def __call__(self, values: Array) -> Array:
         """Scale each channel by its gate."""
         gates = jnp.mean(values, axis=(1, 2), keepdims=True)
-        gates = nn.relu(nn.Conv(self.squeezed, (1, 1), name='reduce')(gates))
-        return values * nn.hard_sigmoid(nn.Conv(values.shape[-1], (1, 1), name='expand')(gates))
+        gates = nn.relu(nn.Conv(self.squeezed, (1, 1), dtype=self.dtype, name='reduce')(gates))
+        return values * nn.hard_sigmoid(nn.Conv(values.shape[-1], (1, 1), dtype=self.dtype, name='expand')(gates))
 
 
 class PlainSeparable(nn.Module):
@@ -73,14 +78,14 @@ class PlainSeparable(nn.Module):
     convention: Convention
     strides: int
     features: int
+    dtype: Any = None
 
     @nn.compact
     def __call__(self, values: Array, train: bool) -> Array:
         """Depthwise, then pointwise."""
-        values = PlainConvNorm(self.convention, values.shape[-1], 3, self.strides, True, 'relu6', name='depthwise')(
-            values, train
-        )
-        return PlainConvNorm(self.convention, self.features, activation='relu6', name='pointwise')(values, train)
+        layer = partial(PlainConvNorm, self.convention, activation='relu6', dtype=self.dtype)
+        values = layer(values.shape[-1], 3, self.strides, True, name='depthwise')(values, train)
+        return layer(self.features, name='pointwise')(values, train)
 
 
 class PlainBottleneck(nn.Module):
@@ -88,6 +93,7 @@ class PlainBottleneck(nn.Module):
 
     convention: Convention
     spec: BlockSpec
+    dtype: Any = None
 
     @nn.compact
     def __call__(self, inputs: Array, train: bool) -> Array:
@@ -99,9 +105,8 @@ class PlainBottleneck(nn.Module):
 
         def layer(name: str, values: Array, features: int, activation: str, *shape: Any) -> Array:
             kernel_size, strides, depthwise = shape or (1, 1, False)
-            return PlainConvNorm(self.convention, features, kernel_size, strides, depthwise, activation, name=name)(
-                values, train
-            )
+            fields = (features, kernel_size, strides, depthwise, activation, self.dtype)
+            return PlainConvNorm(self.convention, *fields, name=name)(values, train)
 
         values = inputs
         if fused:
@@ -114,7 +119,7 @@ class PlainBottleneck(nn.Module):
         if size and not fused:
             values = layer('depthwise', values, expanded, activation, size, strides, True)
         if fields.get('squeeze_excite'):
-            values = PlainSqueezeExcite(make_divisible(expanded / 4), name='squeeze_excite')(values)
+            values = PlainSqueezeExcite(make_divisible(expanded / 4), self.dtype, name='squeeze_excite')(values)
         values = layer('project', values, fields['features'], 'linear')
         return inputs + values if strides == 1 and inputs.shape == values.shape else values
 
@@ -126,34 +131,36 @@ class PlainNetwork(nn.Module):
     """
 
     network: MobileNet
+    dtype: Any = None
 
     @nn.compact
     def __call__(self, images: Array, *, train: bool = False) -> Array:
         """Stem, blocks, head, classifier."""
         convention = get_convention(self.network.convention)
         stem = {'kernel_size': 3, 'strides': self.network.stem_stride, **self.network.stem_fields()}
-        values = PlainConvNorm(convention, **stem, name='stem')(images, train)
+        values = PlainConvNorm(convention, **stem, dtype=self.dtype, name='stem')(images, train)
         for index, spec in enumerate(self.network.block_specs()):
             values = self._block(spec, convention, f'block_{index:02d}')(values, train)
         values = self._head(values, convention, train)
-        return nn.Dense(self.network.num_classes, name='classifier')(values[:, 0, 0, :])
+        return nn.Dense(self.network.num_classes, dtype=self.dtype, name='classifier')(values[:, 0, 0, :])
 
     def _block(self, spec: BlockSpec, convention: Convention, name: str) -> nn.Module:
         if spec.module is DepthwiseSeparable:
-            return PlainSeparable(convention, spec.strides, spec.fields['features'], name=name)
+            return PlainSeparable(convention, spec.strides, spec.fields['features'], self.dtype, name=name)
         if spec.module is ConvNorm:
             size, activation = spec.fields.get('kernel_size', 1), spec.fields['activation']
-            return PlainConvNorm(convention, spec.fields['features'], size, spec.strides, False, activation, name=name)
-        return PlainBottleneck(convention, spec, name=name)
+            fields = (spec.fields['features'], size, spec.strides, False, activation, self.dtype)
+            return PlainConvNorm(convention, *fields, name=name)
+        return PlainBottleneck(convention, spec, self.dtype, name=name)
 
     def _head(self, values: Array, convention: Convention, train: bool) -> Array:
         network = self.network
         if isinstance(network, MobileNetV2):
-            head = PlainConvNorm(convention, **network.head_fields(), name='head_conv')
+            head = PlainConvNorm(convention, **network.head_fields(), dtype=self.dtype, name='head_conv')
             return jnp.mean(head(values, train), axis=(1, 2), keepdims=True)
         values = jnp.mean(values, axis=(1, 2), keepdims=True)
         if isinstance(network, MobileNetV1):
             return values
         if isinstance(network, MobileNetV3):
-            return nn.hard_swish(nn.Conv(network.head_features, (1, 1), name='head_conv')(values))
-        return PlainConvNorm(convention, 1280, activation='relu', name='head_conv')(values, train)
+            return nn.hard_swish(nn.Conv(network.head_features, (1, 1), dtype=self.dtype, name='head_conv')(values))
+        return PlainConvNorm(convention, 1280, activation='relu', dtype=self.dtype, name='head_conv')(values, train)

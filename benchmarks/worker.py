@@ -44,6 +44,7 @@ class Contender(NamedTuple):
         needs: modules without which it is left out.
         convention: 'torch' or 'tensorflow', whichever padding and epsilon the library knows.
         environment: variables of its process.
+        children: whether it starts processes of its own.
     """
 
     module: str
@@ -52,6 +53,7 @@ class Contender(NamedTuple):
     needs: tuple[str, ...] = ()
     convention: str = 'torch'
     environment: Mapping[str, str] = {}
+    children: bool = False
 
 
 def jax_contender(function: str, **arguments: Any) -> Contender:
@@ -88,7 +90,7 @@ class Worker:
         kept = dict(os.environ)
         os.environ.update({**ENVIRONMENT, **contender.environment})
         try:
-            self._process = context.Process(target=_serve, args=(other, contender), daemon=True)
+            self._process = context.Process(target=_serve, args=(other, contender), daemon=not contender.children)
             self._process.start()
         finally:
             os.environ.clear()

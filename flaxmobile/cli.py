@@ -4,8 +4,11 @@ import errno
 import functools
 import json
 import os
+import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -51,8 +54,19 @@ def train(
     overwrite: Annotated[
         FlagCreatePairsOff[bool], arg(help='Remove the run that the folder holds and start again.')
     ] = False,
+    dry_run: Annotated[
+        FlagCreatePairsOff[bool], arg(help='Train nothing: say what the run would do, and draw its schedules.')
+    ] = False,
+    images: Annotated[
+        int | None, arg(help="Of a dry run: training images; None: the data set's own, known of ImageNet without it.")
+    ] = None,
+    output: Annotated[
+        Path | None, arg(metavar='FILE', help='Of a dry run: the picture to write; None: runs/CONFIG-dry-run.png.')
+    ] = None,
 ) -> int:
     """Train a model and write checkpoints, metrics and a report; every field of the config is an option."""
+    import jax
+
     from flaxmobile.analysis.counts import layers
     from flaxmobile.training.interruption import TrainingStopped
     from flaxmobile.training.loop import train as run_training
@@ -61,13 +75,38 @@ def train(
         return sum(layer.multiply_adds for layer in layers(model, configuration.image_size, configuration.channels))
 
     folder = run_dir or Path('runs') / Path(config).stem
+    if dry_run:
+        from flaxmobile.training.dry_run import dry_run as plan
+
+        picture = output or folder.with_name(f'{folder.name}-dry-run.png')
+        print(plan(configuration, picture, name=config, images=images, multiply_adds=count))
+        return 0
+    if images is not None or output is not None:
+        raise ValueError('--images and --output go with --dry-run')
     try:
         run_training(configuration, folder, resume=resume, overwrite=overwrite, name=config, multiply_adds=count)
     except TrainingStopped as stopped:
         print(stopped, file=sys.stderr)
         return 128 + stopped.number
-    results = json.loads((folder / 'results.json').read_text())
-    print(f'test accuracy {results["test"]["accuracy"]:.2%}; the report: {folder / "report.md"}')
+    if jax.process_index() == 0:
+        results = json.loads((folder / 'results.json').read_text())
+        print(f'test accuracy {results["test"]["accuracy"]:.2%}; the report: {folder / "report.md"}')
+    return 0
+
+
+def preview(
+    config: Positional[Annotated[str, arg(metavar='CONFIG', help='A config by name, or a Python file with one.')]],
+    configuration: OmitArgPrefixes[TrainConfig],
+    output: Annotated[
+        Path, arg(metavar='FILE', help='The picture to write, a PNG; one that is there is replaced.')
+    ] = Path('preview.png'),
+    images: Annotated[int, arg(help='How many training images to show, a row each.')] = 6,
+) -> int:
+    """Show what a config feeds the network, as a picture: training images, and what becomes of them."""
+    from flaxmobile.training.preview import write_preview
+
+    write_preview(configuration, output, name=config, count=images)
+    print(output)
     return 0
 
 
@@ -108,6 +147,8 @@ def evaluate(
     batch_size: Annotated[int | None, arg(help="Images at once; None: the run's, or 64.")] = None,
 ) -> int:
     """Evaluate a model: accuracy, top 5, loss and the classes it does worst on, beside what was published."""
+    import jax
+
     from flaxmobile.training.evaluation import evaluate as run_evaluation
     from flaxmobile.training.step import make_evaluation_step, make_mesh, replicate
 
@@ -126,9 +167,11 @@ def evaluate(
         mesh,
         classes=loaded.classes,
     )
-    print(f'{named.title} on {dataset.name} ({dataset.split})')
     for name in dataset.unreadable:
         print(f'left out, as it cannot be read: {name}', file=sys.stderr)
+    if jax.process_index() > 0:
+        return 0
+    print(f'{named.title} on {dataset.name} ({dataset.split})')
     _print_evaluation(result, loaded.classes)
     if named.weight and named.weight.top1:
         print(_published(named.weight, loaded.preprocessing.image_size))
@@ -385,7 +428,10 @@ def benchmark(
     train: Annotated[FlagCreatePairsOff[bool], arg(help='A training step too, of SGD with momentum.')] = False,
     json: Annotated[FlagCreatePairsOff[bool], arg(help='Print JSON.')] = False,
 ) -> int:
-    """Time a model on this machine: latency, images a second, and its share of what the machine can multiply."""
+    """Time a model on this machine: latency, images a second, and its share of what the machine can multiply.
+
+    `flaxmobile benchmark input CONFIG` times the input of a training run instead.
+    """
     from flaxmobile.analysis import latency
 
     latency.check(batch_size=batch_size, rounds=rounds)
@@ -404,6 +450,31 @@ def benchmark(
         print(_as_json(latency.as_dict(title, result)))
     else:
         _print_table(latency.Report(title, result))
+    return 0
+
+
+def benchmark_input(
+    config: Positional[Annotated[str, arg(metavar='CONFIG', help='A config by name, or a Python file.')]],
+    workers: Annotated[int | None, arg(help="Processes that read and augment; None: the config's.")] = None,
+    batch_size: Annotated[int | None, arg(help="Images a batch; None: the config's.")] = None,
+    rounds: Annotated[int, arg(help='How often each stage is timed, in turn with the others.')] = 20,
+    json: Annotated[FlagCreatePairsOff[bool], arg(help='Print JSON.')] = False,
+) -> int:
+    """Time the input of a training run: images a second by stage, and of all together."""
+    from flaxmobile.data import load_dataset
+    from flaxmobile.training.input_speed import input_speed
+
+    given: dict[str, Any] = {'workers': workers, 'batch_size': batch_size}
+    run = replace(load_config(config), **{name: value for name, value in given.items() if value is not None})
+    images = load_dataset(
+        run.dataset, run.train_split, data_dir=run.data_dir, seed=run.seed, max_unreadable=run.max_unreadable
+    )
+    speeds = input_speed(run, images, rounds)
+    if json:
+        print(_as_json(speeds))
+    else:
+        print(f'{images.name} ({images.split}), {run.image_size} pixels, workers: {run.workers}; images a second')
+        print('\n'.join(f'{name:<24}{speed:12,.0f}' for name, speed in speeds.items()))
     return 0
 
 
@@ -435,6 +506,53 @@ def _train_step(loaded: 'LoadedModel', batch_size: int) -> Callable[[], Any]:
     return repeated(*rehearse(loaded, random_batch(loaded, batch_size)))
 
 
+def compile_step(
+    config: Positional[Annotated[str, arg(metavar='CONFIG', help='A config by name, or a Python file with one.')]],
+    configuration: OmitArgPrefixes[TrainConfig],
+    target: Annotated[
+        str, arg(metavar='SLICE', help='What to compile for: tpu:v5e:2x2, tpu:v4:2x2x1, tpu:v5p:2x2x1, tpu:v6e:2x2...')
+    ],
+    num_classes: Annotated[
+        int | None,
+        arg(help="Classes to tell apart; None: those of the data set if it is here, else the network's own."),
+    ] = None,
+    json: Annotated[FlagCreatePairsOff[bool], arg(help='Print JSON.')] = False,
+) -> int:
+    """Compile a config's training step for a TPU that need not be there, and say what it needs of it.
+
+    Memory, FLOPs, bytes moved, collectives, and the images a second that they allow at most. Every field of the config
+    is an option, as with `train`.
+    """
+    import optax
+
+    from flaxmobile.analysis import footprint, tpu
+    from flaxmobile.training.rehearsal import planned_step
+
+    piece = tpu.open_slice(target)
+    step, state, batch = planned_step(configuration, num_classes or _num_classes(configuration), piece.devices)
+    report = footprint.Report(
+        f'{config}: {configuration.model}, {configuration.image_size} pixels, {configuration.dtype}',
+        piece,
+        configuration.batch_size,
+        optax.tree.size(state.params),
+        footprint.footprint(tpu.compile_for(piece, step.lower(state, batch))),
+    )
+    if json:
+        print(_as_json(report.as_dict()))
+    else:
+        _print_table(report)
+    return 0
+
+
+def _num_classes(config: TrainConfig) -> int:
+    from flaxmobile.data import load_dataset
+
+    try:
+        return len(load_dataset(config.dataset, config.train_split, data_dir=config.data_dir).classes)
+    except OSError:
+        return flaxmobile.create_model(config.model).num_classes
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command and exit: 0; 1 for an unreadable image; 2 for wrong input; 128 + n for signal n.
 
@@ -450,13 +568,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if arguments is None:
         keep_programs(cache_folder() / 'xla')
         keep_memory()
+        if words[:1] == ['train']:  # A run may end at any moment, and libraries it imports swallow KeyboardInterrupt.
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
-        raise SystemExit(_run(words))
+        with _with_others(words, debug):
+            raise SystemExit(_run(words))
     except BrokenPipeError:  # Whoever read the output has enough of it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(0) from None
-    except (ValueError, TypeError, OSError, ArithmeticError, ImportError) as error:
-        if debug:
+    except Exception as error:
+        if debug or not _is_for_people(error):
             raise
         print(f'flaxmobile: {_message(error)}', file=sys.stderr)
         raise SystemExit(2) from None
@@ -464,9 +585,42 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(130) from None
 
 
+def _is_for_people(error: BaseException) -> bool:
+    """Whether its message is meant for who gave the command."""
+    return isinstance(error, ValueError | TypeError | OSError | ArithmeticError | ImportError) or _is_of_memory(error)
+
+
+def _is_of_memory(error: BaseException) -> bool:
+    return isinstance(error, MemoryError) or str(error).startswith('RESOURCE_EXHAUSTED')
+
+
+def _told(error: BaseException, debug: bool) -> tuple[int, str]:
+    """The exit status for what a command raised, and what is printed."""
+    if isinstance(error, KeyboardInterrupt):
+        return 130, 'stopped'
+    if _is_for_people(error) and not debug:
+        return 2, f'flaxmobile: {_message(error)}'
+    return 1, ''.join(traceback.format_exception(error))
+
+
+def _with_others(words: Sequence[str], debug: bool) -> AbstractContextManager[None]:
+    """What makes this process one of several where a launcher started several, for commands that share their work."""
+    if words[:1] not in (['train'], ['evaluate']) or {'--help', '-h'} & set(words):
+        return nullcontext()
+    from flaxmobile.training.distributed import joined
+
+    told, training = functools.partial(_told, debug=debug), words[0] == 'train'
+    advice = '; start all processes again with --resume, to go on from the last checkpoint' if training else ''
+    return joined(told, advice, stoppable=training)
+
+
 def _run(words: list[str]) -> int:
+    configuration = _configuration(words)
+    if words[:2] == ['benchmark', 'input']:
+        status: int = tyro.cli(benchmark_input, prog='flaxmobile benchmark input', args=words[2:])
+        return status
     commands: dict[str, Callable[..., int]] = {
-        'train': functools.partial(train, configuration=_configuration(words)),
+        **{name: functools.partial(command, configuration=configuration) for name, command in _CONFIGURED.items()},
         'evaluate': evaluate,
         'predict': predict,
         'probe': probe,
@@ -480,30 +634,35 @@ def _run(words: list[str]) -> int:
     return tyro.extras.subcommand_cli_from_dict(commands, prog='flaxmobile', description=about, args=words)
 
 
+_CONFIGURED: dict[str, Callable[..., int]] = {'train': train, 'preview': preview, 'compile': compile_step}
+
+
 def _configuration(words: Sequence[str]) -> TrainConfig:
-    """What the options of `train` start from: the config named first."""
-    if words[:1] != ['train'] or '--help' in words[1:2] or '-h' in words[1:2]:
+    """What the options of a command that takes a config start from: the config named first."""
+    if not words or words[0] not in _CONFIGURED or '--help' in words[1:2] or '-h' in words[1:2]:
         return TrainConfig(model='mobilenetv2_100', dataset='imagenet2012')
     if len(words) < 2 or words[1].startswith('-'):
-        raise ValueError(f'flaxmobile train needs a CONFIG first: {", ".join(list_configs())}, or a Python file')
+        raise ValueError(f'flaxmobile {words[0]} needs a CONFIG first: {", ".join(list_configs())}, or a Python file')
     config = load_config(words[1])
-    if not any(word.split('=')[0] == '--init' for word in words):
+    if words[0] != 'train' or not any(word.split('=')[0] == '--init' for word in words):
         return config
     from flaxmobile.training.finetuning import follow
 
     # A first reading, for what the weights say: the second one puts the user's own options on top of that.
-    @functools.wraps(train)
+    @functools.wraps(_CONFIGURED[words[0]])
     def read(configuration: TrainConfig, run_dir: Path | None = None, resume: bool = False, **_: Any) -> TrainConfig:
         folder = run_dir or Path('runs') / Path(words[1]).stem
         if not configuration.init:
             return config
         return follow(replace(config, model=configuration.model), configuration.init, folder if resume else None)
 
-    return tyro.cli(functools.partial(read, configuration=config), prog='flaxmobile train', args=words[1:])
+    return tyro.cli(functools.partial(read, configuration=config), prog=f'flaxmobile {words[0]}', args=words[1:])
 
 
-def _message(error: Exception) -> str:
+def _message(error: BaseException) -> str:
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         what = f'{error.filename} was not written' if error.filename else error.strerror
         return f'no space is left on the disk: {what}; what was there before is untouched'
+    if _is_of_memory(error):
+        return f'there is not enough memory; a smaller batch or image size needs less ({error})'
     return str(error) or type(error).__name__

@@ -30,7 +30,7 @@ def config_file(tiny: TrainConfig, tmp_path: Path) -> Path:  # noqa: F811
 def test_help_and_version(command: Run) -> None:
     status, out, _ = command('--help')
     assert status == 0
-    for name in ('train', 'evaluate', 'predict', 'list', 'convert', 'summary', 'benchmark'):
+    for name in ('train', 'preview', 'evaluate', 'predict', 'list', 'convert', 'summary', 'benchmark', 'compile'):
         assert name in out
         status, part, _ = command(name, '--help')
         assert status == 0
@@ -49,8 +49,9 @@ def test_help_of_a_config_shows_its_own_defaults(command: Run) -> None:
 @pytest.mark.parametrize(
     ('words', 'wanted'),
     [
-        (['trian', 'fashion_mnist_mini'], 'train, evaluate, predict'),
+        (['trian', 'fashion_mnist_mini'], 'train, preview, compile, evaluate'),
         (['train'], 'needs a CONFIG first: cifar10'),
+        (['preview'], 'flaxmobile preview needs a CONFIG first: cifar10'),
         (['train', 'fashion_mist_mini'], "unknown config 'fashion_mist_mini'. Did you mean: fashion_mnist"),
         (['train', 'fashion_mnist_mini', '--epocs', '3'], '--epochs'),
         (['train', 'fashion_mnist_mini', '--epochs', 'three'], 'three'),
@@ -64,6 +65,11 @@ def test_help_of_a_config_shows_its_own_defaults(command: Run) -> None:
         (['benchmark', 'mobilenetv1_025', '--rounds', '0'], 'rounds is 0: it has to be 1 or more'),
         (['benchmark', 'mobilenetv1_025', '--batch-size', '-1', '--train'], 'batch_size is -1: it has to be 1 or more'),
         (['benchmark', 'mobilenetv1_025', '--image-size', '0'], 'image_size is 0: it has to be 1 or more'),
+        (['compile'], 'flaxmobile compile needs a CONFIG first: cifar10'),
+        (
+            ['compile', 'cifar10', '--target', 'tpu:v7:2x2'],
+            "unknown target 'tpu:v7:2x2': there are tpu:v4:2x2x1, tpu:v5e:",
+        ),
     ],
 )
 def test_wrong_input_is_said_without_a_traceback(command: Run, words: list[str], wanted: str) -> None:
@@ -100,6 +106,7 @@ def test_a_network_is_timed_without_weights(command: Run, monkeypatch: pytest.Mo
         assert any(line.startswith(name) for line in out.splitlines()), name
 
 
+@pytest.mark.slow
 def test_a_run_is_timed_with_a_training_step(command: Run, tiny: TrainConfig, finished_run: Path) -> None:  # noqa: F811
     words = ('--batch-size', '3', '--rounds', '2', '--train', '--json')
     status, out, _ = command('benchmark', finished_run, *words)

@@ -1,18 +1,29 @@
 """A labelled set of images, and the batches made of it."""
 
+import itertools
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import grain
 import numpy as np
 
-from flaxmobile.data.images import UnreadableImage, prepare_for_evaluation, prepare_for_training, read_image
+from flaxmobile.data.images import (
+    UnreadableImage,
+    image_size,
+    prepare_for_evaluation,
+    prepare_for_training,
+    read_for_training,
+    read_image,
+)
 from flaxmobile.data.preprocessing import Augmentation, Preprocessing
+from flaxmobile.data.workers import read_ahead
 
 Batch = dict[str, np.ndarray]
+Source = Path | bytes
 READ_THREADS = min(os.cpu_count() or 1, 16)
 _KEPT_BYTES = 2**28
 
@@ -40,6 +51,13 @@ def labelled(image: Path | bytes, label: int, name: str) -> Example:
     return Example(image, label, name)
 
 
+class Loaded(NamedTuple):
+    """What one place of a batch was made into: elements, and the errors of unreadable images met, by their names."""
+
+    elements: list[Batch]
+    errors: dict[str, str]
+
+
 class Examples(Protocol):
     """Examples that can be read in any order."""
 
@@ -57,9 +75,11 @@ class Dataset(ABC):
         classes: the name of each class, in the order of the labels.
         unreadable: images that were met and could not be decoded, by name.
         parts: the whole splits it is made of, each with the range of its examples, where that is known.
+        identity: what tells its examples from others: of a folder a digest of their names, of TFDS its version.
     """
 
     parts: tuple[tuple[str, range], ...] = ()
+    identity: str = ''
 
     def __init__(self, name: str, split: str, classes: tuple[str, ...], length: int, max_unreadable: float) -> None:
         self.name, self.split, self.classes = name, split, classes
@@ -72,6 +92,11 @@ class Dataset(ABC):
 
     def __repr__(self) -> str:
         return f'{type(self).__name__}({self.name!r}, {self.split!r}, {len(self)} images, {len(self.classes)} classes)'
+
+    @property
+    def fingerprint(self) -> str:
+        """The number of images and what tells them from others, in words."""
+        return f'{len(self):,} images' + (f' ({self.identity})' if self.identity else '')
 
     @property
     def unreadable(self) -> list[str]:
@@ -89,6 +114,7 @@ class Dataset(ABC):
         start_step: int = 0,
         process_index: int = 0,
         process_count: int = 1,
+        workers: int = 0,
     ) -> Iterator[Batch]:
         """Batches without end, in a new order each epoch; a batch may reach from one epoch into the next.
 
@@ -98,18 +124,22 @@ class Dataset(ABC):
         Args:
             batch_size: images per batch and process.
             preprocessing: the image size, channels and interpolation.
-            augmentation: the random crop and flip.
+            augmentation: how the images are varied. Each comes `repeated_augmentation` times, one after the other.
             seed: what order and augmentation are drawn from, 0 or more.
             start_step: how many batches to skip.
             process_index: which of `process_count` processes this is; each gets its own part.
             process_count: how many processes share the data set.
+            workers: processes that read and augment; 0 for threads of this one. The batches are the same.
 
         Yields:
             `image` uint8 [batch, height, width, channels], `label` int32 [batch], `mask` bool [batch] (all True) and
             `index` int64 [batch], the position of each example in the split.
 
         Raises:
+            FileNotFoundError: a file that was there when the data set was opened is gone.
             UnreadableImages: more images cannot be read than is allowed.
+            ChildProcessError: a worker was killed.
+            ValueError: the copies of an image cannot be in one batch of one process.
         """
 
     @abstractmethod
@@ -129,22 +159,28 @@ class Dataset(ABC):
             (`index` -1), which fills up the last batches.
 
         Raises:
+            FileNotFoundError: a file that was there when the data set was opened is gone.
             UnreadableImages: more images cannot be read than is allowed.
         """
 
-    def _read(self, example: Example, channels: int) -> np.ndarray | None:
+    def _read(self, example: Example, read: Callable[[Source], Any]) -> Any:
         try:
-            return read_image(example.image, channels)
+            return read(example.image)
         except UnreadableImage as error:
-            self._unreadable.setdefault(example.name)
+            self._count({example.name: str(error)})
+            return None
+
+    def _count(self, errors: Mapping[str, str]) -> None:
+        """Take in the names of unreadable images, each with its error."""
+        for name, error in errors.items():
+            self._unreadable.setdefault(name)
             if len(self._unreadable) > self._allowed:
                 shown = ', '.join(self.unreadable[:5]) + (', ...' if len(self._unreadable) > 5 else '')
                 raise UnreadableImages(
                     f'{self.name} ({self.split}): {len(self._unreadable)} of {len(self)} images cannot be read, and '
                     f'{self._allowed} may be: {shown}. Repair or remove them, or raise max_unreadable. '
                     f'The last one: {error}'
-                ) from error
-            return None
+                )
 
 
 class RandomAccessDataset(Dataset):
@@ -158,16 +194,44 @@ class RandomAccessDataset(Dataset):
     ) -> None:
         super().__init__(name, split, classes, len(examples), max_unreadable)
         self._examples = examples
-        self._kept: dict[tuple[int, int], tuple[np.ndarray | None, int]] = {}
+        self._kept: dict[tuple[int, int], tuple[np.ndarray, int]] = {}
 
-    def _load(self, index: int, channels: int) -> tuple[np.ndarray | None, int]:
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {'_kept': {}, '_unreadable': {}}
+
+    def encoded(self, index: int) -> bytes:
+        """The encoded image of an example.
+
+        Raises:
+            UnreadableImage: its file cannot be read.
+        """
+        return _encoded(self._examples[index].image)
+
+    def _is_kept(self, height: int, width: int, channels: int) -> bool:
+        return height * width * channels * len(self) <= _KEPT_BYTES
+
+    def _load(self, index: int, channels: int) -> tuple[np.ndarray, int]:
         if (index, channels) in self._kept:
             return self._kept[index, channels]
         example = self._examples[index]
-        image = self._read(example, channels)
-        if image is not None and image.nbytes * len(self) <= _KEPT_BYTES:
+        image = read_image(example.image, channels)
+        if self._is_kept(*image.shape):
             self._kept[index, channels] = image, example.label
         return image, example.label
+
+    def _load_for_training(
+        self, index: int, preprocessing: Preprocessing, augmentation: Augmentation, rng: np.random.Generator
+    ) -> list[Batch]:
+        channels = preprocessing.channels
+        image: np.ndarray | Source
+        if (index, channels) in self._kept:
+            image, label = self._kept[index, channels]
+        else:
+            image, label, _ = self._examples[index]
+            image = _encoded(image)
+            if self._is_kept(*image_size(image), channels):
+                image, label = self._load(index, channels)
+        return training_elements(image, label, index, preprocessing, augmentation, rng)
 
     def train_batches(  # noqa: D102
         self,
@@ -179,20 +243,29 @@ class RandomAccessDataset(Dataset):
         start_step: int = 0,
         process_index: int = 0,
         process_count: int = 1,
+        workers: int = 0,
     ) -> Iterator[Batch]:
-        check_share(batch_size, process_index, process_count)
+        check_share(batch_size, process_index, process_count, augmentation.repeated_augmentation)
 
-        def load(index: int, rng: np.random.Generator) -> Batch:
+        if workers < 0:
+            raise ValueError(f'workers is {workers}: it has to be 0 (threads of this process) or more')
+
+        def load(index: int, rng: np.random.Generator) -> Loaded:
+            errors: dict[str, str] = {}
             for candidate in range(index, index + len(self)):
                 position = candidate % len(self)
-                image, label = self._load(position, preprocessing.channels)
-                if image is not None:
-                    return training_element(image, label, position, preprocessing, augmentation, rng)
+                try:
+                    return Loaded(self._load_for_training(position, preprocessing, augmentation, rng), errors)
+                except UnreadableImage as error:
+                    example = self._examples[position]
+                    check_present(example)
+                    errors[example.name] = str(error)
             raise none_readable(self)
 
         elements = grain.MapDataset.range(len(self)).seed(seed).shuffle().repeat().random_map(load)
-        batches = elements.batch(batch_size, drop_remainder=True, batch_fn=collate)  # There is no last one.
-        return _iterate(batches[start_step * process_count + process_index :: process_count])
+        images = batch_size // augmentation.repeated_augmentation
+        batches = elements.batch(images, drop_remainder=True, batch_fn=_collate_loaded)  # There is no last one.
+        return self._iterate(batches[start_step * process_count + process_index :: process_count], workers)
 
     def evaluation_batches(  # noqa: D102
         self, batch_size: int, preprocessing: Preprocessing, *, process_index: int = 0, process_count: int = 1
@@ -200,13 +273,26 @@ class RandomAccessDataset(Dataset):
         check_share(batch_size, process_index, process_count)
         share, length = evaluation_share(len(self), batch_size, process_index, process_count)
 
-        def load(index: int) -> Batch:
+        def load(index: int) -> Loaded:
             if index not in share:
-                return padding(preprocessing)
-            return evaluation_element(*self._load(index, preprocessing.channels), index, preprocessing)
+                return Loaded([padding(preprocessing)], {})
+            try:
+                image, label = self._load(index, preprocessing.channels)
+            except UnreadableImage as error:
+                example = self._examples[index]
+                check_present(example)
+                missing = evaluation_element(None, example.label, index, preprocessing)
+                return Loaded([missing], {example.name: str(error)})
+            return Loaded([evaluation_element(image, label, index, preprocessing)], {})
 
         elements = grain.MapDataset.range(share.start, share.start + length).map(load)
-        return _iterate(elements.batch(batch_size, batch_fn=collate))
+        return self._iterate(elements.batch(batch_size, batch_fn=_collate_loaded), 0)
+
+    def _iterate(self, batches: grain.MapDataset, workers: int) -> Iterator[Batch]:
+        with closing(read_ahead(batches, workers, READ_THREADS)) as loaded:
+            for batch, errors in loaded:
+                self._count(dict(errors))  # Here, as a worker knows only its own.
+                yield batch
 
 
 def none_readable(dataset: Dataset) -> UnreadableImages:
@@ -214,10 +300,23 @@ def none_readable(dataset: Dataset) -> UnreadableImages:
     return UnreadableImages(f'{dataset.name} ({dataset.split}): none of the {len(dataset)} images can be read')
 
 
-def check_share(batch_size: int, process_index: int, process_count: int) -> None:
+def check_present(example: Example) -> None:
+    """Tell an image that is gone from one that is damaged: raise a FileNotFoundError for it."""
+    if isinstance(example.image, Path) and not example.image.exists():
+        raise FileNotFoundError(
+            f'{example.image} was there at the beginning and is gone: is its disk still mounted? A run goes on with '
+            '--resume once it is back'
+        )
+
+
+def check_share(batch_size: int, process_index: int, process_count: int, copies: int = 1) -> None:
     """Refuse a batch or a process that cannot be."""
     if batch_size < 1:
         raise ValueError(f'batch_size is {batch_size}: it has to be 1 or more on each process')
+    if batch_size % copies:
+        raise ValueError(
+            f'batch_size is {batch_size} on each process: it has to be a multiple of repeated_augmentation ({copies})'
+        )
     if not 0 <= process_index < process_count:
         raise ValueError(f'process_index is {process_index} of {process_count}: it counts from 0')
 
@@ -242,16 +341,31 @@ def padding(preprocessing: Preprocessing) -> Batch:
     return evaluation_element(None, 0, -1, preprocessing)
 
 
-def training_element(
-    image: np.ndarray,
+def training_elements(
+    image: np.ndarray | Source,
     label: int,
     index: int,
     preprocessing: Preprocessing,
     augmentation: Augmentation,
     rng: np.random.Generator,
-) -> Batch:
-    """One example for training."""
-    return _element(prepare_for_training(image, preprocessing, augmentation, rng), label, index, True)
+) -> list[Batch]:
+    """One example for training, `repeated_augmentation` times.
+
+    Raises:
+        UnreadableImage: it is encoded and cannot be decoded.
+    """
+    copies = augmentation.repeated_augmentation
+    if copies > 1 and not isinstance(image, np.ndarray):
+        image = read_image(image, preprocessing.channels)
+    prepare: Callable[..., np.ndarray] = prepare_for_training if isinstance(image, np.ndarray) else read_for_training
+    return [_element(prepare(image, preprocessing, augmentation, rng), label, index, True) for _ in range(copies)]
+
+
+def _encoded(image: Source) -> bytes:
+    try:
+        return image if isinstance(image, bytes) else image.read_bytes()
+    except OSError as error:
+        raise UnreadableImage(f'cannot read {image!s} as an image: {error}') from error
 
 
 def _element(image: np.ndarray, label: int, index: int, mask: bool) -> Batch:
@@ -268,6 +382,6 @@ def collate(elements: list[Batch]) -> Batch:
     return {name: np.stack([element[name] for element in elements]) for name in elements[0]}
 
 
-def _iterate(batches: grain.MapDataset) -> Iterator[Batch]:
-    options = grain.ReadOptions(num_threads=READ_THREADS, prefetch_buffer_size=READ_THREADS + 2)
-    return iter(batches.to_iter_dataset(options))
+def _collate_loaded(loaded: list[Loaded]) -> tuple[Batch, tuple[tuple[str, str], ...]]:
+    elements = itertools.chain.from_iterable(one.elements for one in loaded)
+    return collate(list(elements)), tuple(error for one in loaded for error in one.errors.items())

@@ -58,6 +58,8 @@ def open_folder(root: Path, split: str, *, seed: int, max_unreadable: float) -> 
     chosen = [(path, labels[path.parent.name]) for name, part in parts for path in orders[name][part.start : part.stop]]
     dataset = RandomAccessDataset(str(root), split, tuple(classes), FolderExamples(root, chosen), max_unreadable)
     dataset.parts = parts
+    names = b'\n'.join(os.fsencode(path.relative_to(root)) for path, _ in chosen)
+    dataset.identity = f'names {hashlib.sha256(names).hexdigest()[:16]}'
     return dataset
 
 

@@ -1,17 +1,22 @@
 """One image: decoding, and what training and evaluation make of it. Arrays are uint8 [height, width, channels]."""
 
+import contextlib
 import io
 import math
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
 
-from flaxmobile.data.preprocessing import Augmentation, Interpolation, Preprocessing
+from flaxmobile.data.augmentation import RESAMPLING, choose_resampling, erase, vary
+from flaxmobile.data.preprocessing import Augmentation, Preprocessing
 
-_RESAMPLING = {'bicubic': Image.Resampling.BICUBIC, 'bilinear': Image.Resampling.BILINEAR}
 _MODES = {1: 'L', 3: 'RGB'}
 _ORIENTATION = 0x0112
+_ROWS_BELOW = 8  # What a crop's last row needs below it: chroma is interpolated between rows.
+
+Box = tuple[int, int, int, int]
 
 
 class UnreadableImage(ValueError):
@@ -34,22 +39,101 @@ def read_image(source: str | Path | bytes, channels: int = 3) -> np.ndarray:
     Raises:
         UnreadableImage: the file is missing, damaged, truncated or of a format that is not known.
     """
+    _check_channels(channels)
+    with _naming(source), Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+        image.load()
+        return _pixels(_convert(_upright(image), _MODES[channels]))
+
+
+def read_crop(source: str | Path | bytes, channels: int, choose: Callable[[int, int], Box]) -> Image.Image:
+    """Decode a part of a file: what `read_image` gives there, bit for bit.
+
+    Of a baseline JPEG the rows below the part are not decoded.
+
+    Args:
+        source: a path, or encoded bytes, of any format Pillow reads.
+        channels: 1 for grey, 3 for RGB.
+        choose: takes the height and width of the image, returns (top, left, height, width) of the part.
+
+    Returns:
+        A picture of mode `L` or `RGB`.
+
+    Raises:
+        UnreadableImage: as `read_image` does.
+    """
+    _check_channels(channels)
+    with _naming(source):
+        encoded = source if isinstance(source, bytes) else Path(source).read_bytes()
+        with Image.open(io.BytesIO(encoded)) as image:
+            return _crop(image, encoded, _MODES[channels], choose)
+
+
+def image_size(encoded: bytes) -> tuple[int, int]:
+    """Height and width of an encoded image as it is stored, without decoding it.
+
+    Raises:
+        UnreadableImage: the format is not known.
+    """
+    with _naming(encoded), Image.open(io.BytesIO(encoded)) as image:
+        return image.height, image.width
+
+
+def _check_channels(channels: int) -> None:
     if channels not in _MODES:
         raise ValueError(f'channels is {channels}: it has to be 1 (grey) or 3 (RGB)')
+
+
+@contextlib.contextmanager
+def _naming(source: str | Path | bytes) -> Iterator[None]:
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-            image.load()
-            pixels = np.asarray(_convert(_upright(image), _MODES[channels]))
+        yield
     except Exception as error:  # Of broken data each of Pillow's plugins raises what it stumbles over.
         name = f'{len(source)} bytes' if isinstance(source, bytes) else str(source)
         raise UnreadableImage(f'cannot read {name} as an image: {error}') from error
-    return pixels if channels > 1 else pixels[..., np.newaxis]
+
+
+def _crop(image: Image.Image, encoded: bytes, mode: str, choose: Callable[[int, int], Box]) -> Image.Image:
+    simple = image.format == 'JPEG' and image.mode in _MODES.values() and _orientation(image) == 1
+    if not simple:
+        image.load()
+        image = _convert(_upright(image), mode)
+    top, left, height, width = choose(image.height, image.width)
+    corners = (left, top, left + width, top + height)
+    if simple:
+        # Only a full decoding says whether the image is at fault.
+        with contextlib.suppress(Exception), Image.open(io.BytesIO(_shorten(encoded, corners[3]))) as upper:
+            return _convert(upper.crop(corners), mode)
+    return _convert(image.crop(corners), mode)
+
+
+def _shorten(encoded: bytes, bottom: int) -> bytes:
+    """A baseline JPEG of the rows down to `bottom`: its header says so, and the decoder passes over the other data."""
+    place, frame = 2, -1
+    while (marker := encoded[place + 1]) != 0xDA:
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            if marker > 0xC1:
+                return encoded
+            frame = place
+        place += 2 + int.from_bytes(encoded[place + 2 : place + 4])
+    rows = bottom + _ROWS_BELOW
+    whole = encoded.rfind(b'\xff\xd9', place) > 0  # Pillow no longer notices where the data ends too early.
+    one_scan = encoded[place + 4] == encoded[frame + 9]
+    if not (one_scan and whole) or rows >= int.from_bytes(encoded[frame + 5 : frame + 7]):
+        return encoded
+    return encoded[: frame + 5] + rows.to_bytes(2) + encoded[frame + 7 :]
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # Damaged EXIF data is no reason to lose a good picture.
+        return 1
 
 
 def _upright(image: Image.Image) -> Image.Image:
     try:
-        return image if image.getexif().get(_ORIENTATION, 1) == 1 else ImageOps.exif_transpose(image)
-    except Exception:  # Damaged EXIF data is no reason to lose a good picture.
+        return image if _orientation(image) == 1 else ImageOps.exif_transpose(image)
+    except Exception:
         return image
 
 
@@ -67,13 +151,13 @@ def _convert(image: Image.Image, mode: str) -> Image.Image:
     return image if image.mode == mode else image.convert(mode)
 
 
-def _resize(image: np.ndarray, height: int, width: int, interpolation: Interpolation) -> np.ndarray:
-    if image.shape[:2] == (height, width):
-        return image
-    grey = image.shape[-1] == 1
-    picture = Image.fromarray(np.ascontiguousarray(image[..., 0] if grey else image))
-    pixels = np.asarray(picture.resize((width, height), _RESAMPLING[interpolation]))
-    return pixels[..., np.newaxis] if grey else pixels
+def _picture(image: np.ndarray) -> Image.Image:
+    return Image.fromarray(np.ascontiguousarray(image[..., 0] if image.shape[-1] == 1 else image))
+
+
+def _pixels(picture: Image.Image) -> np.ndarray:
+    pixels = np.asarray(picture)
+    return pixels if pixels.ndim == 3 else pixels[..., np.newaxis]
 
 
 def prepare_for_evaluation(image: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
@@ -93,7 +177,8 @@ def prepare_for_evaluation(image: np.ndarray, preprocessing: Preprocessing) -> n
         height, width = shorter, shorter * width // height
     else:
         height, width = shorter * height // width, shorter
-    image = _resize(image, height, width, preprocessing.interpolation)
+    if image.shape[:2] != (height, width):
+        image = _pixels(_picture(image).resize((width, height), RESAMPLING[preprocessing.interpolation]))
     top, left = round((height - size) / 2), round((width - size) / 2)
     return image[top : top + size, left : left + size]
 
@@ -125,18 +210,54 @@ def random_crop(
 def prepare_for_training(
     image: np.ndarray, preprocessing: Preprocessing, augmentation: Augmentation, rng: np.random.Generator
 ) -> np.ndarray:
-    """Crop at random, resize, and mirror half of the images.
+    """Crop at random, resize, mirror half of the images, and do what else the augmentation asks for.
 
     Args:
         image: uint8 [height, width, channels].
-        preprocessing: the image size and interpolation.
-        augmentation: the ranges of the crop and whether to mirror.
+        preprocessing: the image size and interpolation, as far as `augmentation` has none of its own.
+        augmentation: what is varied, and how much.
         rng: where the chances come from.
 
     Returns:
-        uint8 [image_size, image_size, channels].
+        uint8 [size, size, channels], `size` being `augmentation.training_size(preprocessing)`.
     """
     top, left, height, width = random_crop(image.shape[0], image.shape[1], augmentation, rng)
-    size = preprocessing.image_size
-    image = _resize(image[top : top + height, left : left + width], size, size, preprocessing.interpolation)
-    return image[:, ::-1] if augmentation.flip and rng.random() < 0.5 else image
+    return _vary(_picture(image[top : top + height, left : left + width]), preprocessing, augmentation, rng)
+
+
+def read_for_training(
+    source: str | Path | bytes, preprocessing: Preprocessing, augmentation: Augmentation, rng: np.random.Generator
+) -> np.ndarray:
+    """`prepare_for_training(read_image(source), ...)`, bit for bit, without decoding what lies below the crop.
+
+    Args:
+        source: a path, or encoded bytes, of any format Pillow reads.
+        preprocessing: the image size, channels and interpolation.
+        augmentation: what is varied, and how much.
+        rng: where the chances come from.
+
+    Returns:
+        uint8 [size, size, channels], `size` being `augmentation.training_size(preprocessing)`.
+
+    Raises:
+        UnreadableImage: as `read_image` does.
+    """
+    crop = read_crop(
+        source, preprocessing.channels, lambda height, width: random_crop(height, width, augmentation, rng)
+    )
+    return _vary(crop, preprocessing, augmentation, rng)
+
+
+def _vary(
+    crop: Image.Image, preprocessing: Preprocessing, augmentation: Augmentation, rng: np.random.Generator
+) -> np.ndarray:
+    size = augmentation.training_size(preprocessing)
+    picture = crop.resize(
+        (size, size), choose_resampling(augmentation.train_interpolation or preprocessing.interpolation, rng)
+    )
+    if augmentation.flip and rng.random() < 0.5:
+        picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    pixels = _pixels(vary(picture, preprocessing, augmentation, rng))
+    if augmentation.random_erasing and rng.random() < augmentation.random_erasing:
+        pixels = erase(pixels, preprocessing, rng)
+    return pixels

@@ -6,8 +6,13 @@ from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from flaxmobile.suggestions import unknown
 
 Interpolation = Literal['bicubic', 'bilinear']
+TrainInterpolation = Literal['bicubic', 'bilinear', 'random']
+AutoAugment = Literal['randaugment', 'autoaugment', 'trivialaugment']
 
 
 @dataclass(frozen=True)
@@ -62,23 +67,51 @@ class Preprocessing:
         mean, std = (jnp.asarray(values, jnp.float32) for values in (self.mean, self.std))
         return (images.astype(jnp.float32) / 255 - mean) / std
 
+    def denormalize(self, images: np.ndarray) -> np.ndarray:
+        """What `normalize` makes of pixels, to the nearest uint8 [..., height, width, channels]."""
+        return np.rint(255 * (np.asarray(images) * self.std + self.mean)).clip(0, 255).astype(np.uint8)
+
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random changes to a training image: a crop resized to the image size, and a horizontal flip.
+    """Random changes to a training image, made in this order: crop, flip, policy, colour jitter, erasing.
 
     Args:
         crop_scale: least and greatest area of the crop, as a share of the image.
         crop_ratio: least and greatest width over height of the crop, drawn log-uniformly.
         flip: mirror half of the images.
+        auto_augment: the policy: `randaugment` as timm has it, `autoaugment` (that for ImageNet) and `trivialaugment`
+            (wide) as torchvision has them.
+        randaugment_magnitude: how strong RandAugment's operations are, 0 to 10.
+        randaugment_layers: how many operations RandAugment draws, each made with probability 1/2.
+        randaugment_magnitude_std: standard deviation of a magnitude; above 100 (infinity too) it is instead drawn
+            evenly from 0 to `randaugment_magnitude`.
+        randaugment_increasing: every operation becomes more severe with the magnitude; otherwise posterize and
+            solarize become less so, and colour, contrast, brightness and sharpness fall and rise.
+        color_jitter: greatest change of brightness, contrast and saturation, 0.4 being factors from 0.6 to 1.4.
+        random_erasing: probability that a rectangle is filled with noise.
+        repeated_augmentation: how many times each image comes in a batch, changed differently each time.
+        train_interpolation: how training images are resized and warped; `random`: bicubic or bilinear by chance; None:
+            as in evaluation.
+        train_image_size: side of a training image in pixels; None: as in evaluation.
 
     Raises:
-        ValueError: a range is out of bounds or the wrong way round.
+        ValueError: a field is out of its range.
     """
 
     crop_scale: tuple[float, float] = (0.08, 1.0)
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip: bool = True
+    auto_augment: AutoAugment | None = None
+    randaugment_magnitude: float = 9.0
+    randaugment_layers: int = 2
+    randaugment_magnitude_std: float = 0.0
+    randaugment_increasing: bool = False
+    color_jitter: float = 0.0
+    random_erasing: float = 0.0
+    repeated_augmentation: int = 1
+    train_interpolation: TrainInterpolation | None = None
+    train_image_size: int | None = None
 
     def __post_init__(self) -> None:
         for name, greatest in (('crop_scale', 1.0), ('crop_ratio', math.inf)):
@@ -89,3 +122,31 @@ class Augmentation:
                     f'{name} is {values}: give two numbers over 0, the lesser first'
                     + (', at most 1' if greatest == 1 else '')
                 )
+        for name, choices in (('auto_augment', AutoAugment), ('train_interpolation', TrainInterpolation)):
+            value = getattr(self, name)
+            if value is not None and value not in get_args(choices):
+                raise ValueError(unknown(name, str(value), get_args(choices)))
+        for name, least, greatest in _BOUNDS:
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or not least <= value <= greatest:
+                raise ValueError(f'{name} is {value!r}: it has to be {_range(least, greatest)}')
+        for name in ('randaugment_layers', 'repeated_augmentation', 'train_image_size'):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise ValueError(f'{name} is {value!r}: it has to be a whole number, 1 or more')
+
+    def training_size(self, preprocessing: Preprocessing) -> int:
+        """Side of a training image in pixels."""
+        return self.train_image_size or preprocessing.image_size
+
+
+_BOUNDS = (
+    ('randaugment_magnitude', 0, 10),
+    ('randaugment_magnitude_std', 0, math.inf),
+    ('color_jitter', 0, 1),
+    ('random_erasing', 0, 1),
+)
+
+
+def _range(least: float, greatest: float) -> str:
+    return f'{least} or more' if greatest == math.inf else f'from {least} to {greatest}'

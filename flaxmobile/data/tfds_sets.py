@@ -43,6 +43,14 @@ def known_names() -> set[str]:
     return {*OWN, *tfds.list_builders(with_community_datasets=False)}
 
 
+def known_classes(name: str, data_dir: str | os.PathLike[str] | None) -> int | None:
+    """How many classes a data set has that TFDS knows, prepared or not; None where it does not know it."""
+    if re.split('[/:]', name)[0] not in known_names():
+        return None
+    info = tfds.builder(name, data_dir=data_folder(data_dir), try_gcs=False).info
+    return int(info.features[_keys(name, info)[1]].num_classes)
+
+
 def open_tfds(
     name: str, split: str, *, data_dir: epath.Path, download: bool, version: str | None, max_unreadable: float
 ) -> Dataset | None:
@@ -67,6 +75,7 @@ def open_builder(builder: tfds.core.DatasetBuilder, name: str, split: str, *, ma
     parts = tuple(split_ranges(split, {key: info.num_examples for key, info in builder.info.splits.items()}))
     dataset = _open(builder, name, split, parts, max_unreadable)
     dataset.parts = parts
+    dataset.identity = str(builder.info.full_name)
     return dataset
 
 

@@ -22,8 +22,9 @@ from flaxmobile.data.dataset import (
     labelled,
     none_readable,
     padding,
-    training_element,
+    training_elements,
 )
+from flaxmobile.data.images import read_image
 from flaxmobile.data.preprocessing import Augmentation, Preprocessing
 
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
@@ -82,25 +83,33 @@ class TfrecordDataset(Dataset):
         start_step: int = 0,
         process_index: int = 0,
         process_count: int = 1,
+        workers: int = 0,
     ) -> Iterator[Batch]:
-        check_share(batch_size, process_index, process_count)
+        if workers:
+            raise ValueError(
+                f'{self.name} is prepared as tfrecord, which threads of this process decode: workers is {workers} and '
+                'has to be 0. Prepared as array_record, worker processes could read it'
+            )
+        check_share(batch_size, process_index, process_count, augmentation.repeated_augmentation)
         bounds = [len(self) * process // process_count for process in (process_index, process_index + 1)]
         pieces = cut(self._pieces, range(*bounds))
         if not pieces:
             raise ValueError(f'{self.name} ({self.split}) has {len(self)} images for {process_count} processes')
 
-        def load(item: tuple[int, int, bytes]) -> Batch | None:
+        def load(item: tuple[int, int, bytes]) -> list[Batch] | None:
             place, index, record = item
             example = self._example(index, record)
-            image = self._read(example, preprocessing.channels)
-            if image is None:
-                return None
             rng = np.random.default_rng((seed, process_index, place))
-            return training_element(image, example.label, index, preprocessing, augmentation, rng)
+            made: list[Batch] | None = self._read(
+                example,
+                lambda image: training_elements(image, example.label, index, preprocessing, augmentation, rng),
+            )
+            return made
 
-        records = _shuffled(pieces, bounds[1] - bounds[0], seed, start_step * batch_size)
-        elements = self._next_readable(_in_order(load, records, 2 * batch_size + READ_THREADS))
-        return _batches(elements, batch_size)
+        images = batch_size // augmentation.repeated_augmentation
+        records = _shuffled(pieces, bounds[1] - bounds[0], seed, start_step * images)
+        copies = self._next_readable(_in_order(load, records, 2 * images + READ_THREADS))
+        return _batches(itertools.chain.from_iterable(copies), batch_size)
 
     def evaluation_batches(  # noqa: D102
         self, batch_size: int, preprocessing: Preprocessing, *, process_index: int = 0, process_count: int = 1
@@ -110,7 +119,7 @@ class TfrecordDataset(Dataset):
 
         def load(item: tuple[int, bytes]) -> Batch:
             example = self._example(*item)
-            image = self._read(example, preprocessing.channels)
+            image = self._read(example, lambda encoded: read_image(encoded, preprocessing.channels))
             return evaluation_element(image, example.label, item[0], preprocessing)
 
         pieces = cut(self._pieces, share)
@@ -119,7 +128,7 @@ class TfrecordDataset(Dataset):
         filling = itertools.repeat(padding(preprocessing), length - len(share))
         return _batches(itertools.chain(elements, filling), batch_size)
 
-    def _next_readable(self, elements: Iterable[Batch | None]) -> Iterator[Batch]:
+    def _next_readable(self, elements: Iterable[list[Batch] | None]) -> Iterator[list[Batch]]:
         missing = 0
         for element in elements:
             if element is not None:

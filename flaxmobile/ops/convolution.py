@@ -94,7 +94,7 @@ def depthwise_conv(
 
 
 def pointwise_conv(images: Array, kernel: Array, *, strides: int | Pair = 1) -> Array:
-    """Pointwise (1x1) convolution, as a matrix product.
+    """Pointwise (1x1) convolution: a matrix product, on a TPU XLA's own convolution.
 
     Args:
         images: `[batch, height, width, channels]`.

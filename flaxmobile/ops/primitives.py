@@ -61,10 +61,19 @@ def transpose(function: Function, like: jax.ShapeDtypeStruct, cotangent: Array) 
     return jax.linear_transpose(function, like)(cotangent)[0]
 
 
-def primitive(name: str, like: Function, standard: Function, cpu: Function, *, in_shards: bool = False) -> Primitive:
+def primitive(
+    name: str,
+    like: Function,
+    standard: Function,
+    cpu: Function,
+    *,
+    tpu: Function | None = None,
+    in_shards: bool = False,
+) -> Primitive:
     """A primitive whose result has the type of `like`'s, lowered as `cpu` on a CPU and as `standard` elsewhere.
 
-    With `in_shards`, `cpu` is told how many devices the program is for, as `shards`.
+    On a TPU as `tpu` where that is given. With `in_shards`, `cpu` is told how many devices the program is for, as
+    `shards`.
     """
     new = Primitive(name)
 
@@ -80,6 +89,8 @@ def primitive(name: str, like: Function, standard: Function, cpu: Function, *, i
     new.def_abstract_eval(type_of)
     mlir.register_lowering(new, _lower_unsharded(standard))
     mlir.register_lowering(new, _lower_unsharded(cpu, in_shards), platform='cpu')
+    if tpu:
+        mlir.register_lowering(new, _lower_unsharded(tpu), platform='tpu')
     STANDARD[new] = standard
     return new
 

@@ -2,13 +2,19 @@
 
 import errno
 import logging
-from collections.abc import Mapping
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
+from flaxmobile.training.digests import fault, write_digests
 from flaxmobile.training.state import TrainState
 
 Variables = dict[str, Any]
@@ -18,26 +24,67 @@ def _accuracy(metrics: Mapping[str, float]) -> float:
     return metrics['accuracy']
 
 
+class _Undamaged(ocp.path.step.NameFormat):
+    """Steps by their number; Orbax, which would read, count and delete them, is not shown those in `damaged`."""
+
+    def __init__(self, damaged: Mapping[int, str]):
+        self._standard, self._damaged = ocp.path.step.standard_name_format(), damaged
+
+    def build_name(self, step: int) -> str:
+        return self._standard.build_name(step)
+
+    def find_all(self, base_path: Any) -> Iterator[Any]:
+        return (found for found in self._standard.find_all(base_path) if found.step not in self._damaged)
+
+    def find_step(self, base_path: Any, step: int) -> Any:
+        return self._standard.find_step(base_path, step)
+
+
+def find_damage(folder: Path) -> dict[int, str]:
+    """The checkpoints in `folder` whose files are not as they were written, by step, each with what is wrong."""
+    faults = {int(path.name): fault(path) for path in folder.glob('[0-9]*') if path.name.isdecimal()}
+    # One that is gone by now was deleted by a run that is still training.
+    return {step: words for step, words in sorted(faults.items()) if words and (folder / str(step)).is_dir()}
+
+
 class Checkpoints:
     """The checkpoints in `run_dir`, one folder a step under `run_dir/checkpoints`.
 
     Kept are the last `keep` and the one of the highest validation accuracy (the latest of equals). A checkpoint is
-    written beside and then renamed, so that one with a step's name is whole. A `read_only` one leaves alone what a run
-    that is still training is about to write.
+    written beside and then renamed, while the training goes on, so that one with a step's name is whole. Those whose
+    files have changed since are in `damaged`, by step, with what is wrong; they are left as they are and stand for
+    nothing. A `read_only` one leaves alone what a run that is still training is about to write.
+
+    Args:
+        run_dir: the run's folder.
+        keep: how many of the last ones to keep.
+        description: what `run.json` holds, to be kept in every checkpoint as well.
+        read_only: whether nothing is to be written.
     """
 
-    def __init__(self, run_dir: str | Path, keep: int = 1, *, read_only: bool = False):
-        logging.getLogger('absl').setLevel(logging.ERROR)  # Orbax tells of every save otherwise.
+    def __init__(
+        self,
+        run_dir: str | Path,
+        keep: int = 1,
+        *,
+        description: Mapping[str, Any] | None = None,
+        read_only: bool = False,
+    ):
+        logging.getLogger('absl').setLevel(logging.CRITICAL)  # Orbax tells of every save otherwise.
         self.folder = Path(run_dir).absolute() / 'checkpoints'
+        self.damaged = find_damage(self.folder)
+        self._description = description
+        self._writing: int | None = None
         best = BestN(get_metric_fn=_accuracy, n=1, keep_checkpoints_without_metrics=False)
         self._manager = ocp.CheckpointManager(
             self.folder,
-            item_names=('variables', 'ema', 'optimizer'),
+            item_names=('variables', 'ema', 'optimizer', 'run'),
             options=ocp.CheckpointManagerOptions(
                 best_fn=_accuracy,
                 preservation_policy=AnyPreservationPolicy([LatestN(keep), best]),
+                step_name_format=_Undamaged(self.damaged),
                 cleanup_tmp_directories=not read_only,
-                enable_async_checkpointing=False,
+                async_options=ocp.options.AsyncOptions(post_finalization_callback=self._write_digests),
                 create=not read_only,
                 read_only=read_only,
             ),
@@ -45,12 +92,14 @@ class Checkpoints:
 
     @property
     def last(self) -> int | None:
-        """The step of the last checkpoint, None where there is none."""
+        """The step of the last good checkpoint, None where there is none; waits for one that is being written."""
+        self.wait()
         return self._manager.latest_step()
 
     @property
     def best(self) -> int | None:
-        """The step of the checkpoint of the highest validation accuracy, None where none was validated."""
+        """The step of the good checkpoint of the highest validation accuracy, None where none was validated."""
+        self.wait()
         step = self._manager.best_step()
         return step if step is not None and self.accuracy(step) is not None else None
 
@@ -60,29 +109,67 @@ class Checkpoints:
         return None if metrics is None else metrics['accuracy']
 
     def save(self, step: int, state: TrainState, accuracy: float | None) -> None:
-        """Write `state` as the checkpoint of `step`; `accuracy` is the validation's, None where it was not validated.
+        """Begin to write `state` as the checkpoint of `step`, once the one before is written.
+
+        `state` is copied first, and may be donated afterwards. `accuracy` is the validation's, None where it was not
+        validated.
 
         Raises:
-            OSError: it could not be written; the earlier checkpoints are untouched.
+            OSError: it, or the one before, could not be written; the earlier checkpoints are untouched.
         """
         items = {
             'variables': {'params': state.params, 'batch_stats': state.batch_stats},
-            'optimizer': {'step': state.step, 'opt_state': state.opt_state},
+            'optimizer': _progress(state),
         } | ({} if state.ema is None else {'ema': state.ema})
-        arguments = ocp.args.Composite(**{name: ocp.args.StandardSave(item) for name, item in items.items()})
+        arguments = {name: ocp.args.StandardSave(item) for name, item in items.items()}
+        if self._description is not None:
+            arguments['run'] = ocp.args.JsonSave(self._description)
         metrics = None if accuracy is None else {'accuracy': float(accuracy)}
+        self.wait()
+        if step in self.damaged:
+            self._set_aside(step)
+        self._writing = step
+        with self._explained(None):
+            self._manager.save(step, args=ocp.args.Composite(**arguments), metrics=metrics, force=True)
+
+    def wait(self) -> None:
+        """Wait until the checkpoint that is being written is there. Raises OSError as `save` does."""
+        with self._explained(errno.EIO):
+            self._manager.wait_until_finished()
+        self._writing = None
+
+    def check(self) -> None:
+        """As `wait`, but only where there is nothing to wait for."""
+        if not self._manager.is_saving_in_progress():
+            self.wait()
+
+    def _write_digests(self) -> None:
+        for folder in self.folder.glob(f'{self._writing}.orbax-checkpoint-tmp*'):
+            write_digests(folder)
+
+    def _set_aside(self, step: int) -> None:
+        if jax.process_index() == 0:
+            shutil.move(self.folder / str(step), self.folder / f'{step}.damaged')
+        del self.damaged[step]
+
+    @contextmanager
+    def _explained(self, otherwise: int | None) -> Iterator[None]:
+        """Make an error of writing one for people; those that carry no number get `otherwise`, or pass."""
         try:
-            self._manager.save(step, args=arguments, metrics=metrics, force=True)
+            yield
         except Exception as error:
-            # TensorStore's errors are ValueErrors that carry the system's words.
-            full = 'No space left' in str(error)
-            if not full and not isinstance(error, OSError):
+            number = _number(error) or otherwise
+            if number is None:
                 raise
             self._manager.reload()
-            good = 'there is no earlier one' if self.last is None else f'the last good one is step {self.last}'
-            number = errno.ENOSPC if full else getattr(error, 'errno', None) or errno.EIO
-            reason = 'the disk is full' if full else str(error).splitlines()[0]
-            raise OSError(number, f'the checkpoint of step {step} was not written ({reason}); {good}') from error
+            last = self._manager.latest_step()
+            good = 'there is no earlier one' if last is None else f'the last good one is step {last}'
+            reason = (
+                'the disk is full' if number == errno.ENOSPC else getattr(error, 'strerror', None) or _first_line(error)
+            )
+            raise OSError(
+                number, f'the checkpoint of step {self._writing} was not written ({reason}); {good}'
+            ) from error
 
     def restore(self, step: int, like: TrainState) -> TrainState:
         """The state of the checkpoint of `step`, with the shapes, dtypes and shardings of `like` (may be abstract).
@@ -92,16 +179,24 @@ class Checkpoints:
         """
         wanted = {
             'variables': {'params': like.params, 'batch_stats': like.batch_stats},
-            'optimizer': {'step': like.step, 'opt_state': like.opt_state},
+            'optimizer': _progress(like),
         } | ({} if like.ema is None else {'ema': like.ema})
         items = self._restore(step, wanted)
         return like.replace(**items['variables'], **items['optimizer'], ema=items.get('ema'))
 
     def restore_latest(self, like: TrainState) -> TrainState:
-        """The state of the last checkpoint; see `restore`. Raises FileNotFoundError where there is none."""
+        """The state of the last good checkpoint; see `restore`. Raises FileNotFoundError where there is none."""
         if self.last is None:
             raise FileNotFoundError(f'no checkpoint in {self.folder}')
         return self.restore(self.last, like)
+
+    def tell_damage(self) -> str:
+        """What is wrong with the damaged checkpoints and which one is used instead, in words; empty without any."""
+        if not self.damaged:
+            return ''
+        faults = '; '.join(f'{self.folder / str(step)} is damaged: {words}' for step, words in self.damaged.items())
+        used = 'there is no good one' if self.last is None else f'the last good one is step {self.last}'
+        return f'{faults}. Left as it is; {used}'
 
     def restore_variables(self, step: int, like: Variables) -> Variables:
         """The variables to evaluate with of the checkpoint of `step`: their moving average where there is one."""
@@ -113,12 +208,39 @@ class Checkpoints:
         try:
             return dict(self._manager.restore(step, args=arguments))
         except Exception as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise ValueError(
-                f'the checkpoint {self.folder / str(step)} is damaged or does not fit this run ({reason}); it was left '
-                'as it is'
+                f'the checkpoint {self.folder / str(step)} is damaged or does not fit this run ({_first_line(error)}); '
+                'it was left as it is'
             ) from error
 
     def close(self) -> None:
-        """Wait for what is being deleted or written."""
-        self._manager.close()
+        """Wait for what is being deleted or written. Raises OSError as `save` does."""
+        try:
+            self.wait()
+        finally:
+            self._manager.close()
+
+
+def _progress(state: TrainState) -> dict[str, Any]:
+    return {
+        'step': state.step,
+        'opt_state': state.opt_state,
+        'skipped_updates': state.skipped_updates,
+        'skipped_in_a_row': state.skipped_in_a_row,
+    }
+
+
+def _number(error: Exception) -> int | None:
+    """The system's number of an error; TensorStore's are ValueErrors that carry it in their words."""
+    if found := re.search(r"os_error_code='(\d+)'", str(error)):
+        return int(found[1])
+    if 'No space left' in str(error):
+        return errno.ENOSPC
+    return (error.errno or errno.EIO) if isinstance(error, OSError) else None
+
+
+def _first_line(error: Exception) -> str:
+    number = _number(error)
+    if number is not None and not isinstance(error, OSError):
+        return os.strerror(number)
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -10,11 +10,12 @@ from typing import Any, Literal, get_args
 import jax.numpy as jnp
 from flax import linen as nn
 
-from flaxmobile.data.preprocessing import Augmentation, Interpolation, Preprocessing
+from flaxmobile.data.preprocessing import Augmentation, AutoAugment, Interpolation, Preprocessing, TrainInterpolation
 from flaxmobile.models import create_model
 from flaxmobile.suggestions import unknown
+from flaxmobile.training.mixing import Mixing
 
-Optimizer = Literal['rmsprop', 'sgd', 'adamw', 'lamb']
+Optimizer = Literal['rmsprop', 'torch_rmsprop', 'sgd', 'adamw', 'lamb']
 Schedule = Literal['constant', 'cosine', 'exponential', 'step']
 Precision = Literal['float32', 'bfloat16']
 
@@ -75,8 +76,37 @@ class TrainConfig:
     """Least and greatest width over height of a random training crop."""
     flip: bool = True
     """Mirror half of the training images left to right."""
+    auto_augment: AutoAugment | None = None
+    """Policy that varies training images: randaugment as timm has it, autoaugment (ImageNet's) and trivialaugment
+    (wide) as torchvision has them."""
+    randaugment_magnitude: float = 9.0
+    """Strength of randaugment's operations, 0 to 10."""
+    randaugment_layers: int = 2
+    """Operations that randaugment draws for an image, each made with probability 1/2."""
+    randaugment_magnitude_std: float = 0.0
+    """Standard deviation of randaugment's magnitude; above 100: drawn evenly from 0 to randaugment_magnitude."""
+    randaugment_increasing: bool = False
+    """Whether all of randaugment's operations become more severe with the magnitude (timm's inc1)."""
+    color_jitter: float = 0.0
+    """Greatest random change of brightness, contrast and saturation: 0.4 gives factors from 0.6 to 1.4."""
+    random_erasing: float = 0.0
+    """Probability that a rectangle of a training image is filled with noise."""
+    mixup_alpha: float = 0.0
+    """Mix each batch with its neighbours, by a share from Beta(alpha, alpha); 0: never. With cutmix_alpha too, one of
+    both is drawn for each batch."""
+    cutmix_alpha: float = 0.0
+    """Paste a rectangle of the neighbour into each image, its area by Beta(alpha, alpha); 0: never."""
+    repeated_augmentation: int = 1
+    """Times that an image comes in a batch, varied differently; an epoch sees so many times fewer images."""
+    train_interpolation: TrainInterpolation | None = None
+    """How training images are resized and warped; random: bicubic or bilinear by chance; None: as in evaluation."""
+    train_image_size: int | None = None
+    """Height and width of training images, in pixels; None: image_size."""
     max_unreadable: float = 0.01
     """Share of images that may be unreadable before the run stops."""
+    workers: int = 0
+    """Processes that read and augment training images; 0: threads of this process, as many as it has cores, up to
+    16. The batches are the same."""
 
     batch_size: int = 256
     """Images a step, over all devices together."""
@@ -85,7 +115,7 @@ class TrainConfig:
     seed: int = 0
     """Where all randomness comes from: initial parameters, order, crops, dropout."""
     optimizer: Optimizer = 'rmsprop'
-    """rmsprop is TensorFlow's, as the papers used it; sgd has momentum."""
+    """rmsprop is TensorFlow's, as the papers used it, torch_rmsprop torch's; sgd has momentum."""
     learning_rate: float = 0.045
     """Greatest learning rate, that of the schedule before any decay."""
     layer_decay: float | None = None
@@ -102,30 +132,43 @@ class TrainConfig:
     milestones: tuple[float, ...] = ()
     """Epochs at which the schedule step decays."""
     momentum: float = 0.9
-    """Decay of the momentum (rmsprop, sgd), or of the gradient's average (adamw, lamb)."""
+    """Decay of the momentum (both rmsprop, sgd), or of the gradient's average (adamw, lamb)."""
     rmsprop_decay: float = 0.9
     """Decay of rmsprop's average of squared gradients."""
     epsilon: float | None = None
-    """Added to the denominator (rmsprop: under the root); None: 1e-3 for rmsprop, 1e-8 for adamw, 1e-6 for lamb."""
+    """Added to the denominator (rmsprop: under the root); None: 1e-3 for rmsprop, 1e-6 for lamb, 1e-8 for
+    torch_rmsprop and adamw."""
     weight_decay: float = 0.0
-    """Of kernels, not of BatchNorm and biases: added to the gradient (rmsprop, sgd) or to the update (adamw, lamb)."""
+    """Of kernels: added to the gradient (both rmsprop, sgd) or to the update (adamw, lamb)."""
     decay_depthwise: bool = False
     """Whether weight decay reaches depthwise kernels; the papers spare them."""
+    decay_norms: bool = False
+    """Whether weight decay reaches all that is no kernel as well: BatchNorm, biases."""
     clip_gradient_norm: float | None = None
     """Greatest global norm of an update's gradient; None: no clipping."""
     accumulation_steps: int = 1
     """Steps whose gradients are averaged into one update, as in a batch so many times larger but for BatchNorm."""
     label_smoothing: float = 0.0
     """Share of the target spread evenly over all classes."""
+    teacher: str | None = None
+    """A trained model to learn from, named as for init, which knows every class; None: labels alone."""
+    distillation_weight: float = 1.0
+    """With a teacher, the share of the loss that is the distance to its answers; the labels have the rest."""
+    distillation_temperature: float = 1.0
+    """Divides both networks' logits before they are compared: above 1, small probabilities count for more."""
     ema_decay: float | None = None
     """Decay, per update, of the average of parameters and BatchNorm statistics that is evaluated; None: no average."""
+    max_skipped_updates: int = 10
+    """Updates in a row that may be skipped, as the loss or the gradient was not finite, before the run stops."""
     dtype: Precision = 'float32'
     """Type the network computes in; parameters, loss and optimizer stay in float32."""
 
     log_every: int = 50
     """Steps between two lines of metrics."""
     evaluate_every: float = 1.0
-    """Epochs between two evaluations and checkpoints."""
+    """Epochs between two evaluations, each with a checkpoint."""
+    checkpoint_every: float | None = None
+    """Epochs between two checkpoints, besides those of the evaluations; None: those are enough."""
     keep_checkpoints: int = 2
     """Newest checkpoints kept, besides the best."""
     linear_probe: bool = False
@@ -135,7 +178,12 @@ class TrainConfig:
     def __post_init__(self) -> None:
         _check_fields(self)
         _check_schedule(self)
-        _ = self.preprocessing, self.augmentation
+        _ = self.preprocessing, self.augmentation, self.mixing
+        if self.batch_size % self.repeated_augmentation:
+            raise ValueError(
+                f'batch_size ({self.batch_size}) must be a multiple of repeated_augmentation '
+                f'({self.repeated_augmentation}), the times that an image comes in it'
+            )
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -145,8 +193,13 @@ class TrainConfig:
 
     @property
     def augmentation(self) -> Augmentation:
-        """How training images are varied."""
-        return Augmentation(crop_scale=self.crop_scale, crop_ratio=self.crop_ratio, flip=self.flip)
+        """How training images are varied, each by itself."""
+        return Augmentation(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Augmentation)})
+
+    @property
+    def mixing(self) -> Mixing:
+        """How the images of a batch are mixed."""
+        return Mixing(self.mixup_alpha, self.cutmix_alpha, self.repeated_augmentation)
 
     @property
     def model_overrides(self) -> dict[str, Any]:
@@ -201,17 +254,26 @@ _RULES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
     (
         'a whole number, 1 or more',
         lambda value: isinstance(value, int) and value >= 1,
-        ('batch_size', 'accumulation_steps', 'log_every', 'keep_checkpoints', 'stem_stride'),
+        ('batch_size', 'accumulation_steps', 'log_every', 'keep_checkpoints', 'stem_stride', 'max_skipped_updates'),
     ),
     (
         'a number above 0',
         lambda value: 0 < value < math.inf,
-        ('epochs', 'learning_rate', 'decay_epochs', 'evaluate_every', 'clip_gradient_norm', 'epsilon'),
+        (
+            'epochs',
+            'learning_rate',
+            'decay_epochs',
+            'evaluate_every',
+            'checkpoint_every',
+            'clip_gradient_norm',
+            'epsilon',
+            'distillation_temperature',
+        ),
     ),
     ('a number, 0 or more', lambda value: 0 <= value < math.inf, ('warmup_epochs', 'weight_decay')),
-    ('a whole number, 0 or more', lambda value: isinstance(value, int) and value >= 0, ('seed',)),
+    ('a whole number, 0 or more', lambda value: isinstance(value, int) and value >= 0, ('seed', 'workers')),
     ('a number above 0, at most 1', lambda value: 0 < value <= 1, ('decay_rate', 'layer_decay')),
-    ('a number from 0 to 1', lambda value: 0 <= value <= 1, ('max_unreadable',)),
+    ('a number from 0 to 1', lambda value: 0 <= value <= 1, ('max_unreadable', 'distillation_weight')),
     (
         'a number from 0 to 1, but not 1 itself',
         lambda value: 0 <= value < 1,

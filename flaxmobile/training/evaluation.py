@@ -1,5 +1,6 @@
 """How well a model does on a data set: accuracy, loss, confusion, and which examples it gets wrong."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -144,6 +145,7 @@ def _result(sums: Mapping[str, float], rows: list[Rows], classes: int, gallery: 
     columns = {name: np.concatenate([part[name] for part in rows]) for name in rows[0]}
     order = np.argsort(columns['index'], kind='stable')
     columns = {name: column[order] for name, column in columns.items()}
+    mistakes, right = gallery.choose(columns)
     confusion = np.zeros((classes, classes), np.int64)
     np.add.at(confusion, (columns['label'], columns['prediction']), 1)
     return Evaluation(
@@ -156,37 +158,66 @@ def _result(sums: Mapping[str, float], rows: list[Rows], classes: int, gallery: 
         labels=columns['label'].astype(np.int32),
         predictions=columns['prediction'],
         probabilities=columns['probability'].astype(np.float32),
-        mistakes=tuple(gallery.mistakes),
-        right=tuple(gallery.right),
+        mistakes=gallery.show(columns, mistakes),
+        right=gallery.show(columns, right),
     )
 
 
 class _Gallery:
-    """Picks the examples to show: the worst mistakes, and the first right ones of each class."""
+    """The examples to show: the worst mistakes, and the first right ones of each class.
+
+    Each process keeps the images that may be among them of those that it sees.
+    """
 
     def __init__(self, size: int, classes: int):
-        self.mistakes: list[Example] = []
-        self._right: dict[int, list[Example]] = {}
         self._size, self._per_class = size, -(-size // classes)
-
-    @property
-    def right(self) -> list[Example]:
-        """The right ones, one of each class before a second of any."""
-        ranked = [(rank, label, example) for label, kept in self._right.items() for rank, example in enumerate(kept)]
-        return [example for _, _, example in sorted(ranked, key=lambda entry: entry[:2])][: self._size]
+        self._images: dict[int, np.ndarray] = {}
+        self._mistakes: list[tuple[float, int]] = []
+        self._right: Counter[int] = Counter()
+        self._empty = np.zeros((), np.uint8)
 
     def add(self, images: np.ndarray, rows: Rows, first: int) -> None:
         """Consider `images`, which are those of `rows` from `first` on."""
         if not self._size:
             return
+        self._empty = np.zeros_like(images[0])
         for image, row in zip(images, range(first, first + len(images)), strict=True):
             if not rows['mask'][row]:
                 continue
-            values = (rows[name][row] for name in ('label', 'prediction', 'probability', 'label_probability'))
-            label, prediction, probability, label_probability = (value.item() for value in values)
-            example = Example(image.copy(), label, prediction, probability, label_probability)
-            if label != prediction:
-                self.mistakes.append(example)
-            elif len(kept := self._right.setdefault(label, [])) < self._per_class:
-                kept.append(example)
-        self.mistakes = sorted(self.mistakes, key=lambda example: example.label_probability)[: self._size]
+            index, label = rows['index'][row].item(), rows['label'][row].item()
+            if label != rows['prediction'][row]:
+                self._mistakes.append((rows['label_probability'][row].item(), index))
+            elif self._right[label] < self._per_class:
+                self._right[label] += 1
+            else:
+                continue
+            self._images[index] = image.copy()
+        self._mistakes.sort()
+        for _, index in self._mistakes[self._size :]:
+            del self._images[index]
+        del self._mistakes[self._size :]
+
+    def choose(self, columns: Rows) -> tuple[np.ndarray, np.ndarray]:
+        """The places in `columns` of the mistakes and of the right ones, one of each class before a second of any."""
+        labels, wrong = columns['label'], columns['label'] != columns['prediction']
+        mistakes, right = np.flatnonzero(wrong), np.flatnonzero(~wrong)
+        mistakes = mistakes[np.argsort(columns['label_probability'][mistakes], kind='stable')]
+        seen: Counter[int] = Counter()
+        ranked = []
+        for place in right if self._size else ():
+            rank, label = seen[labels[place]], labels[place]
+            seen[label] += 1
+            if rank < self._per_class:
+                ranked.append((rank, label, place))
+        right = np.array([place for _, _, place in sorted(ranked)], np.int64)
+        return mistakes[: self._size], right[: self._size]
+
+    def show(self, columns: Rows, places: np.ndarray) -> tuple[Example, ...]:
+        """The examples at `places`, on every process with their images, of which one process has each."""
+        names = ('label', 'prediction', 'probability', 'label_probability')
+        examples = []
+        for place in places:
+            image = self._images.get(columns['index'][place].item(), self._empty)
+            image = multihost_utils.process_allgather(image).sum(axis=0, dtype=np.uint8)
+            examples.append(Example(image, *(columns[name][place].item() for name in names)))
+        return tuple(examples)

@@ -1,10 +1,13 @@
 """Ctrl-C and SIGTERM during training: heard, and answered between two steps."""
 
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
+
+import jax
 
 
 class TrainingStopped(Exception):
@@ -17,17 +20,23 @@ class TrainingStopped(Exception):
 
 @contextmanager
 def signals() -> Iterator[list[int]]:
-    """A list that SIGINT and SIGTERM append to; a second one does what it would have done without this."""
+    """A list that SIGINT and SIGTERM append to; a second one does what it would have done without this.
+
+    Of several processes JAX hears SIGTERM, and tells all of them (see `distributed.asked`); SIGINT becomes one.
+    """
     received: list[int] = []
     before: dict[signal.Signals, Any] = {}
 
     def note(number: int, frame: FrameType | None) -> None:
         received.append(number)
+        if jax.process_count() > 1:
+            os.kill(os.getpid(), signal.SIGTERM)
         for known, handler in before.items():
             signal.signal(known, handler)
 
     try:
-        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+        heard = (signal.SIGINT, signal.SIGTERM) if jax.process_count() == 1 else (signal.SIGINT,)
+        before = {number: signal.signal(number, note) for number in heard}
     except ValueError:  # Python hears signals in the main thread alone.
         before = {}
     try:

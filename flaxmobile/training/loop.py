@@ -1,11 +1,12 @@
 """The training loop: data in; metrics, checkpoints and a report out."""
 
-import math
+import dataclasses
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import closing
+import time
+from collections.abc import Callable, Iterator, Sized
+from contextlib import closing, nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import jax
 import optax
@@ -18,6 +19,8 @@ from flaxmobile.models.network import variable_shapes
 from flaxmobile.training import finetuning, run
 from flaxmobile.training.checkpoints import Checkpoints
 from flaxmobile.training.config import TrainConfig
+from flaxmobile.training.distillation import Distillation
+from flaxmobile.training.distributed import asked, check_alike, checksum
 from flaxmobile.training.evaluation import Evaluation, evaluate
 from flaxmobile.training.freezing import Paths, frozen_parameters, trained
 from flaxmobile.training.interruption import TrainingStopped, signals
@@ -25,12 +28,23 @@ from flaxmobile.training.metrics import Display, MetricsLog, Window
 from flaxmobile.training.optimizer import learning_rate_schedule, make_optimizer
 from flaxmobile.training.probe import probe
 from flaxmobile.training.report import train_command, write_report
-from flaxmobile.training.splits import Splits, load_splits, unreadable
+from flaxmobile.training.skipping import Taken, Watch, write_batch
+from flaxmobile.training.splits import Splits, fingerprints, load_splits, unreadable
 from flaxmobile.training.state import TrainState, create_state
-from flaxmobile.training.step import make_evaluation_step, make_mesh, make_train_step, replicate, shard_batch
+from flaxmobile.training.step import (
+    check_batch_size,
+    configured_step,
+    make_evaluation_step,
+    make_mesh,
+    replicate,
+    shard_batch,
+)
+from flaxmobile.training.teacher import load_teacher
 from flaxmobile.weights import LoadedModel
 
 PICTURES = 24
+SHARED_WITHIN = 60
+"""Seconds after which a file written on one host is to be seen on the others: network file systems take their time."""
 
 
 class Session(NamedTuple):
@@ -47,6 +61,7 @@ class Session(NamedTuple):
     checkpoints: Checkpoints
     log: MetricsLog
     display: Display
+    teacher: tuple[Distillation, Any] | None = None
 
     @property
     def total_steps(self) -> int:
@@ -56,6 +71,10 @@ class Session(NamedTuple):
     def epoch(self, step: int) -> float:
         """Epochs after `step` steps."""
         return step / self.steps_per_epoch
+
+    def steps(self, epochs: float | None) -> int:
+        """The steps that come nearest to `epochs`, at least one; those of the whole run for None."""
+        return self.total_steps if epochs is None else max(1, round(epochs * self.steps_per_epoch))
 
 
 def train(
@@ -82,58 +101,75 @@ def train(
 
     Raises:
         FileExistsError: `run_dir` holds a run, and neither `resume` nor `overwrite` is set.
-        FloatingPointError: the loss or the gradient is no longer finite; the last checkpoint is good.
+        FloatingPointError: the loss or the gradient was not finite in too many steps in a row, and the batch of the
+            last of them was written to `run_dir/skipped_batch.npz`; the last checkpoint is good.
+        BlockingIOError: another run is writing to `run_dir`.
         TrainingStopped: a signal came.
         ValueError: the configuration, the data or the run does not fit; nothing was written.
     """
     run_dir = Path(run_dir)
+    if first := jax.process_index() == 0:
+        run.check_lock(run_dir)
     run.check_folder(run_dir, config, resume=resume, overwrite=overwrite)
     data = load_splits(config)
-    classes, steps = data.train.classes, steps_per_epoch(config, data.train)
-    if resume and (before := run.read_description(run_dir).classes) != classes:
-        raise ValueError(f'{run_dir} was trained on the classes {", ".join(before)}; now they are {", ".join(classes)}')
+    steps, classes = steps_per_epoch(config, data.train), data.train.classes
+    description = run.RunDescription(config, classes, fingerprints(data))
+    if resume:
+        run.check_data(run_dir, description)
     model, mesh = config.build_model(len(classes)), make_mesh()
     shapes = variable_shapes(model, config.channels)['params']
     frozen, optimizer = frozen_parameters(shapes, config.freeze), make_optimizer(config, steps, tuple(shapes))
     # A checkpoint holds all: what the run started from may be gone by then.
     init = config.init if not resume or run.last_checkpoint(run_dir) is None else None
     state = initial_state(config, model, optimizer, frozen, classes, mesh, init)
+    teacher = load_teacher(config, classes)
     size = describe_size(model, state.params, frozen, multiply_adds)
-    description = run.RunDescription(config, classes)
     command = train_command(name, config) if name else ''
-    prepare_folder(run_dir, description, resume=resume)
-    first, total = jax.process_index() == 0, config.total_steps(steps)
-    with closing(Checkpoints(run_dir, config.keep_checkpoints)) as checkpoints:
-        if checkpoints.last is not None:
-            state = checkpoints.restore_latest(state)
-        step = int(state.step)
-        with (
-            closing(MetricsLog(run_dir if first else None, -1 if checkpoints.last is None else step)) as log,
-            Display(total, config.epochs, start_step=step, silent=not first) as display,
-        ):
-            evaluation_step = make_evaluation_step(model, config.preprocessing, mesh)
-            session = Session(
-                config, data, model, optimizer, frozen, mesh, steps, evaluation_step, checkpoints, log, display
-            )
-            display.say(introduction(session, size, step))
-            if config.linear_probe and init is not None:
-                probe_features(session, state)
-            fit(session, state, step)
-        if not (run_dir / 'results.json').exists():
-            finish(session, run_dir, description, size=size, command=command)
+    check_alike(
+        configuration=dataclasses.replace(config, data_dir=None),
+        what_to_do=(resume, overwrite),
+        images=[(len(part), part.classes) for part in data],
+        weights_to_start_from=checksum(state),
+    )
+    with run.locked(run_dir) if first else nullcontext():
+        prepare_folder(run_dir, description, resume=resume, overwrite=overwrite)
+        with closing(Checkpoints(run_dir, config.keep_checkpoints, description=description.as_dict())) as checkpoints:
+            state, step = last_state(checkpoints, state)
+            with (
+                closing(MetricsLog(run_dir if first else None, -1 if checkpoints.last is None else step)) as log,
+                Display(config.total_steps(steps), config.epochs, start_step=step, silent=not first) as display,
+            ):
+                evaluation_step = make_evaluation_step(model, config.preprocessing, mesh)
+                session = Session(
+                    config,
+                    data,
+                    model,
+                    optimizer,
+                    frozen,
+                    mesh,
+                    steps,
+                    evaluation_step,
+                    checkpoints,
+                    log,
+                    display,
+                    teacher,
+                )
+                display.say(introduction(session, size, step))
+                if config.linear_probe and init is not None:
+                    probe_features(session, state)
+                fit(session, state, step)
+            if not (run_dir / 'results.json').exists():
+                finish(session, run_dir, description, size=size, command=command)
     return run_dir
 
 
-def steps_per_epoch(config: TrainConfig, images: Dataset) -> int:
+def steps_per_epoch(config: TrainConfig, images: Sized) -> int:
     """The batches that come nearest to one pass over the training images; batches reach from one epoch into the next.
 
     Raises:
         ValueError: the devices cannot share a batch evenly.
     """
-    if config.batch_size % jax.device_count():
-        raise ValueError(
-            f'batch_size {config.batch_size} cannot be shared evenly by {jax.device_count()} devices: use a multiple'
-        )
+    check_batch_size(config, jax.device_count())
     return max(1, round(len(images) / config.batch_size))
 
 
@@ -154,13 +190,38 @@ def initial_state(
     return replicate(state, mesh)
 
 
-def prepare_folder(run_dir: Path, description: run.RunDescription, *, resume: bool) -> None:
-    """Make the folder of a new run, without what an earlier one left; a resumed run keeps its own."""
-    if jax.process_index() == 0 and not resume:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        run.clear_folder(run_dir)
-        description.write(run_dir)
+def prepare_folder(run_dir: Path, description: run.RunDescription, *, resume: bool, overwrite: bool) -> None:
+    """Clear the folder of a new run of what an earlier one left; a resumed run keeps its own.
+
+    Raises:
+        FileExistsError: another run was written there since it was checked.
+    """
+    if jax.process_index() == 0:
+        run.check_folder(run_dir, description.config, resume=resume, overwrite=overwrite)
+        if not resume:
+            run.clear_folder(run_dir)
+            description.write(run_dir)
     multihost_utils.sync_global_devices('run folder')
+    deadline = time.monotonic() + SHARED_WITHIN
+    while not (run_dir / 'run.json').exists():
+        if time.monotonic() > deadline:
+            raise FileNotFoundError(
+                f'{run_dir} is not the folder that process 0 writes: all hosts have to share the storage it lies on'
+            )
+        time.sleep(0.1)
+
+
+def last_state(checkpoints: Checkpoints, state: TrainState) -> tuple[TrainState, int]:
+    """The state of the last good checkpoint, or the one given where there is no checkpoint, and its step.
+
+    Raises:
+        ValueError: all checkpoints are damaged.
+    """
+    if checkpoints.last is not None:
+        state = checkpoints.restore_latest(state)
+    elif checkpoints.damaged:
+        raise ValueError(f'{checkpoints.tell_damage()}. --overwrite removes the run and starts again')
+    return state, int(state.step)
 
 
 def describe_size(model: nn.Module, params: Any, frozen: Paths, multiply_adds: Callable[[Any], int] | None) -> str:
@@ -174,50 +235,54 @@ def describe_size(model: nn.Module, params: Any, frozen: Paths, multiply_adds: C
 
 
 def introduction(session: Session, size: str, step: int) -> str:
-    """What is about to run, in two lines."""
+    """What is about to run, in two lines, after what is wrong with the checkpoints."""
     config, images, devices = session.config, session.data.train, jax.devices()
-    return (
+    damage = session.checkpoints.tell_damage()
+    together = f' of {jax.process_count()} processes' if jax.process_count() > 1 else ''
+    return (damage and f'{damage}\n') + (
         f'{config.model} ({size}) on {images.name} ({len(images):,} images, {len(images.classes)} classes)\n'
         f'from step {step} to {session.total_steps}, {config.batch_size} images each, on {len(devices)} '
-        f'{devices[0].platform} device{"s" if len(devices) > 1 else ""}; the first step takes a while to compile'
+        f'{devices[0].platform} device{"s" if len(devices) > 1 else ""}{together}; '
+        'the first step takes a while to compile'
     )
 
 
 def fit(session: Session, state: TrainState, step: int) -> None:
     """Take the steps from `step` to the last, with metrics, validation and checkpoints when they are due."""
     config, total = session.config, session.total_steps
-    evaluate_every = max(1, round(config.evaluate_every * session.steps_per_epoch))
+    evaluate_every, checkpoint_every = session.steps(config.evaluate_every), session.steps(config.checkpoint_every)
     if step >= total:
         return
-    train_step = make_train_step(
-        session.model,
-        session.optimizer,
-        config.preprocessing,
-        num_classes=len(session.data.train.classes),
-        label_smoothing=config.label_smoothing,
-        ema_decay=config.ema_decay,
-        seed=config.seed,
-        mesh=session.mesh,
-        frozen=session.frozen,
+    classes = len(session.data.train.classes)
+    distillation, *teacher = session.teacher or (None,)
+    teacher = replicate(teacher, session.mesh)
+    train_step = configured_step(
+        config, session.model, session.optimizer, session.frozen, classes, session.mesh, distillation
     )
-    batches, window = placed_batches(session, step), Window(config.batch_size)
+    batches, window, watch = placed_batches(session, step), Window(config.batch_size), Watch(config.max_skipped_updates)
     learning_rate = learning_rate_schedule(config, session.steps_per_epoch)
     batch = next(batches)
     with signals() as received:
         while step < total:
-            state, metrics = train_step(state, batch)
+            state, metrics = train_step(state, batch, *teacher)
             step += 1
+            taken = Taken(step, batch, metrics)
             if step < total:
                 batch = next(batches)  # Read and placed while the step runs.
             window.add(metrics)
+            number = asked(received, step)
             due = step % evaluate_every == 0 or step == total
-            if due or received or step % config.log_every == 0:
-                record(session, step, window.close() | {'learning_rate': float(learning_rate(step - 1))})
-            if due:
-                session.checkpoints.save(step, state, validate(session, state, step))
+            saved = due or number is not None or step % checkpoint_every == 0
+            recorded = saved or step % config.log_every == 0  # A window never reaches across a checkpoint.
+            if broken := watch.add(taken) or (watch.catch_up() if recorded else None):
+                give_up(session, broken)
+            if recorded:
+                record(session, step, window.close(), learning_rate)
+            if saved:
+                session.checkpoints.save(step, state, validate(session, state, step) if due else None)
                 window.restart()
-            if received:
-                stop(session, state, step, received[0])
+            if number is not None:
+                stop(session, step, number)
 
 
 def probe_features(session: Session, state: TrainState) -> None:
@@ -243,27 +308,33 @@ def placed_batches(session: Session, start: int) -> Iterator[dict[str, jax.Array
         start_step=start,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
+        workers=config.workers,
     )
     return (shard_batch(batch, session.mesh) for batch in batches)
 
 
-def record(session: Session, step: int, metrics: dict[str, float]) -> None:
-    """Write and show the training metrics of the last steps.
-
-    Raises:
-        FloatingPointError: they are not finite.
-    """
-    for name in ('loss', 'gradient_norm'):
-        if not math.isfinite(metrics[name]):
-            last = session.checkpoints.last
-            kept = 'there is no checkpoint yet' if last is None else f'the checkpoint of step {last} is good'
-            raise FloatingPointError(
-                f'the {name.replace("_", " ")} became {metrics[name]} in the steps before {step}, at a learning rate '
-                f'of {metrics["learning_rate"]:.3g}; {kept}. Try a lower learning rate, a longer warm-up or '
-                'clip_gradient_norm'
-            )
+def record(session: Session, step: int, metrics: dict[str, float], learning_rate: optax.Schedule) -> None:
+    """Write and show the training metrics of the last steps, and whether the last checkpoint could be written."""
+    session.checkpoints.check()
+    if 'loss' not in metrics:
+        session.display.say(f'step {step}: no update was applied lately, as the loss or the gradient was not finite')
+        return
+    metrics['learning_rate'] = float(learning_rate(step - 1 - metrics['skipped_updates']))
     session.log.write('train', step, session.epoch(step), metrics)
     session.display.training(step, session.epoch(step), metrics)
+
+
+def give_up(session: Session, broken: Taken) -> NoReturn:
+    """Write the batch of the last of too many skipped updates in a row, and raise FloatingPointError."""
+    path = write_batch(session.checkpoints.folder.parent, broken)
+    last, values = session.checkpoints.last, jax.device_get(broken.metrics)
+    kept = 'there is no checkpoint yet' if last is None else f'the checkpoint of step {last} is good'
+    raise FloatingPointError(
+        f'{values["skipped_in_a_row"]} steps in a row, the last of them step {broken.step}, had a loss or a gradient '
+        f'that is not finite (loss {values["loss"]}, gradient norm {values["gradient_norm"]}); no update was made of '
+        f'them, and {kept}. The batch of step {broken.step} is in {path}. Look whether its images are sound; if they '
+        'are, try a lower learning rate, a longer warm-up or clip_gradient_norm'
+    )
 
 
 def validate(session: Session, state: TrainState, step: int) -> float:
@@ -313,9 +384,8 @@ def _evaluate(session: Session, variables: Any, images: Dataset, pictures: int =
     )
 
 
-def stop(session: Session, state: TrainState, step: int, number: int) -> None:
-    """Save a checkpoint unless the step has one, and raise TrainingStopped."""
-    if session.checkpoints.last != step:
-        session.checkpoints.save(step, state, None)
+def stop(session: Session, step: int, number: int) -> NoReturn:
+    """Wait for the checkpoint of this step, and raise TrainingStopped."""
+    session.checkpoints.wait()
     name = signal.Signals(number).name
     raise TrainingStopped(f'stopped by {name} at step {step}, which is saved; go on with --resume', number)

@@ -1,8 +1,10 @@
 """What a run measures: `metrics.jsonl`, TensorBoard, and the lines or the bar on the terminal."""
 
 import json
+import shutil
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,6 +15,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from flaxmobile.files import write_whole
 
 Record = dict[str, Any]
+PLACE = ('split', 'step', 'epoch', 'seconds')
 
 
 def read_metrics(path: str | Path) -> list[Record]:
@@ -58,10 +61,17 @@ class Window:
             jax.block_until_ready(self._metrics[-3])
 
     def close(self) -> dict[str, float]:
-        """The means of the steps so far, which are then forgotten."""
-        steps = jax.device_get(self._metrics)
+        """The means of the steps so far, which are then forgotten.
+
+        `skipped_updates` is that of the last step. The means are those of the other steps; where all were skipped,
+        there are none.
+        """
+        steps = [dict(step) for step in jax.device_get(self._metrics)]
         seconds = time.monotonic() - self._started
-        means = {name: sum(float(step[name]) for step in steps) / len(steps) for name in steps[0]}
+        taken = [step for step in steps if not step.pop('skipped_in_a_row', 0)]
+        means = {name: sum(float(step[name]) for step in taken) / len(taken) for name in taken[0]} if taken else {}
+        if 'skipped_updates' in steps[-1]:
+            means['skipped_updates'] = int(steps[-1]['skipped_updates'])
         if self._timed:
             means['images_per_second'] = self._batch_size * self._timed / seconds
         self._metrics = []
@@ -70,10 +80,11 @@ class Window:
 
 
 class MetricsLog:
-    """Writes records to `run_dir/metrics.jsonl` and to TensorBoard files in `run_dir/tensorboard`.
+    """Writes records to `run_dir/metrics.jsonl` and to a TensorBoard file in `run_dir/tensorboard`.
 
     `start_step` is the step a run goes on from: what an earlier process wrote past it is dropped, so that no step is
-    there twice. With `run_dir=None` (every process but the first) nothing is written.
+    there twice, and TensorBoard's file is made anew of what is left. With `run_dir=None` (every process but the first)
+    nothing is written.
     """
 
     def __init__(self, run_dir: str | Path | None, start_step: int = 0):
@@ -81,31 +92,56 @@ class MetricsLog:
         self.seconds = 0.0
         if run_dir is None:
             return
-        from tensorboardX import SummaryWriter
+        from tensorboardX.event_file_writer import EventsWriter
 
-        path = Path(run_dir) / 'metrics.jsonl'
+        path, folder = Path(run_dir) / 'metrics.jsonl', Path(run_dir) / 'tensorboard'
         kept = [record for record in read_metrics(path) if record['step'] <= start_step]
         write_whole(path, ''.join(json.dumps(record) + '\n' for record in kept))
         self.seconds = kept[-1]['seconds'] if kept else 0.0
+        self._started, self._began = time.monotonic() - self.seconds, time.time() - self.seconds
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
         self._file = open(path, 'a', buffering=1)  # noqa: SIM115 - closed by close()
-        self._tensorboard = SummaryWriter(str(Path(run_dir) / 'tensorboard'), purge_step=start_step + 1)
-        self._started = time.monotonic() - self.seconds
+        # tensorboardX's SummaryWriter writes in a thread, and waits for ever once that could not write.
+        self._tensorboard = EventsWriter(str(folder / 'events'))
+        for record in kept:
+            self._draw(record)
 
     def write(self, split: str, step: int, epoch: float, values: Mapping[str, float]) -> None:
-        """Write one record: `values` of `split` after `step` steps, which are `epoch` epochs."""
-        if self._file is None or self._tensorboard is None:
+        """Write one record: `values` of `split` after `step` steps, which are `epoch` epochs.
+
+        Raises:
+            OSError: it could not be written.
+        """
+        if self._file is None:
             return
         self.seconds = time.monotonic() - self._started
         place = {'split': split, 'step': step, 'epoch': round(epoch, 4), 'seconds': round(self.seconds, 2)}
-        self._file.write(json.dumps(place | dict(values)) + '\n')
-        for name, value in values.items():
-            self._tensorboard.add_scalar(f'{split}/{name}', value, step)
+        record = place | dict(values)
+        try:
+            self._file.write(json.dumps(record) + '\n')
+            self._draw(record)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, self._file.name) from error
+
+    def _draw(self, record: Record) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.summary import scalar
+
+        assert self._tensorboard is not None
+        for name, value in record.items():
+            if name not in PLACE:
+                summary = scalar(f'{record["split"]}/{name}', value)
+                wall_time = self._began + record['seconds']
+                self._tensorboard.write_event(Event(wall_time=wall_time, step=record['step'], summary=summary))
+        self._tensorboard.flush()
 
     def close(self) -> None:
         """Close both files."""
-        if self._file is not None and self._tensorboard is not None:
-            self._file.close()
-            self._tensorboard.close()
+        for file in (self._file, self._tensorboard):
+            if file is not None:
+                with suppress(OSError):  # Whatever could be written was written line by line.
+                    file.close()
 
 
 def _line(values: Mapping[str, float]) -> str:

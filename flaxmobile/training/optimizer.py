@@ -10,7 +10,7 @@ import optax
 
 from flaxmobile.training.config import TrainConfig
 
-_EPSILON = {'rmsprop': 1e-3, 'sgd': 0.0, 'adamw': 1e-8, 'lamb': 1e-6}
+_EPSILON = {'rmsprop': 1e-3, 'torch_rmsprop': 1e-8, 'sgd': 0.0, 'adamw': 1e-8, 'lamb': 1e-6}
 
 
 def learning_rate_schedule(config: TrainConfig, steps_per_epoch: int) -> optax.Schedule:
@@ -45,16 +45,17 @@ def learning_rate_schedule(config: TrainConfig, steps_per_epoch: int) -> optax.S
     return schedule
 
 
-def decay_mask(params: Any, decay_depthwise: bool) -> Any:
+def decay_mask(params: Any, decay_depthwise: bool, decay_norms: bool = False) -> Any:
     """Which parameters weight decay reaches, a tree of bools: kernels, depthwise ones only with `decay_depthwise`.
 
-    A depthwise kernel has a component in its path that begins with `depthwise`.
+    A depthwise kernel has a component in its path that begins with `depthwise`. `decay_norms` adds all that is no
+    kernel.
     """
 
     def decays(path: tuple[Any, ...], _: Any) -> bool:
         names = [getattr(entry, 'key', getattr(entry, 'name', None)) for entry in path]
         depthwise = any(str(name).startswith('depthwise') for name in names)
-        return names[-1] == 'kernel' and (decay_depthwise or not depthwise)
+        return decay_norms if names[-1] != 'kernel' else decay_depthwise or not depthwise
 
     return jax.tree_util.tree_map_with_path(decays, params)
 
@@ -84,12 +85,13 @@ def make_optimizer(
 
     Clipping sees the gradient without weight decay. For rmsprop and sgd, weight decay is an L2 term of the gradient, as
     in the papers and in torch; for adamw and lamb it is added to the update. lamb's trust ratio is for what decays, as
-    in timm. rmsprop is TensorFlow's: squares start at 1, epsilon is under the root, the momentum holds the rate.
+    in timm. rmsprop is TensorFlow's: squares start at 1, epsilon is under the root, the momentum holds the rate;
+    torch_rmsprop is torch's: squares start at 0, epsilon is added to the root, the rate multiplies the momentum.
     """
     schedule = learning_rate_schedule(config, steps_per_epoch)
 
     def mask(params: Any) -> Any:
-        return decay_mask(params, config.decay_depthwise)
+        return decay_mask(params, config.decay_depthwise, config.decay_norms)
 
     weight_decay = optax.add_decayed_weights(config.weight_decay, mask)
     learning_rate = optax.scale_by_learning_rate(lambda update: schedule(update * config.accumulation_steps))
@@ -102,6 +104,9 @@ def make_optimizer(
         case 'rmsprop':
             squares = optax.scale_by_rms(config.rmsprop_decay, eps=epsilon, initial_scale=1.0, eps_in_sqrt=True)
             parts = [weight_decay, squares, learning_rate, momentum]
+        case 'torch_rmsprop':
+            squares = optax.scale_by_rms(config.rmsprop_decay, eps=epsilon, initial_scale=0.0, eps_in_sqrt=False)
+            parts = [weight_decay, squares, momentum, learning_rate]
         case 'sgd':
             parts = [weight_decay, momentum, learning_rate]
         case 'adamw':

@@ -1,4 +1,4 @@
-"""The pictures of a report, as matplotlib figures."""
+"""The pictures of a report, as matplotlib figures, and what other pictures share with them."""
 
 from collections.abc import Mapping, Sequence
 from io import BytesIO
@@ -61,6 +61,43 @@ def _style(axes: Axes, title: str) -> None:
         spine.set(visible=side == 'bottom', color=HAIRLINE)
 
 
+def schedules(epochs: np.ndarray, rates: np.ndarray, spans: np.ndarray | None, chances: Mapping[str, float]) -> Figure:
+    """What a run is going to do, against epochs `[points]`.
+
+    Args:
+        epochs: where the others are given.
+        rates: the learning rate.
+        spans: of the moving average, in updates; None: there is no average.
+        chances: of what happens to an image by chance, by name, the same throughout.
+    """
+    panels = 1 + (spans is not None) + bool(chances)
+    figure = Figure(figsize=(1 + 3.6 * panels, 3.2), layout='constrained')
+    drawn = [(rates, 'Learning rate')] + ([] if spans is None else [(spans, 'Moving average, updates')])
+    axes = list(figure.subplots(1, panels, squeeze=False)[0])
+    for panel, (values, title) in zip(axes, drawn, strict=False):
+        panel.plot(epochs, values, color=BLUE, linewidth=1.6)
+        _style(panel, title)
+        panel.set_ylim(0, 1.05 * values.max())
+        panel.yaxis.set_major_formatter(lambda value, _: f'{value:,g}')
+    if chances:
+        _chances(axes[-1], epochs, chances)
+    return figure
+
+
+def _chances(axes: Axes, epochs: np.ndarray, chances: Mapping[str, float]) -> None:
+    names: dict[float, list[str]] = {}
+    for name, chance in chances.items():
+        names.setdefault(chance, []).append(name)
+    top = 0.0
+    for chance, alike in sorted(names.items()):
+        axes.plot([0, epochs[-1]], [100 * chance] * 2, color=ORANGE, linewidth=1.6)
+        top = max(100 * chance + 2, top + 8)
+        axes.text(epochs[-1], top, ', '.join(alike), ha='right', va='bottom', fontsize=8, color=INK)
+    _style(axes, 'Chance, %')
+    axes.set_ylim(0, max(115, top + 10))
+    axes.set_yticks(range(0, 101, 20))
+
+
 def confusion(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
     """The share of each true class (a row) by predicted class, of a matrix of counts [classes, classes].
 
@@ -116,19 +153,25 @@ def predictions(mistakes: Sequence[Example], right: Sequence[Example], classes: 
     return figure
 
 
-def _picture(axes: Axes, example: Example, classes: Sequence[str]) -> None:
-    grey = example.image.shape[-1] == 1
-    interpolation = 'nearest' if max(example.image.shape) < 100 else 'antialiased'
-    image = example.image[..., 0] if grey else example.image
-    axes.imshow(image, cmap='gray' if grey else None, vmin=0, vmax=255, interpolation=interpolation)
+def show(axes: Axes, image: np.ndarray) -> None:
+    """Draw an image, uint8 [height, width, channels], small ones with every pixel to be seen."""
+    grey = image.shape[-1] == 1
+    interpolation = 'nearest' if max(image.shape) < 100 else 'antialiased'
+    pixels = image[..., 0] if grey else image
+    axes.imshow(pixels, cmap='gray' if grey else None, vmin=0, vmax=255, interpolation=interpolation)
     axes.set_axis_off()
+
+
+def _picture(axes: Axes, example: Example, classes: Sequence[str]) -> None:
+    show(axes, example.image)
     wrong = example.label != example.prediction
-    said = f'{_short(classes[example.prediction])}  {100 * example.probability:.0f} %'
+    said = f'{short(classes[example.prediction])}  {100 * example.probability:.0f} %'
     axes.text(0, -0.04, said, transform=axes.transAxes, va='top', fontsize=9, color=ORANGE if wrong else GREEN)
     if wrong:
-        truth = f'is {_short(classes[example.label])}'
+        truth = f'is {short(classes[example.label])}'
         axes.text(0, -0.15, truth, transform=axes.transAxes, va='top', fontsize=9, color=MUTED)
 
 
-def _short(name: str) -> str:
+def short(name: str) -> str:
+    """A name of at most 16 characters."""
     return name if len(name) <= 16 else name[:15] + '…'

@@ -1,20 +1,36 @@
 """A training step with no run around it, to be timed or looked at."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from flaxmobile.training.state import TrainState
-from flaxmobile.training.step import Metrics, make_mesh, make_train_step, replicate, shard_batch
+from flaxmobile.models.network import variable_shapes
+from flaxmobile.training.config import TrainConfig
+from flaxmobile.training.freezing import frozen_parameters
+from flaxmobile.training.optimizer import make_optimizer
+from flaxmobile.training.state import TrainState, start_state
+from flaxmobile.training.step import (
+    Metrics,
+    Step,
+    check_batch_size,
+    configured_step,
+    make_mesh,
+    make_train_step,
+    replicate,
+    shard_batch,
+)
 from flaxmobile.weights import LoadedModel
 
 OPTIMIZER = optax.sgd(0.01, momentum=0.9)
 
-Step = Callable[[TrainState, Any], tuple[TrainState, Metrics]]
+Batch = dict[str, jax.ShapeDtypeStruct]
+STEPS_PER_EPOCH = 1000
+"""For the schedule of a step that belongs to no run: it changes constants of the program alone."""
 
 
 def rehearse(loaded: LoadedModel, batch: Mapping[str, np.ndarray]) -> tuple[Step, TrainState, dict[str, jax.Array]]:
@@ -41,10 +57,40 @@ def rehearse(loaded: LoadedModel, batch: Mapping[str, np.ndarray]) -> tuple[Step
         seed=0,
         mesh=mesh,
     )
-    variables = {'params': {}, 'batch_stats': {}} | jax.tree.map(jnp.copy, dict(loaded.variables))
-    opt_state = OPTIMIZER.init(variables['params'])
-    state = TrainState(jnp.zeros((), jnp.int32), **variables, opt_state=opt_state, ema=None)
+    state = start_state(jax.tree.map(jnp.copy, dict(loaded.variables)), OPTIMIZER, ema_decay=None)
     return step, replicate(state, mesh), shard_batch(batch, mesh)
+
+
+def planned_step(config: TrainConfig, num_classes: int, devices: Sequence[jax.Device]) -> tuple[Any, TrainState, Batch]:
+    """The step that `flaxmobile train` compiles for `config` on `devices`, and the shapes of its state and its batch.
+
+    Nothing is computed, so that the devices need not be there: `step.lower(state, batch)` takes shapes.
+
+    Raises:
+        ValueError: the devices cannot share a batch evenly; the configuration does not fit its network.
+    """
+    check_batch_size(config, len(devices))
+    # Not `make_mesh`: JAX orders real chips, and refuses the two cores of one that a topology of v4 has.
+    mesh = Mesh(np.array(devices), ('data',), axis_types=(AxisType.Auto,))
+    model = config.build_model(num_classes)
+    variables = variable_shapes(model, config.channels)
+    params = variables['params']
+    frozen, optimizer = frozen_parameters(params, config.freeze), make_optimizer(config, STEPS_PER_EPOCH, tuple(params))
+    step = configured_step(config, model, optimizer, frozen, num_classes, mesh)
+    state = jax.eval_shape(lambda variables: start_state(variables, optimizer, config.ema_decay, frozen), variables)
+    size = config.augmentation.training_size(config.preprocessing)
+    shape = (config.batch_size, size, size, config.channels)
+    images = {
+        'image': jax.ShapeDtypeStruct(shape, jnp.uint8),
+        'label': jax.ShapeDtypeStruct((config.batch_size,), jnp.int32),
+    }
+    return step, placed(state, mesh, PartitionSpec()), placed(images, mesh, PartitionSpec('data'))
+
+
+def placed(tree: Any, mesh: Mesh, spec: PartitionSpec) -> Any:
+    """Shapes of arrays that lie on a mesh."""
+    sharding = NamedSharding(mesh, spec)
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree)
 
 
 def random_batch(loaded: LoadedModel, size: int) -> dict[str, np.ndarray]:

@@ -56,6 +56,7 @@ def write_report(
     write_whole(run_dir / 'curves.png', plots.png(plots.curves(records)))
     write_whole(run_dir / 'confusion.png', plots.png(plots.confusion(test.confusion, classes)))
     write_whole(run_dir / 'predictions.png', plots.png(plots.predictions(test.mistakes, test.right, classes)))
+    skipped = next((record.get('skipped_updates', 0) for record in reversed(records) if record['split'] == 'train'), 0)
     probe = next((record for record in reversed(records) if record['split'] == 'probe'), None)
     parts = [
         _summary(description, validation, test, f'{size}, {len(classes)} classes. Trained in {duration(seconds)}.'),
@@ -64,6 +65,7 @@ def write_report(
         _per_class(test, classes),
         _confused(test.confusion, classes),
         _unreadable(unreadable),
+        _skipped(skipped),
         _configuration(description.config, command),
         _environment(),
     ]
@@ -153,6 +155,10 @@ def _unreadable(names: Sequence[str]) -> str:
         if names
         else ''
     )
+
+
+def _skipped(updates: int) -> str:
+    return f'{updates} updates were skipped, as the loss or the gradient was not finite.' if updates else ''
 
 
 def _configuration(config: TrainConfig, command: str) -> str:

@@ -4,11 +4,14 @@ import dataclasses
 import importlib.metadata
 import json
 import shutil
-from contextlib import closing
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import jax
+from filelock import FileLock, Timeout
 from flax import linen as nn
 
 from flaxmobile.data import Preprocessing
@@ -29,32 +32,48 @@ CONTENTS = (
     'curves.png',
     'confusion.png',
     'predictions.png',
+    'skipped_batch.npz',
     'run.json',
 )
 # What may differ between a run and its resumption: none of it changes a parameter.
-FREE_FIELDS = ('data_dir', 'download', 'max_unreadable', 'log_every', 'keep_checkpoints', 'linear_probe')
+FREE_FIELDS = (
+    'data_dir',
+    'download',
+    'max_unreadable',
+    'log_every',
+    'keep_checkpoints',
+    'checkpoint_every',
+    'max_skipped_updates',
+    'workers',
+    'linear_probe',
+)
+LOCK = '.lock'
 
 
 @dataclasses.dataclass(frozen=True)
 class RunDescription:
-    """What `run.json` holds."""
+    """What `run.json` holds; `images` has the fingerprint of each part of the data."""
 
     config: TrainConfig
     classes: tuple[str, ...]
+    images: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
-    def write(self, run_dir: Path) -> None:
-        """Write `run_dir/run.json`."""
-        config = dataclasses.asdict(self.config)
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, fit for JSON."""
         model = {'name': self.config.model, 'num_classes': len(self.classes)} | self.config.model_overrides
-        description = {
+        return {
             'format': FORMAT,
             'flaxmobile': importlib.metadata.version('flaxmobile'),
             'model': model,
             'classes': self.classes,
+            'images': dict(self.images),
             'preprocessing': dataclasses.asdict(self.config.preprocessing),
-            'config': config,
+            'config': dataclasses.asdict(self.config),
         }
-        write_whole(run_dir / 'run.json', json.dumps(description, indent=2) + '\n')
+
+    def write(self, run_dir: Path) -> None:
+        """Write `run_dir/run.json`."""
+        write_whole(run_dir / 'run.json', json.dumps(self.as_dict(), indent=2) + '\n')
 
 
 def read_description(run_dir: str | Path) -> RunDescription:
@@ -75,7 +94,7 @@ def read_description(run_dir: str | Path) -> RunDescription:
         written = content['format']
         if written == FORMAT:
             fields = {name: _tuples(value) for name, value in content['config'].items()}
-            return RunDescription(TrainConfig(**fields), tuple(content['classes']))
+            return RunDescription(TrainConfig(**fields), tuple(content['classes']), content['images'])
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f'{path} is damaged or was written by another version of flaxmobile ({error})') from error
     raise ValueError(f'{path} has format {written!r}, and this version of flaxmobile reads format {FORMAT}: update it')
@@ -88,7 +107,8 @@ def _tuples(value: Any) -> Any:
 def load_run(path: str | Path) -> LoadedModel:
     """The model of a training run, with the variables of its best checkpoint (its last, before the first validation).
 
-    Where the run kept a moving average, the variables are the average.
+    Where the run kept a moving average, the variables are the average. Damaged checkpoints are passed over, with a
+    warning that names them.
 
     Raises:
         FileNotFoundError: the folder holds no run, or no checkpoint yet.
@@ -102,6 +122,8 @@ def load_run(path: str | Path) -> LoadedModel:
     if not (Path(path) / 'checkpoints').is_dir():
         raise FileNotFoundError(nothing)
     with closing(Checkpoints(path, read_only=True)) as checkpoints:
+        if checkpoints.damaged:
+            warnings.warn(checkpoints.tell_damage(), stacklevel=2)
         step = checkpoints.last if checkpoints.best is None else checkpoints.best
         if step is None:
             raise FileNotFoundError(nothing)
@@ -116,11 +138,61 @@ def abstract_variables(model: nn.Module, preprocessing: Preprocessing, sharding:
 
 
 def last_checkpoint(run_dir: str | Path) -> int | None:
-    """The step of the last checkpoint of a run, None where there is none."""
+    """The step of the last good checkpoint of a run, None where there is none."""
     if not (Path(run_dir) / 'checkpoints').is_dir():
         return None
     with closing(Checkpoints(run_dir, read_only=True)) as checkpoints:
         return checkpoints.last
+
+
+@contextmanager
+def locked(run_dir: Path) -> Iterator[None]:
+    """Make `run_dir` and keep other runs out of it, until this ends or the process dies, however it dies.
+
+    Raises:
+        BlockingIOError: another run is in it.
+    """
+    run_dir.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(run_dir / LOCK, blocking=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise BlockingIOError(
+            f'another run is writing to {run_dir}: wait for it, stop it, or take another folder (--run-dir)'
+        ) from None
+    try:
+        for name in CONTENTS:
+            for half in run_dir.glob(f'.{name}.*'):  # What a process that was killed had begun to write.
+                half.unlink()
+        yield
+    finally:
+        lock.release()
+
+
+def check_lock(run_dir: Path) -> None:
+    """See that no run is writing to `run_dir`; changes nothing. Raises BlockingIOError as `locked` does."""
+    if (run_dir / LOCK).exists():
+        with locked(run_dir):
+            pass
+
+
+def check_data(run_dir: Path, now: RunDescription) -> None:
+    """See that a run goes on with the classes and the images that it began with.
+
+    Raises:
+        ValueError: they are others.
+    """
+    before = read_description(run_dir)
+    if before.classes != now.classes:
+        raise ValueError(
+            f'{run_dir} was trained on the classes {", ".join(before.classes)}; now they are {", ".join(now.classes)}'
+        )
+    for part, images in before.images.items():
+        if images != now.images[part]:
+            raise ValueError(
+                f'{run_dir} has seen other images: those of the {part} split were {images} and are '
+                f'{now.images[part]}. Bring the old ones back, or begin another run, from its weights with --init'
+            )
 
 
 def check_folder(run_dir: Path, config: TrainConfig, *, resume: bool, overwrite: bool) -> None:
@@ -163,9 +235,8 @@ def changed_fields(before: TrainConfig, after: TrainConfig) -> dict[str, tuple[A
 
 
 def clear_folder(run_dir: Path) -> None:
-    """Remove what a run wrote to `run_dir`, and nothing else."""
-    for name in CONTENTS:
-        path = run_dir / name
+    """Remove what a run wrote to `run_dir`, and nothing else; `run.json` last, so that this can be done again."""
+    for path in (*run_dir.glob('skipped_batch.*.npz'), *(run_dir / name for name in CONTENTS)):
         if path.is_dir():
             shutil.rmtree(path)
         else:

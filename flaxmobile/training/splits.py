@@ -62,3 +62,8 @@ def overlap(one: Dataset, other: Dataset) -> int:
 def unreadable(data: Splits) -> list[str]:
     """What could not be read in any part of the data."""
     return sorted({name for images in data for name in images.unreadable})
+
+
+def fingerprints(data: Splits) -> dict[str, str]:
+    """What tells the images of each part from others, by the name of the part."""
+    return {part: images.fingerprint for part, images in data._asdict().items()}

@@ -1,5 +1,6 @@
 """The state of a training run: all that a step reads and writes."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -12,13 +13,19 @@ from flaxmobile.training.freezing import NOTHING, Paths, trained
 
 
 class TrainState(struct.PyTreeNode):
-    """Steps taken, parameters, BatchNorm statistics, the optimizer's state, and the moving average of the first two."""
+    """Steps taken, parameters, BatchNorm statistics, the optimizer's state, and the moving average of the two.
+
+    `skipped_updates` counts the steps whose loss or gradient was not finite, so that nothing but `step` changed, and
+    `skipped_in_a_row` those of them since the last other one; both int32 [].
+    """
 
     step: jax.Array
     params: Any
     batch_stats: Any
     opt_state: Any
     ema: Any
+    skipped_updates: jax.Array = struct.field(default_factory=lambda: jnp.zeros((), jnp.int32))
+    skipped_in_a_row: jax.Array = struct.field(default_factory=lambda: jnp.zeros((), jnp.int32))
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -50,11 +57,23 @@ def create_state(
 ) -> TrainState:
     """A fresh state for images of `[batch, height, width, channels]`; the batch does not matter and may be 1.
 
+    The rest: see `start_state`.
+    """
+    return start_state(initial_variables(model, key, images_shape), optimizer, ema_decay, frozen)
+
+
+def start_state(
+    variables: Mapping[str, Any],
+    optimizer: optax.GradientTransformation,
+    ema_decay: float | None,
+    frozen: Paths = NOTHING,
+) -> TrainState:
+    """The state before the first step, from the variables of a network.
+
     The moving average starts at the initial values. Any `ema_decay` but None asks for it. The optimizer's state is for
     the parameters that are not in `frozen`.
     """
-    variables = initial_variables(model, key, images_shape)
-    params, batch_stats = variables['params'], variables.get('batch_stats', {})
+    params, batch_stats = variables.get('params', {}), variables.get('batch_stats', {})
     average = {'params': params, 'batch_stats': batch_stats}
     return TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -65,14 +84,31 @@ def create_state(
     )
 
 
+def ema_decay_at(update: Any, decay: float) -> jax.Array:
+    """The decay of the moving average at an update, counted from 0: `min(decay, (1 + update) / (10 + update))`.
+
+    TensorFlow's warm-up, which forgets the initial values even in short runs.
+    """
+    return jnp.minimum(decay, (1 + update) / (10 + update))
+
+
 def update_ema(state: TrainState, decay: float) -> Any:
     """The moving average after the step that led to `state`, whose `ema` is still the old one.
 
-    It moves once an update: at update u, counted from 0, with decay `min(decay, (1 + u) / (10 + u))`, TensorFlow's
-    warm-up, which forgets the initial values even in short runs. Steps that only accumulate gradients leave it alone.
+    It moves once an update, with the decay of `ema_decay_at`. Steps that only accumulate gradients leave it alone.
     """
-    update, moves = state.step - 1, jnp.array(True)
+    update, moves = state.step - 1 - state.skipped_updates, jnp.array(True)
     if isinstance(state.opt_state, optax.MultiStepsState):
         update, moves = state.opt_state.gradient_step - 1, state.opt_state.mini_step == 0
-    share = jnp.where(moves, 1 - jnp.minimum(decay, (1 + update) / (10 + update)), 0)
+    share = jnp.where(moves, 1 - ema_decay_at(update, decay), 0)
     return jax.tree.map(lambda old, new: old + share.astype(old.dtype) * (new - old), state.ema, state.variables)
+
+
+def apply_if(finite: jax.Array, old: TrainState, new: TrainState) -> TrainState:
+    """`new` where `finite` (bool []) holds; else `old` with its step counted, and counted as skipped."""
+    chosen = jax.tree.map(lambda before, after: jnp.where(finite, after, before), old, new)
+    return chosen.replace(
+        step=new.step,
+        skipped_updates=old.skipped_updates + jnp.where(finite, 0, 1),
+        skipped_in_a_row=jnp.where(finite, 0, old.skipped_in_a_row + 1),
+    )

@@ -17,22 +17,42 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from flaxmobile.data.preprocessing import Preprocessing
 from flaxmobile.models.inference import compiler_options, forward
+from flaxmobile.training.config import TrainConfig
+from flaxmobile.training.distillation import Distillation
 from flaxmobile.training.freezing import NOTHING, Paths, merge, on_running_statistics, trained
 from flaxmobile.training.losses import cross_entropy, smooth_targets
-from flaxmobile.training.state import TrainState, update_ema
+from flaxmobile.training.mixing import UNMIXED, Mixing
+from flaxmobile.training.state import TrainState, apply_if, update_ema
 
 Metrics = dict[str, jax.Array]
+Step = Callable[..., tuple[TrainState, Metrics]]
+Loss = Callable[[jax.Array, Any], jax.Array]
 
 
 def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh of one axis, `data`, over all devices of all processes, or over those given."""
-    devices = jax.devices() if devices is None else devices
-    return jax.make_mesh((len(devices),), ('data',), axis_types=(AxisType.Auto,), devices=devices)
+    """A mesh of one axis, `data`, over all devices of all processes, or over those given.
+
+    Those of a process lie side by side, in the order of the processes: so do their parts of a batch.
+    """
+    ordered = sorted(jax.devices() if devices is None else devices, key=lambda device: device.process_index)
+    return Mesh(np.array(ordered), ('data',), axis_types=(AxisType.Auto,))
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
-    """Put a tree of arrays on every device of the mesh."""
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+    """Put a tree of arrays, which is the same on all processes, on every device of the mesh."""
+    sharding = NamedSharding(mesh, PartitionSpec())
+    if sharding.is_fully_addressable:
+        return jax.device_put(tree, sharding)
+    # device_put would compare each array between the processes, one after the other.
+    return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(sharding, np.asarray(leaf)), tree)
+
+
+def check_batch_size(config: TrainConfig, devices: int) -> None:
+    """Raise a ValueError if so many devices cannot share a batch evenly."""
+    if config.batch_size % devices:
+        raise ValueError(
+            f'batch_size {config.batch_size} cannot be shared evenly by {devices} devices: use a multiple of {devices}'
+        )
 
 
 def shard_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
@@ -59,15 +79,17 @@ def loss_and_gradients(
     params: Any,
     batch_stats: Any,
     images: jax.Array,
-    targets: jax.Array,
+    targets: Any,
     key: jax.Array,
     frozen: Paths = NOTHING,
+    loss_function: Loss = cross_entropy,
 ) -> tuple[tuple[jax.Array, tuple[jax.Array, Any]], Any]:
     """((mean loss, (logits, new BatchNorm statistics)), gradients) of a training-mode pass.
 
     Images are `[B, H, W, C]`, normalised; targets `[B, K]`, probabilities; `key` is for dropout. Parameters in `frozen`
-    have no gradient, and a BatchNorm of such parameters runs on its statistics. In `pmap` and `shard_map` give the
-    model its `batch_norm_axis_name`, and average loss and gradients over that axis.
+    have no gradient, and a BatchNorm of such parameters runs on its statistics. `loss_function` gives the loss of each
+    image, `[B]`, of logits and targets. In `pmap` and `shard_map` give the model its `batch_norm_axis_name`, and
+    average loss and gradients over that axis.
     """
 
     def loss(training: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
@@ -79,7 +101,7 @@ def loss_and_gradients(
                 mutable=['batch_stats'],
                 rngs={'dropout': key},
             )
-        return cross_entropy(logits, targets).mean(), (logits, changed.get('batch_stats', {}))
+        return loss_function(logits, targets).mean(), (logits, changed.get('batch_stats', {}))
 
     return jax.value_and_grad(loss, has_aux=True)(trained(params, frozen))
 
@@ -95,24 +117,36 @@ def make_train_step(
     seed: int,
     mesh: Mesh,
     frozen: Paths = NOTHING,
-) -> Callable[[TrainState, Mapping[str, jax.Array]], tuple[TrainState, Metrics]]:
+    mixing: Mixing = UNMIXED,
+    distillation: Distillation | None = None,
+) -> Step:
     """Compile `(state, batch) -> (state, metrics)`; the state given is consumed.
 
-    Metrics are scalars on the device: `loss`, in nats, with smoothed targets; `accuracy`, of this batch;
-    `gradient_norm`, before clipping. Dropout is a function of the seed and the step alone. The optimizer sees only the
-    parameters that are not in `frozen`.
+    With `distillation` it takes the variables of the teacher too: `(state, batch, teacher) -> (state, metrics)`.
+
+    Metrics are scalars on the device: `loss`, in nats, with smoothed and mixed targets; `accuracy`, of this batch,
+    counting as right the class that has most of an image's target; `gradient_norm`, before clipping; `skipped_updates`
+    and `skipped_in_a_row`, of the new state. Where the loss, the gradient or what they lead to is not finite, the state
+    keeps all but its step, and counts that. Dropout and mixing are functions of the seed and the step alone. The
+    optimizer sees only the parameters that are not in `frozen`.
     """
     replicated, sharded = (NamedSharding(mesh, spec) for spec in (PartitionSpec(), PartitionSpec('data')))
+    loss_function = cross_entropy if distillation is None else distillation.loss
 
     @functools.partial(
-        jax.jit, donate_argnums=0, in_shardings=(replicated, sharded), out_shardings=(replicated, replicated)
+        jax.jit,
+        donate_argnums=0,
+        in_shardings=(replicated, sharded, *([] if distillation is None else [replicated])),
+        out_shardings=(replicated, replicated),
     )
-    def train_step(state: TrainState, batch: Mapping[str, jax.Array]) -> tuple[TrainState, Metrics]:
-        images, labels = preprocessing.normalize(batch['image']), batch['label']
-        targets = smooth_targets(labels, num_classes, label_smoothing)
+    def train_step(state: TrainState, batch: Mapping[str, jax.Array], *teacher: Any) -> tuple[TrainState, Metrics]:
+        images = preprocessing.normalize(batch['image'])
+        targets = smooth_targets(batch['label'], num_classes, label_smoothing)
         key = jax.random.fold_in(jax.random.key(seed), state.step)
+        images, targets = mixing(images, targets, jax.random.fold_in(key, 0))
+        wanted = targets if distillation is None else (targets, distillation.answers(teacher[0], images))
         (loss, (logits, batch_stats)), gradients = loss_and_gradients(
-            model, state.params, state.batch_stats, images, targets, key, frozen
+            model, state.params, state.batch_stats, images, wanted, key, frozen, loss_function
         )
         training = trained(state.params, frozen)
         changes, opt_state = optimizer.update(gradients, state.opt_state, training)
@@ -124,10 +158,43 @@ def make_train_step(
         )
         if ema_decay is not None:
             new_state = new_state.replace(ema=update_ema(new_state, ema_decay))
-        accuracy = jnp.mean(jnp.argmax(logits, axis=-1) == labels)
-        return new_state, {'loss': loss, 'accuracy': accuracy, 'gradient_norm': optax.tree.norm(gradients)}
+        gradient_norm = optax.tree.norm(gradients)
+        finite = jnp.isfinite(loss + gradient_norm + optax.tree.norm((changes, batch_stats)))
+        new_state = apply_if(finite, state, new_state)
+        return new_state, {
+            'loss': loss,
+            'accuracy': jnp.mean(jnp.argmax(logits, axis=-1) == jnp.argmax(targets, axis=-1)),
+            'gradient_norm': gradient_norm,
+            'skipped_updates': new_state.skipped_updates,
+            'skipped_in_a_row': new_state.skipped_in_a_row,
+        }
 
     return train_step
+
+
+def configured_step(
+    config: TrainConfig,
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    frozen: Paths,
+    num_classes: int,
+    mesh: Mesh,
+    distillation: Distillation | None = None,
+) -> Step:
+    """The training step of a configuration."""
+    return make_train_step(
+        model,
+        optimizer,
+        config.preprocessing,
+        num_classes=num_classes,
+        label_smoothing=config.label_smoothing,
+        ema_decay=config.ema_decay,
+        seed=config.seed,
+        mesh=mesh,
+        frozen=frozen,
+        mixing=config.mixing,
+        distillation=distillation,
+    )
 
 
 def make_evaluation_step(

@@ -180,3 +180,37 @@ def test_what_cannot_be_is_refused(share):
 def test_an_example_without_a_label_is_refused():
     with pytest.raises(ValueError, match='imagenet2012 test #7 has no label'):
         labelled(b'', -1, 'imagenet2012 test #7')
+
+
+REPEATED = Augmentation((0.2, 1.0), flip=False, color_jitter=0.5, repeated_augmentation=3)
+
+
+def test_repeated_augmentation_brings_each_image_so_many_times_in_a_batch():
+    bright = numbered_images(200)
+    batches = take(10, bright.train_batches(12, SMALL, REPEATED, seed=0))
+    for batch in batches:
+        assert batch['image'].shape == (12, 4, 4, 1)
+        assert len(set(batch['index'].tolist())) == 4
+        np.testing.assert_array_equal(batch['index'], np.repeat(batch['index'][::3], 3))
+        np.testing.assert_array_equal(batch['label'], batch['index'] % 3)
+    # Of one grey value a copy differs by its brightness alone; 40 images have no three copies alike by chance.
+    copies = joined(batches, 'image').reshape(40, 3, -1)
+    assert np.mean(np.any(copies[:, 0] != copies[:, 1], axis=-1)) > 0.5
+    once = joined(take(10, bright.train_batches(4, SMALL, WHOLE, seed=0)))
+    np.testing.assert_array_equal(joined(batches)[::3], once)
+
+
+def test_copies_are_the_same_however_many_processes_share_them_and_from_any_step_on():
+    numbers = numbered_images(50)
+    whole = take(8, numbers.train_batches(12, SMALL, REPEATED, seed=5))
+    parts = [
+        take(8, numbers.train_batches(6, SMALL, REPEATED, seed=5, process_index=p, process_count=2)) for p in range(2)
+    ]
+    both = zip(*parts, strict=True)
+    assert_same(whole, [{k: np.concatenate([part[k] for part in step]) for k in step[0]} for step in both])
+    assert_same(whole[3:], take(5, numbers.train_batches(12, SMALL, REPEATED, seed=5, start_step=3)))
+
+
+def test_copies_that_do_not_fit_in_a_batch_are_refused():
+    with pytest.raises(ValueError, match=r'batch_size is 8 on each .* multiple of repeated_augmentation \(3\)'):
+        numbered_images(50).train_batches(8, SMALL, REPEATED, seed=0)

@@ -1,4 +1,5 @@
 import random
+import shutil
 from collections import Counter
 
 import numpy as np
@@ -147,3 +148,30 @@ def test_relative_folders(flowers, monkeypatch):
     for name in (f'./{flowers.name}', flowers.name, 'my photos', f'../{flowers.parent.name}/{flowers.name}'):
         # Where TFDS has its sets there may be a folder of the name, too.
         assert len(load_dataset(name, 'train', data_dir=flowers.parent)) == 32
+
+
+def test_other_images_have_another_fingerprint(flowers, tmp_path_factory):
+    def fingerprint(root=flowers):
+        return load_dataset(str(root), 'train').fingerprint
+
+    first = fingerprint()
+    assert first.startswith('32 images (names ')
+    copied = shutil.copytree(flowers, tmp_path_factory.mktemp('elsewhere') / 'flowers')
+    assert fingerprint(copied) == first
+    (copied / 'iris/00.png').rename(copied / 'iris/99.png')
+    assert fingerprint(copied) != first
+    (copied / 'iris/99.png').rename(copied / 'iris/00.png')
+    assert fingerprint(copied) == first
+
+
+def test_an_image_that_is_gone_is_no_damaged_image(flowers):
+    """A damaged one is left out; one that was there and is gone says that the disk is, and nothing stands in for it."""
+    train = load_dataset(str(flowers), 'train', max_unreadable=1.0)
+    (flowers / names(train)[3]).write_bytes(b'no image')
+    batches = train.train_batches(32, TINY, Augmentation(), seed=0)
+    assert next(batches)['mask'].all()
+    assert train.unreadable == [names(train)[3]]
+    again = load_dataset(str(flowers), 'train', max_unreadable=1.0)
+    (flowers / names(again)[5]).unlink()
+    with pytest.raises(FileNotFoundError, match='was there at the beginning and is gone'):
+        next(again.train_batches(32, TINY, Augmentation(), seed=0))

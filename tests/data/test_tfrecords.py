@@ -133,3 +133,16 @@ def test_the_next_readable_image_stands_in(both):
     records._unreadable.clear()
     with pytest.raises(UnreadableImages, match='3 of 230'):
         list(records.evaluation_batches(10, GREY))
+
+
+def test_repeated_augmentation(both):
+    records, _ = both('train[:200]')
+    repeated = Augmentation((0.5, 1.0), repeated_augmentation=4)
+    share = {'process_index': 1, 'process_count': 2}
+    batches = list(itertools.islice(records.train_batches(20, GREY, repeated, seed=0, **share), 20))
+    once = list(itertools.islice(records.train_batches(5, GREY, CROPS, seed=0, **share), 20))
+    np.testing.assert_array_equal(joined(batches), np.repeat(joined(once), 4))
+    copies = joined(batches, 'image').reshape(100, 4, -1)
+    assert np.mean([len({copy.tobytes() for copy in image}) for image in copies]) > 3.9
+    resumed = records.train_batches(20, GREY, repeated, seed=0, start_step=7, **share)
+    assert_same(itertools.islice(batches, 7, 12), itertools.islice(resumed, 5))

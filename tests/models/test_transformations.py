@@ -176,6 +176,7 @@ def split(values):
     return values.reshape(DEVICES, -1, *values.shape[1:])
 
 
+@pytest.mark.slow
 @every_family
 def test_batch_norm_over_a_named_axis_is_that_of_the_whole_batch(family):
     this = case(family)

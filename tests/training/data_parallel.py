@@ -1,21 +1,31 @@
-"""Run by test_data_parallel.py in a process of its own with 8 virtual devices and float64; prints its findings."""
+"""Run by test_data_parallel.py in float64; prints its findings.
+
+One process with 8 virtual devices compares them with one of them; each of several processes compares the devices of all
+with one of its own.
+"""
 
 import functools
+import hashlib
 import json
 import sys
+import traceback
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import tiny_run
 from flax import linen as nn
-from jax.sharding import PartitionSpec
+from jax.sharding import Mesh, PartitionSpec
 
 from flaxmobile.data.preprocessing import Preprocessing
 from flaxmobile.layers import Block, DepthwiseSeparable
 from flaxmobile.models import create_model
 from flaxmobile.training.config import TrainConfig
+from flaxmobile.training.distributed import joined
+from flaxmobile.training.evaluation import evaluate
 from flaxmobile.training.losses import smooth_targets
+from flaxmobile.training.mixing import Mixing
 from flaxmobile.training.optimizer import make_optimizer
 from flaxmobile.training.state import TrainState, create_state
 from flaxmobile.training.step import (
@@ -78,38 +88,68 @@ def flat(tree: Any) -> np.ndarray:
     return np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(tree)])
 
 
-def train(state: TrainState, devices: int, steps: int, dtype: Any) -> tuple[list[np.ndarray], Any, Any, str]:
+def placed(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """The batch on the mesh, of which a process gives the part that is its own."""
+    if mesh.is_multi_process:
+        size = BATCH // jax.process_count()
+        batch = {name: array[jax.process_index() * size :][:size] for name, array in batch.items()}
+    return shard_batch(batch, mesh)
+
+
+def train(
+    state: TrainState, devices: list[jax.Device], steps: int, dtype: Any
+) -> tuple[list[np.ndarray], Any, Any, str]:
     """Losses, the last state, an evaluation of it, and the step's compiled text."""
-    mesh, model = make_mesh(jax.devices()[:devices]), make_model(dtype)
+    mesh, model = make_mesh(devices), make_model(dtype)
     fields = {'num_classes': CLASSES, 'label_smoothing': 0.1, 'ema_decay': 0.9, 'seed': 0, 'mesh': mesh}
+    fields['mixing'] = Mixing(0.2, 1.0)
     step = make_train_step(model, make_optimizer(CONFIG, 5), PREPROCESSING, **fields)
     state = replicate(state, mesh)
-    compiled, losses = step.lower(state, shard_batch(make_batch(0), mesh)).compile(), []
+    compiled, losses = step.lower(state, placed(make_batch(0), mesh)).compile(), []
     for number in range(steps):
-        state, metrics = compiled(state, shard_batch(make_batch(number), mesh))
+        state, metrics = compiled(state, placed(make_batch(number), mesh))
         losses.append(np.asarray(metrics['loss']))
     evaluation = {}
     if steps > 1:
-        evaluate = make_evaluation_step(model, PREPROCESSING, mesh)
-        evaluation = jax.device_get(evaluate(state.evaluation_variables, shard_batch(make_batch(99), mesh)))
+        evaluation_step = make_evaluation_step(model, PREPROCESSING, mesh)
+        evaluation = jax.device_get(evaluation_step(state.evaluation_variables, placed(make_batch(99), mesh)))
     return losses, jax.device_get(state), evaluation, compiled.as_text()
 
 
 def compare_devices(start: TrainState) -> dict[str, float]:
-    one, eight = (train(start, devices, 20, jnp.float64) for devices in (1, 8))
+    choices = (jax.local_devices()[:1], jax.devices())
+    one, all_of_them = (train(start, devices, 20, jnp.float64) for devices in choices)
     state = jax.tree.map(lambda leaf: leaf.astype(np.float32) if leaf.dtype == np.float64 else leaf, start)
-    first_one, first_eight = (train(state, devices, 1, jnp.float32) for devices in (1, 8))
+    first_one, first_of_all = (train(state, devices, 1, jnp.float32) for devices in choices)
     return {
-        'losses': distance(eight[0], one[0]),
-        'state': distance(eight[1], one[1]),
-        'evaluation': distance(eight[2], one[2]),
+        'network': NAME,
+        'devices': len(choices[1]),
+        'losses': distance(all_of_them[0], one[0]),
+        'state': distance(all_of_them[1], one[1]),
+        'evaluation': distance(all_of_them[2], one[2]),
         'count': int(one[2]['count']),
         'moved': distance(one[1].params, start.params),
-        'float32_loss': distance(first_eight[0], first_one[0]),
-        'float32_params': distance(flat(first_eight[1].params), flat(first_one[1].params)),
-        'grouped_convolutions': first_one[3].count('group_count=') + first_eight[3].count('group_count='),
+        'float32_loss': distance(first_of_all[0], first_one[0]),
+        'float32_params': distance(flat(first_of_all[1].params), flat(first_one[1].params)),
+        'grouped_convolutions': first_one[3].count('group_count=') + first_of_all[3].count('group_count='),
         'all_reduces_of_one': first_one[3].count('all-reduce'),
-        'all_reduces_of_eight': first_eight[3].count('all-reduce'),
+        'all_reduces_of_all': first_of_all[3].count('all-reduce'),
+    }
+
+
+def pictures(state: TrainState) -> dict[str, Any]:
+    """What an evaluation of 37 images by all devices finds and shows."""
+    mesh, classes = make_mesh(), (*'01234', *tiny_run.CLASSES, '9')  # Untrained, it takes almost all for number 7.
+    images = tiny_run.blobs('blobs', 'test')
+    step = make_evaluation_step(make_model(jnp.float64), PREPROCESSING, mesh)
+    variables = replicate(state.evaluation_variables, mesh)
+    found = evaluate(step, variables, images, PREPROCESSING, BATCH, mesh, classes=classes, pictures=6)
+    shown = [(one.image.tobytes().hex(), one.label, one.prediction) for one in (*found.mistakes, *found.right)]
+    return {
+        'shown': [hashlib.sha256(repr(one).encode()).hexdigest() for one in shown],
+        'rows': [column.tolist() for column in (found.indices, found.labels, found.predictions)],
+        'confusion': found.confusion.tolist(),
+        'evaluated': found.count,
     }
 
 
@@ -154,7 +194,14 @@ def uneven_batch() -> dict[str, str]:
     return {'uneven_batch': ''}
 
 
+def main() -> dict[str, Any]:
+    state = make_state(jnp.float64)
+    if jax.process_count() > 1:
+        return compare_devices(state) | pictures(state)
+    return compare_devices(state) | pictures(state) | compare_forms(state) | uneven_batch()
+
+
 if __name__ == '__main__':
     NAME = sys.argv[1]
-    STATE = make_state(jnp.float64)
-    print(json.dumps(compare_devices(STATE) | compare_forms(STATE) | uneven_batch()))
+    with joined(lambda error: (1, traceback.format_exc())):
+        print(json.dumps(main()))

@@ -1,5 +1,7 @@
 import errno
 import gc
+import threading
+from contextlib import closing
 from pathlib import Path
 
 import chex
@@ -9,8 +11,11 @@ import numpy as np
 import optax
 import orbax.checkpoint as ocp
 import pytest
+from damage import mutants
 
+from flaxmobile.training import checkpoints as module
 from flaxmobile.training.checkpoints import Checkpoints
+from flaxmobile.training.digests import fault
 from flaxmobile.training.state import TrainState
 
 
@@ -20,7 +25,31 @@ def state_of(seed: int, *, ema: bool = True) -> TrainState:
 
     params = draw(0)
     average = {'params': draw(1), 'batch_stats': draw(2)} if ema else None
-    return TrainState(jnp.int32(seed), params, draw(3), optax.adam(1e-3).init(params), average)
+    return TrainState(jnp.int32(seed), params, draw(3), optax.adam(1e-3).init(params), average, jnp.int32(seed + 1))
+
+
+def saved(run_dir: Path, *steps: int, keep: int = 9) -> Path:
+    """A run's folder with checkpoints of these steps, the last one validated best."""
+    with closing(Checkpoints(run_dir, keep, description={'config': {'seed': 5}})) as checkpoints:
+        for step in steps:
+            checkpoints.save(step, state_of(step), step / 100)
+    return run_dir
+
+
+def files_of(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob('*') if path.is_file())
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 16
+    path.write_bytes(content)
+
+
+def assert_same_bits(ours: TrainState, theirs: TrainState) -> None:
+    chex.assert_trees_all_equal_shapes_and_dtypes(ours, theirs)
+    for one, other in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        assert np.asarray(one).tobytes() == np.asarray(other).tobytes()
 
 
 def test_the_last_and_the_best_stay(tmp_path: Path) -> None:
@@ -34,6 +63,7 @@ def test_the_last_and_the_best_stay(tmp_path: Path) -> None:
     assert (checkpoints.last, checkpoints.best, checkpoints.accuracy(6)) == (6, 2, None)
     checkpoints.save(7, state_of(7), 0.9)
     assert checkpoints.best == 7
+    checkpoints.close()
     reopened = Checkpoints(tmp_path, keep=2)
     assert (reopened.last, reopened.best) == (7, 7)
     assert sorted(path.name for path in checkpoints.folder.iterdir() if path.is_dir()) == ['6', '7']
@@ -42,12 +72,10 @@ def test_the_last_and_the_best_stay(tmp_path: Path) -> None:
 @pytest.mark.parametrize('ema', [True, False])
 def test_a_state_comes_back_to_the_bit(tmp_path: Path, ema: bool) -> None:
     state = state_of(3, ema=ema)
-    Checkpoints(tmp_path).save(3, state, None)
+    with closing(Checkpoints(tmp_path)) as checkpoints:
+        checkpoints.save(3, state, None)
     opened = Checkpoints(tmp_path)
-    back = opened.restore_latest(state_of(99, ema=ema))
-    chex.assert_trees_all_equal_shapes_and_dtypes(back, state)
-    for ours, theirs in zip(jax.tree.leaves(back), jax.tree.leaves(state), strict=True):
-        assert np.asarray(ours).tobytes() == np.asarray(theirs).tobytes()
+    assert_same_bits(opened.restore_latest(state_of(99, ema=ema)), state)
     chex.assert_trees_all_equal(opened.restore_variables(3, state.variables), state.evaluation_variables)
 
 
@@ -65,19 +93,108 @@ def test_a_checkpoint_without_a_validation_is_not_the_best(tmp_path: Path) -> No
     assert (checkpoints.last, checkpoints.best) == (1, None)
 
 
-def test_damage_is_named_and_left(tmp_path: Path) -> None:
-    Checkpoints(tmp_path).save(4, state_of(4), 0.5)
-    arrays = [path for path in (tmp_path / 'checkpoints/4/variables').rglob('*') if path.is_file()]
-    for path in arrays:
-        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(ValueError, match=r'checkpoints.4 is damaged'):
-        Checkpoints(tmp_path).restore(4, state_of(0))
-    assert all(path.exists() for path in arrays)
+def test_the_description_lies_in_every_checkpoint(tmp_path: Path) -> None:
+    path = saved(tmp_path, 4) / 'checkpoints/4/run'
+    assert ocp.JsonCheckpointHandler().restore(path) == {'config': {'seed': 5}}
+
+
+def test_training_goes_on_while_a_checkpoint_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The state is donated to the next steps at once, and what is written is what it was."""
+    release, write = threading.Event(), module.write_digests
+    monkeypatch.setattr(module, 'write_digests', lambda folder: (release.wait(60), write(folder)))
+    step = jax.jit(lambda tree: jax.tree.map(lambda leaf: 2 * leaf + 1, tree), donate_argnums=0)
+    state = state_of(1).replace(params={'large': jax.random.normal(jax.random.key(5), (3000, 3000))})
+    expected = jax.tree.map(lambda leaf: np.array(leaf, copy=True), state)
+    with closing(Checkpoints(tmp_path)) as checkpoints:
+        checkpoints.save(1, state, 0.5)
+        changed = jax.block_until_ready(step(step(state)))
+        assert not (tmp_path / 'checkpoints/1').exists()
+        release.set()
+        assert checkpoints.last == 1
+        assert_same_bits(checkpoints.restore_latest(changed), expected)
+
+
+def test_an_error_of_the_writing_comes_out_at_the_next_opportunity(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(folder: Path) -> None:
+        raise OSError(errno.EDQUOT, 'Disk quota exceeded')
+
+    checkpoints = Checkpoints(saved(tmp_path, 1))
+    words = r'step 2 was not written \(.*Disk quota exceeded\); the last good one is step 1'
+    for ask in (
+        lambda: checkpoints.save(3, state_of(3), None),
+        lambda: checkpoints.last,
+        lambda: checkpoints.best,
+        checkpoints.wait,
+        checkpoints.close,
+    ):
+        with monkeypatch.context() as patched:
+            patched.setattr(module, 'write_digests', fail)
+            checkpoints.save(2, state_of(2), 0.5)
+            with pytest.raises(OSError, match=words) as raised:
+                ask()
+        assert raised.value.errno == errno.EDQUOT
+    assert_same_bits(Checkpoints(tmp_path).restore_latest(state_of(9)), state_of(1))
+
+
+def test_any_damage_to_any_file_is_found_or_harmless(tmp_path: Path) -> None:
+    """Harmless: what is read back is what was written, to the bit."""
+    folder = saved(tmp_path, 4) / 'checkpoints/4'
+    assert fault(folder) is None
+    found = harmless = 0
+    for path in files_of(folder):
+        content = path.read_bytes()
+        for how, damaged in [('missing', None), *mutants(content, 12, seed=len(content))]:
+            path.unlink()
+            if damaged is not None:
+                path.write_bytes(damaged)
+            if fault(folder):
+                found += 1
+            else:
+                harmless += 1
+                assert path.parent == folder, f'{path}: {how}'
+                assert_same_bits(Checkpoints(tmp_path, read_only=True).restore_latest(state_of(0)), state_of(4))
+            path.write_bytes(content)
+    assert fault(folder) is None
+    assert found > 10 * harmless
+
+
+@pytest.mark.parametrize('how', ['flipped', 'cut', 'missing'])
+def test_a_damaged_checkpoint_is_named_left_and_passed_over(tmp_path: Path, how: str) -> None:
+    folder = saved(tmp_path, 4, 6) / 'checkpoints/6'
+    victim = max(files_of(folder / 'variables'), key=lambda path: path.stat().st_size)
+    {
+        'flipped': lambda: flip(victim),
+        'cut': lambda: victim.write_bytes(victim.read_bytes()[:-9]),
+        'missing': victim.unlink,
+    }[how]()
+    before = {path: path.read_bytes() for path in files_of(folder)}
+    with closing(Checkpoints(tmp_path, keep=1)) as checkpoints:
+        assert list(checkpoints.damaged) == [6]
+        words = 'is missing' if how == 'missing' else 'is not as it was written'
+        assert f'checkpoints/6 is damaged: {victim.relative_to(folder).as_posix()} {words}' in checkpoints.tell_damage()
+        assert 'the last good one is step 4' in checkpoints.tell_damage()
+        assert (checkpoints.last, checkpoints.best) == (4, 4)
+        assert_same_bits(checkpoints.restore_latest(state_of(0)), state_of(4))
+        checkpoints.save(5, state_of(5), None)
+        assert {path: path.read_bytes() for path in files_of(folder)} == before
+        checkpoints.save(6, state_of(6), None)
+    assert sorted(path.name for path in (tmp_path / 'checkpoints').iterdir()) == ['4', '6', '6.damaged']
+    reopened = Checkpoints(tmp_path)
+    assert (reopened.damaged, reopened.last) == ({}, 6)
+
+
+def test_damage_to_the_accuracy_hides_no_other_checkpoint(tmp_path: Path) -> None:
+    for path in files_of(saved(tmp_path, 4, 6) / 'checkpoints/6/metrics'):
+        path.write_bytes(b'\0')
+    checkpoints = Checkpoints(tmp_path)
+    assert (list(checkpoints.damaged), checkpoints.best) == ([6], 4)
 
 
 @pytest.mark.filterwarnings('ignore')  # Orbax leaves its other reads unawaited.
 def test_another_network_does_not_fit(tmp_path: Path) -> None:
-    Checkpoints(tmp_path).save(4, state_of(4), 0.5)
+    saved(tmp_path, 4)
     other = state_of(4)
     other = other.replace(params={'stem': {'kernel': jnp.zeros((3, 5))}})
     with pytest.raises(ValueError, match='does not fit'):
@@ -86,7 +203,7 @@ def test_another_network_does_not_fit(tmp_path: Path) -> None:
 
 
 def test_a_save_that_was_cut_off_does_not_count(tmp_path: Path) -> None:
-    Checkpoints(tmp_path).save(1, state_of(1), 0.5)
+    saved(tmp_path, 1)
     half = tmp_path / 'checkpoints/2.orbax-checkpoint-tmp-123/variables'
     half.mkdir(parents=True)
     (half / 'manifest.ocdbt').write_bytes(b'half')

@@ -8,20 +8,35 @@ import pytest
 
 from flaxmobile.cli import main
 from flaxmobile.training.config import TrainConfig, list_configs, load_config
+from flaxmobile.training.mixing import Mixing
 
 ROOT = Path(__file__).parents[2]
 
 # Names and classes as the README and the papers have them, with the parameters of the network from the papers' own code
-# (Keras and timm count the same).
+# (Keras, torchvision and timm count the same).
 EXPECTED = {
     'cifar10': (10, None),
     'fashion_mnist': (10, None),
     'fashion_mnist_mini': (10, None),
     'image_folder': (5, None),
     'imagenet_mobilenetv1': (1000, 4_231_976),
+    'imagenet_mobilenetv1_timm': (1000, 4_231_976),
     'imagenet_mobilenetv2': (1000, 3_504_872),
+    'imagenet_mobilenetv2_timm': (1000, 3_504_872),
+    'imagenet_mobilenetv2_torchvision': (1000, 3_504_872),
+    'imagenet_mobilenetv2_torchvision_v2': (1000, 3_504_872),
     'imagenet_mobilenetv3_large': (1000, 5_483_032),
+    'imagenet_mobilenetv3_large_timm': (1000, 5_483_032),
+    'imagenet_mobilenetv3_large_torchvision': (1000, 5_483_032),
     'imagenet_mobilenetv3_small': (1000, 2_542_856),
+    'imagenet_mobilenetv3_small_timm': (1000, 2_542_856),
+    'imagenet_mobilenetv3_small_torchvision': (1000, 2_542_856),
+    'imagenet_mobilenetv4_conv_large': (1000, 32_590_864),
+    'imagenet_mobilenetv4_conv_medium': (1000, 9_715_512),
+    'imagenet_mobilenetv4_conv_small': (1000, 3_774_024),
+    'imagenet_mobilenetv4_conv_small_distilled': (1000, 3_774_024),
+    'imagenet_mobilenetv4_conv_small_timm': (1000, 3_774_024),
+    'imagenet_mobilenetv4_hybrid_medium': (1000, 11_074_648),
 }
 
 
@@ -111,11 +126,43 @@ def test_help_explains_every_field(capsys: pytest.CaptureFixture[str]):
         ({'schedule': 'step'}, 'needs milestones'),
         ({'channels': 1}, 'mean has 3 numbers for 1 channels'),
         ({'crop_scale': (0.5, 1.2)}, 'crop_scale'),
+        ({'auto_augment': 'autoagument'}, "unknown auto_augment 'autoagument'. Did you mean: autoaugment"),
+        ({'randaugment_magnitude': 31}, 'randaugment_magnitude is 31: it has to be from 0 to 10'),
+        ({'mixup_alpha': -1}, 'mixup_alpha must be a number, 0 or more'),
+        ({'cutmix_alpha': float('inf')}, 'cutmix_alpha must be a number, 0 or more'),
+        (
+            {'batch_size': 6, 'repeated_augmentation': 4},
+            r'batch_size \(6\) must be a multiple of repeated_aug',
+        ),
     ],
 )
 def test_values_that_are_not_allowed(changes: dict[str, object], message: str):
     with pytest.raises(ValueError, match=message):
         small(**changes)
+
+
+def test_augmentation_and_mixing_get_what_is_configured():
+    changes = {
+        'crop_scale': (0.3, 0.9),
+        'crop_ratio': (0.5, 2.0),
+        'flip': False,
+        'auto_augment': 'randaugment',
+        'randaugment_magnitude': 7.5,
+        'randaugment_layers': 3,
+        'randaugment_magnitude_std': float('inf'),
+        'randaugment_increasing': True,
+        'color_jitter': 0.4,
+        'random_erasing': 0.2,
+        'repeated_augmentation': 4,
+        'train_interpolation': 'random',
+        'train_image_size': 176,
+    }
+    config = small(**changes, mixup_alpha=0.2, cutmix_alpha=1.0)
+    assert dataclasses.asdict(config.augmentation) == changes
+    assert config.augmentation.training_size(config.preprocessing) == 176
+    assert small(image_size=28).augmentation.training_size(small(image_size=28).preprocessing) == 28
+    assert config.mixing == Mixing(0.2, 1.0, distance=4)
+    assert not small().mixing
 
 
 def test_unknown_model_names_the_nearest():

@@ -1,58 +1,99 @@
+import functools
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from scripts.launch_local import start
+
 SCRIPT = Path(__file__).with_name('data_parallel.py')
+ROOTS = os.pathsep.join([str(SCRIPT.parents[2]), str(SCRIPT.parents[1])])
+ENVIRONMENT = {'JAX_ENABLE_X64': '1', 'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': ROOTS}
 
 
-@pytest.fixture(scope='module', params=['tiny', pytest.param('mobilenetv1_025', marks=pytest.mark.slow)])
-def findings(request: pytest.FixtureRequest) -> dict[str, float]:
-    """What eight devices and one have in common, for a network of two blocks; the slow tests take a whole one."""
-    flags = '--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0'
-    environment = {**os.environ, 'XLA_FLAGS': flags, 'JAX_ENABLE_X64': '1', 'JAX_PLATFORMS': 'cpu'}
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), request.param], env=environment, capture_output=True, text=True, timeout=580
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+@functools.cache
+def compare(network: str, processes: int, devices: int) -> list[dict[str, Any]]:
+    """What one device and all `devices` of all `processes` have in common, as each of the processes sees it."""
+    flags = f'--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0'
+    running = start(processes, [sys.executable, str(SCRIPT), network], {**ENVIRONMENT, 'XLA_FLAGS': flags})
+    outputs = [process.communicate(timeout=580) for process in running]
+    for process, (_, errors) in zip(running, outputs, strict=True):
+        assert process.returncode == 0, errors
+    return [json.loads(output.splitlines()[-1]) for output, _ in outputs]
 
 
-def test_twenty_steps_in_float64(findings: dict[str, float]):
-    assert findings['moved'] > 1e-3
-    assert findings['losses'] < 1e-8
-    assert findings['state'] < 1e-8
+CASES = [
+    pytest.param(('tiny', 1, 8), id='8 devices'),
+    pytest.param(('tiny', 2, 2), id='2 processes', marks=pytest.mark.slow),
+    pytest.param(('tiny', 4, 1), id='4 processes', marks=pytest.mark.slow),
+    pytest.param(('mobilenetv1_025', 1, 8), id='8 devices, whole network', marks=pytest.mark.slow),
+    pytest.param(('mobilenetv1_025', 2, 1), id='2 processes, whole network', marks=pytest.mark.slow),
+]
 
 
-def test_first_step_in_float32(findings: dict[str, float]):
+@pytest.fixture(params=CASES)
+def findings(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
+    found = compare(*request.param)
+    _, processes, devices = request.param
+    assert [one['devices'] for one in found] == [processes * devices] * processes
+    return found
+
+
+@pytest.fixture(params=[case for case in CASES if '8 devices' in case.id])
+def findings_of_one(request: pytest.FixtureRequest) -> dict[str, Any]:
+    return compare(*request.param)[0]
+
+
+def test_twenty_steps_in_float64(findings: list[dict[str, Any]]):
+    for found in findings:
+        assert found['moved'] > 1e-3
+        assert found['losses'] < 1e-8
+        assert found['state'] < 1e-8
+
+
+def test_first_step_in_float32(findings: list[dict[str, Any]]):
     """All parameters measured together: a bias that was 0 is nothing but its gradient, good to four digits."""
-    assert findings['float32_loss'] < 1e-5
-    assert findings['float32_params'] < 1e-5
+    for found in findings:
+        assert found['float32_loss'] < 1e-5
+        assert found['float32_params'] < 1e-5
 
 
-def test_evaluation(findings: dict[str, float]):
+def test_evaluation(findings: list[dict[str, Any]]):
     """Sixteen images of which three are masked."""
-    assert findings['count'] == 13
-    assert findings['evaluation'] < 1e-8
+    for found in findings:
+        assert found['count'] == 13
+        assert found['evaluation'] < 1e-8
 
 
-def test_eight_devices_did_share_the_work(findings: dict[str, float]):
-    assert findings['all_reduces_of_one'] == 0 < findings['all_reduces_of_eight']
+def test_an_uneven_set_is_evaluated_and_shown_as_by_one_process(findings: list[dict[str, Any]]):
+    """Counts, rows in order and pictures of 37 images, of which 6 wrong and 6 right ones are shown."""
+    names = ('evaluated', 'confusion', 'rows', 'shown')
+    [expected] = compare(findings[0]['network'], 1, 8)
+    assert expected['evaluated'] == 37
+    assert expected['rows'][0] == list(range(37))
+    assert len(set(expected['shown'])) > 6
+    for found in findings:
+        assert {name: found[name] for name in names} == {name: expected[name] for name in names}
 
 
-def test_no_grouped_convolution_on_a_cpu(findings: dict[str, float]):
-    assert findings['grouped_convolutions'] == 0
+def test_all_devices_did_share_the_work(findings: list[dict[str, Any]]):
+    for found in findings:
+        assert found['all_reduces_of_one'] == 0 < found['all_reduces_of_all']
 
 
-def test_pmap_and_shard_map(findings: dict[str, float]):
+def test_no_grouped_convolution_on_a_cpu(findings: list[dict[str, Any]]):
+    assert not any(found['grouped_convolutions'] for found in findings)
+
+
+def test_pmap_and_shard_map(findings_of_one: dict[str, Any]):
     """Loss, gradients and statistics of `pmap` and `shard_map`; without `batch_norm_axis_name` they do differ."""
-    assert findings['pmap'] < 1e-8
-    assert findings['shard_map'] < 1e-8
-    assert findings['pmap_without_the_name'] > 1e-2
+    assert findings_of_one['pmap'] < 1e-8
+    assert findings_of_one['shard_map'] < 1e-8
+    assert findings_of_one['pmap_without_the_name'] > 1e-2
 
 
-def test_uneven_batch(findings: dict[str, str]):
-    assert '12 images cannot be shared evenly by 8 devices: use a multiple of 8' in findings['uneven_batch']
+def test_uneven_batch(findings_of_one: dict[str, Any]):
+    assert '12 images cannot be shared evenly by 8 devices: use a multiple of 8' in findings_of_one['uneven_batch']

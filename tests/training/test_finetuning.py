@@ -169,6 +169,7 @@ def test_the_command_line_follows_and_overrides(followed: Any) -> None:
     assert followed('--init', 'None').init is None
 
 
+@pytest.mark.slow
 def test_what_a_run_starts_from_may_go_once_it_has_a_checkpoint(
     tiny: TrainConfig, tmp_path: Path, finished_run: Path
 ) -> None:
@@ -190,6 +191,7 @@ def test_what_a_run_starts_from_may_go_once_it_has_a_checkpoint(
     np.testing.assert_array_equal(*kernels)
 
 
+@pytest.mark.slow
 def test_a_fine_tuned_run_reports_its_probe(tiny: TrainConfig, tmp_path: Path, finished_run: Path) -> None:
     """The features of a run that learnt all give others as much, or nearly: 27 of 30, as three are mislabelled."""
     config = dataclasses.replace(tiny, init=str(finished_run), linear_probe=True, epochs=1, learning_rate=1e-5)

@@ -1,21 +1,24 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
-from collections.abc import Callable
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny_run import LENGTHS
 
 from flaxmobile.training import loop, splits
 from flaxmobile.training.checkpoints import Checkpoints
 from flaxmobile.training.config import TrainConfig
 from flaxmobile.training.interruption import TrainingStopped, signals
 from flaxmobile.training.metrics import Window, read_metrics
+from flaxmobile.training.run import load_run, locked
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -137,23 +140,102 @@ def test_nothing_to_resume(tiny: TrainConfig, tmp_path: Path) -> None:
     assert not (tmp_path / 'none').exists()
 
 
-def test_a_loss_that_is_no_number_stops_the_run(
-    tiny: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def flip_a_bit(folder: Path) -> None:
+    path = max((path for path in folder.rglob('*') if path.is_file()), key=lambda path: path.stat().st_size)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def assert_ended_alike(run_dir: Path, finished_run: Path) -> None:
+    for ours, theirs in zip(final_arrays(run_dir), final_arrays(finished_run), strict=True):
+        assert ours.dtype == theirs.dtype
+        assert ours.tobytes() == theirs.tobytes()
+
+
+def test_a_damaged_checkpoint_is_passed_over(
+    tiny: TrainConfig, tmp_path: Path, finished_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    make: Callable[..., Any] = loop.make_train_step
+    run_dir = shutil.copytree(finished_run, tmp_path / 'run')
+    (run_dir / 'results.json').unlink()
+    flip_a_bit(run_dir / 'checkpoints/24/optimizer')
+    with pytest.warns(UserWarning, match=r'checkpoints/24 is damaged: optimizer.*; the last good one is step 18'):
+        load_run(run_dir)
+    loop.train(tiny, run_dir, resume=True)
+    printed = capsys.readouterr().out
+    assert 'checkpoints/24 is damaged: optimizer/' in printed
+    assert 'from step 18 to 24' in printed
+    assert_ended_alike(run_dir, finished_run)
+    assert (
+        json.loads((run_dir / 'results.json').read_text())['test']
+        == (json.loads((finished_run / 'results.json').read_text())['test'])
+    )
+    for folder in (run_dir / 'checkpoints').iterdir():
+        if folder.name.isdecimal():
+            flip_a_bit(folder)
+    (run_dir / 'results.json').unlink()
+    before = contents(run_dir)
+    with pytest.raises(ValueError, match=r'24 is damaged.*there is no good one\. --overwrite'):
+        loop.train(tiny, run_dir, resume=True)
+    assert contents(run_dir) == before
 
-    def breaking(*arguments: Any, **options: Any) -> Any:
-        step = make(*arguments, **options)
 
-        def broken(state: Any, batch: Any) -> Any:
-            state, metrics = step(state, batch)
-            return state, metrics | {'loss': jnp.where(state.step == 8, jnp.nan, metrics['loss'])}
-
-        return broken
-
-    monkeypatch.setattr(loop, 'make_train_step', breaking)
-    with pytest.raises(FloatingPointError, match=r'loss became nan.*the checkpoint of step 6 is good.*learning rate'):
+@pytest.mark.slow
+def test_a_run_that_died_before_its_first_checkpoint(tiny: TrainConfig, tmp_path: Path, finished_run: Path) -> None:
+    (tmp_path / 'run').mkdir()
+    with pytest.raises(FileNotFoundError, match=r'holds no run'):
+        loop.train(tiny, tmp_path / 'run', resume=True)
+    shutil.copy(finished_run / 'run.json', tmp_path / 'run')
+    (tmp_path / 'run/metrics.jsonl').write_text('{"split": "train", "step": 3}\n{"split": "tra')
+    with pytest.raises(FileExistsError, match='--resume'):
         loop.train(tiny, tmp_path / 'run')
-    checkpoints = Checkpoints(tmp_path / 'run')
-    assert checkpoints.last == 6
-    assert max(record['step'] for record in read_metrics(tmp_path / 'run/metrics.jsonl')) == 6
+    loop.train(tiny, tmp_path / 'run', resume=True)
+    assert_ended_alike(tmp_path / 'run', finished_run)
+    assert 3 not in steps_of(read_metrics(tmp_path / 'run/metrics.jsonl'), 'train')
+
+
+@pytest.mark.slow
+def test_more_checkpoints_change_nothing(tiny: TrainConfig, tmp_path: Path, finished_run: Path) -> None:
+    saved, save = [], Checkpoints.save
+
+    def saving(self: Checkpoints, step: int, *rest: Any) -> None:
+        saved.append(step)
+        save(self, step, *rest)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Checkpoints, 'save', saving)
+        loop.train(dataclasses.replace(tiny, checkpoint_every=2 / 3), tmp_path / 'run')
+    assert saved == [4, 6, 8, 12, 16, 18, 20, 24]
+    assert_ended_alike(tmp_path / 'run', finished_run)
+
+
+def test_a_second_run_on_one_folder_is_refused(tiny: TrainConfig, tmp_path: Path) -> None:
+    """The first one is another process, which is then killed."""
+    program = (
+        'import sys, time, pathlib; from flaxmobile.training.run import locked\n'
+        'with locked(pathlib.Path(sys.argv[1])): print("in", flush=True); time.sleep(60)'
+    )
+    first = subprocess.Popen([sys.executable, '-c', program, tmp_path / 'run'], stdout=subprocess.PIPE, text=True)
+    try:
+        assert first.stdout is not None
+        assert first.stdout.readline() == 'in\n'
+        before = contents(tmp_path)
+        for options in ({}, {'resume': True}, {'overwrite': True}):
+            with pytest.raises(BlockingIOError, match=r'another run is writing to .*run: wait for it'):
+                loop.train(tiny, tmp_path / 'run', **options)
+        assert contents(tmp_path) == before
+    finally:
+        first.kill()
+        first.wait()
+    with locked(tmp_path / 'run'):
+        pass
+
+
+def test_other_images_than_at_the_beginning(
+    tiny: TrainConfig, finished_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = contents(finished_run)
+    monkeypatch.setitem(LENGTHS, 'train', 97)
+    with pytest.raises(ValueError, match='other images: those of the train split were 96 images and are 97 images'):
+        loop.train(tiny, finished_run, resume=True)
+    assert contents(finished_run) == before

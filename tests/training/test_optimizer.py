@@ -68,8 +68,14 @@ def assert_follows(config: TrainConfig, make_rule: Any, steps: int = 6) -> None:
 
 
 def test_decay_mask():
-    for decay_depthwise, expected in ((False, {*DECAYING}), (True, {*DECAYING, DEPTHWISE})):
-        mask = flatten(decay_mask(make_params(), decay_depthwise))
+    norms = {name for name in flatten(make_params()) if not name.endswith('kernel')}
+    for decayed, expected in (
+        ((False, False), {*DECAYING}),
+        ((True, False), {*DECAYING, DEPTHWISE}),
+        ((False, True), {*DECAYING, *norms}),
+        ((True, True), {*flatten(make_params())}),
+    ):
+        mask = flatten(decay_mask(make_params(), *decayed))
         assert {name for name, decays in mask.items() if decays} == expected
 
 
@@ -102,7 +108,7 @@ def test_layer_factors_by_hand():
     assert layer_factors(('stem', 'block_10', 'block_02', 'classifier'), 0.1)['block_02'] == pytest.approx(1e-9)
 
 
-@pytest.mark.parametrize('optimizer', ['rmsprop', 'sgd', 'adamw', 'lamb'])
+@pytest.mark.parametrize('optimizer', ['rmsprop', 'torch_rmsprop', 'sgd', 'adamw', 'lamb'])
 def test_layer_decay_scales_the_rate(optimizer: str):
     """Each layer as if it were trained alone, at its own rate: block_01 of 0 to 1 at a half, the stem at an eighth."""
     gradients = make_gradients(5)
@@ -158,6 +164,26 @@ def test_rmsprop_first_update_by_hand():
     gradient = jax.tree.map(lambda leaf: jnp.full_like(leaf, 2.0), make_params())
     moved = flatten(make_params())['classifier/bias'] - run(BASE, [gradient])[0]['classifier/bias']
     np.testing.assert_allclose(moved, 0.1 * 2 / math.sqrt(1.301), rtol=1e-5)
+
+
+def test_torch_rmsprop():
+    """ms starts at 0; mom = momentum * mom + g / (sqrt(ms) + epsilon); w -= rate * mom (torch.optim.RMSprop)."""
+    changes = {'schedule': 'exponential', 'decay_rate': 0.5, 'decay_epochs': 0.5, 'epsilon': 0.0316}
+    config = dataclasses.replace(BASE, optimizer='torch_rmsprop', weight_decay=0.1, decay_norms=True, **changes)
+
+    def make_rule(_: float) -> Any:
+        ms, mom = 0.0, 0.0
+
+        def rule(step: int, value: np.ndarray, gradient: np.ndarray) -> np.ndarray:
+            nonlocal ms, mom
+            gradient = gradient + 0.1 * value
+            ms = 0.9 * ms + 0.1 * gradient**2
+            mom = 0.9 * mom + gradient / (np.sqrt(ms) + 0.0316)
+            return value - 0.1 * 0.5 ** (step // 2) * mom
+
+        return rule
+
+    assert_follows(dataclasses.replace(config, decay_depthwise=True), make_rule)
 
 
 def test_sgd():
@@ -330,7 +356,7 @@ def torch_history(config: TrainConfig, make: Any, gradients: list[dict[str, Any]
 
 
 @pytest.mark.parity
-@pytest.mark.parametrize('name', ['sgd', 'adamw', 'rmsprop', 'lamb'])
+@pytest.mark.parametrize('name', ['sgd', 'adamw', 'rmsprop', 'torch_rmsprop', 'lamb'])
 def test_against_torch_and_timm(name: str):
     import torch
     from timm.optim import Lamb, RMSpropTF
@@ -339,6 +365,7 @@ def test_against_torch_and_timm(name: str):
         'sgd': lambda groups: torch.optim.SGD(groups, 0.1, momentum=0.9),
         'adamw': lambda groups: torch.optim.AdamW(groups, 0.1, eps=1e-8),
         'rmsprop': lambda groups: RMSpropTF(groups, 0.1, alpha=0.9, eps=1e-3, momentum=0.9),
+        'torch_rmsprop': lambda groups: torch.optim.RMSprop(groups, 0.1, alpha=0.9, eps=1e-8, momentum=0.9),
         'lamb': lambda groups: Lamb(groups, 0.1, eps=1e-6, max_grad_norm=None),
     }
     config = dataclasses.replace(

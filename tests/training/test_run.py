@@ -1,5 +1,6 @@
 import dataclasses
 import json
+from contextlib import closing
 from pathlib import Path
 
 import chex
@@ -18,6 +19,7 @@ from flaxmobile.training.run import (
     changed_fields,
     check_folder,
     load_run,
+    locked,
     read_description,
 )
 from flaxmobile.training.state import TrainState
@@ -25,7 +27,7 @@ from flaxmobile.training.state import TrainState
 
 def test_a_description_comes_back(tmp_path: Path) -> None:
     config = TrainConfig(model='mobilenetv2_035', dataset='flowers', mean=(0.1, 0.2, 0.3), crop_scale=(0.5, 0.9))
-    description = RunDescription(config, ('rose', 'tulip'))
+    description = RunDescription(config, ('rose', 'tulip'), {'train': '7 images'})
     description.write(tmp_path)
     assert read_description(tmp_path) == description
     content = json.loads((tmp_path / 'run.json').read_text())
@@ -72,7 +74,8 @@ def test_a_network_of_the_zoo_comes_back(tmp_path: Path) -> None:
     variables = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), leaf.dtype), shapes)
     state = TrainState(jnp.int32(5), variables['params'], variables['batch_stats'], {}, None)
     RunDescription(config, ('a', 'b', 'c')).write(tmp_path)
-    Checkpoints(tmp_path).save(5, state, 0.5)
+    with closing(Checkpoints(tmp_path)) as checkpoints:
+        checkpoints.save(5, state, 0.5)
     loaded = load_run(tmp_path)
     assert loaded.model == model
     chex.assert_trees_all_equal(loaded.variables, variables)
@@ -92,3 +95,10 @@ def test_overwrite_spares_a_folder_that_holds_no_run(tmp_path: Path) -> None:
         with pytest.raises(FileExistsError, match=r'holds no run .* checkpoints'):
             check_folder(tmp_path, config, resume=False, overwrite=overwrite)
     assert (tmp_path / 'checkpoints' / 'mine.txt').read_text() == 'mine'
+
+
+def test_what_a_killed_process_had_begun_to_write_is_removed(tmp_path: Path) -> None:
+    for name in ('.run.json.123', '.report.md.4567', '.notes', 'run.json'):
+        (tmp_path / name).write_text('half')
+    with locked(tmp_path):
+        assert sorted(path.name for path in tmp_path.iterdir()) == ['.lock', '.notes', 'run.json']

@@ -1,0 +1,90 @@
+"""Reading ahead, by threads of this process or by worker processes."""
+
+import atexit
+import multiprocessing
+import os
+import signal
+import threading
+import weakref
+from collections.abc import Generator
+from contextlib import closing
+from typing import Any
+
+import grain
+import jax
+import numpy as np
+from absl import flags
+
+_BATCHES_AHEAD = 2  # Of each worker, besides the one it works on.
+
+
+def read_ahead(batches: grain.MapDataset, workers: int, threads: int) -> Generator[Any]:
+    """The elements of `batches` in their order, made in advance.
+
+    Workers are spawned, never forked, as JAX has threads here; they leave Ctrl-C and SIGTERM to this process and end
+    when the iterator is closed or this process does, however it does.
+
+    Args:
+        batches: each element a batch.
+        workers: processes that make them, each every so many-th; 0 for threads.
+        threads: of this process, without workers.
+
+    Raises:
+        ChildProcessError: a worker was killed.
+    """
+    if not workers:
+        options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads + 2)
+        return _elements(iter(batches.to_iter_dataset(options)))
+    elements = _from_workers(batches, workers)
+    # At the very end Python no longer has what closing needs.
+    atexit.register(_close, weakref.ref(elements))
+    return elements
+
+
+def _close(reference: 'weakref.ref[Generator[Any]]') -> None:
+    if elements := reference():
+        elements.close()
+
+
+def _elements(iterator: grain.DatasetIterator) -> Generator[Any]:
+    with closing(iterator):
+        yield from iterator
+
+
+def _own_all(batch: Any) -> Any:
+    return jax.tree.map(_own, batch)
+
+
+def _own(leaf: Any) -> Any:
+    # A copy, so that the memory shared with a worker is freed at once, and not when JAX or Python are done with it.
+    return np.array(leaf) if isinstance(leaf, np.ndarray) else leaf
+
+
+def _from_workers(batches: grain.MapDataset, workers: int) -> Generator[Any]:
+    if not flags.FLAGS.is_parsed():  # Grain asks for flags of its own, which are for programs that parse absl's.
+        flags.FLAGS.mark_as_parsed()
+    options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=_BATCHES_AHEAD)
+    each = batches.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
+    with closing(iter(each.mp_prefetch(options, worker_init_fn=_start))) as iterator:
+        try:
+            yield from map(_own_all, iterator)
+        except RuntimeError as error:
+            if 'terminated unexpectedly' not in str(error):
+                raise
+            raise ChildProcessError(
+                f'one of the {workers} workers that read images ended: {error} Where memory ran out, take fewer '
+                'workers or a smaller batch; --resume goes on with a run'
+            ) from error
+
+
+def _start(index: int, count: int) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

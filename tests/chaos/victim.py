@@ -1,0 +1,46 @@
+"""A short run, in a process of its own that may be killed: the tiny network, six steps an epoch, a save every two."""
+
+import os
+import resource
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_run import tiny_config, use_tiny
+
+from flaxmobile.training import loop
+from flaxmobile.training.metrics import Window
+
+STEPS = 36
+CONFIG = replace(tiny_config(), epochs=STEPS / 6, checkpoint_every=1 / 3, log_every=4)
+
+
+def train(run_dir: Path, limited_from: int | None = None) -> None:
+    """Begin the run, or go on with it. From step `limited_from` on, no file may grow beyond four kilobytes."""
+    log = os.open(f'{run_dir}.log', os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for number in (1, 2):
+        os.dup2(log, number)
+    use_tiny(pytest.MonkeyPatch())
+    if limited_from is not None:
+        _limit_files(limited_from)
+    try:
+        loop.train(CONFIG, run_dir, resume=(run_dir / 'run.json').exists())
+    except OSError as error:
+        Path(f'{run_dir}.error').write_text(str(error))  # The log may be full too.
+        sys.exit(1)
+
+
+def _limit_files(step: int) -> None:
+    taken, add = [], Window.add
+
+    def adding(self: Window, metrics: Any) -> None:
+        add(self, metrics)
+        taken.append(None)
+        if len(taken) == step:
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+
+    Window.add = adding  # type: ignore[method-assign]

@@ -1,0 +1,201 @@
+import dataclasses
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import linen as nn
+from networks import PREPROCESSING, Normalized
+from PIL import Image
+from tiny_run import CLASSES, Blobs, TinyNet
+
+from flaxmobile.data.dataset import Example, RandomAccessDataset
+from flaxmobile.training import loop, splits
+from flaxmobile.training.checkpoints import Checkpoints
+from flaxmobile.training.config import TrainConfig
+from flaxmobile.training.metrics import Window, read_metrics
+from flaxmobile.training.skipping import Taken, write_batch
+from flaxmobile.training.state import TrainState, create_state
+from flaxmobile.training.step import make_mesh, make_train_step, replicate, shard_batch
+
+MESH = make_mesh()
+WHITE = 40
+
+
+@jax.custom_vjp
+def broken(values: jax.Array, forward: jax.Array, backward: jax.Array) -> jax.Array:
+    """`values * forward`, whose gradient is that of the identity times `backward`."""
+    return values * forward
+
+
+broken.defvjp(
+    lambda values, forward, backward: (values * forward, backward),
+    lambda backward, slope: (slope * backward, jnp.zeros(()), jnp.zeros(())),
+)
+
+
+class Fragile(nn.Module):
+    """As `Normalized`, but a batch with 255 in its first pixel has no finite loss, in its second no finite gradient."""
+
+    num_classes: int = 6
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
+        forward, backward = (jnp.where(images[0, 0, place, 0] > 0.996, jnp.inf, 1.0) for place in (0, 1))
+        return broken(Normalized(self.num_classes, name='inside')(images, train=train), forward, backward)
+
+
+def make_batch(seed: int, bad: str = '') -> dict[str, np.ndarray]:
+    generator = np.random.default_rng(seed)
+    images = generator.integers(0, 255, (8, 4, 4, 1), dtype=np.uint8)
+    if bad:
+        images[0, 0, ('loss', 'gradient').index(bad), 0] = 255
+    return {'image': images, 'label': generator.integers(0, 6, 8, dtype=np.int32), 'mask': np.ones(8, bool)}
+
+
+def run(optimizer: Any, batches: list[dict[str, np.ndarray]]) -> tuple[TrainState, list[Any]]:
+    model, metrics = Fragile(), []
+    state = replicate(create_state(model, optimizer, jax.random.key(0), (1, 4, 4, 1), 0.9), MESH)
+    step = make_train_step(
+        model, optimizer, PREPROCESSING, num_classes=6, label_smoothing=0.0, ema_decay=0.9, seed=0, mesh=MESH
+    )
+    for batch in batches:
+        state, found = step(state, shard_batch(batch, MESH))
+        metrics.append(found)
+    return state, jax.device_get(metrics)
+
+
+@pytest.mark.parametrize(
+    'optimizer',
+    [optax.sgd(0.1, momentum=0.9), optax.MultiSteps(optax.adam(0.1), 2).gradient_transformation()],
+    ids=['sgd', 'accumulating'],
+)
+def test_a_skipped_step_might_as_well_not_have_been(optimizer: Any):
+    """All but the counts is what it is where the bad batches are left out, to the bit."""
+    good, (no_loss, no_gradient) = (
+        [make_batch(seed) for seed in range(3)],
+        (make_batch(7, 'loss'), make_batch(8, 'gradient')),
+    )
+    state, metrics = run(optimizer, [good[0], no_loss, *good[1:], no_loss, no_gradient])
+    expected, _ = run(optimizer, good)
+    assert [int(found['skipped_in_a_row']) for found in metrics] == [0, 1, 0, 0, 1, 2]
+    assert [int(found['skipped_updates']) for found in metrics] == [0, 1, 1, 1, 2, 3]
+    assert not np.isfinite(metrics[1]['loss'])
+    assert np.isfinite(metrics[-1]['loss'])
+    assert not np.isfinite(metrics[-1]['gradient_norm'])
+    assert (state.step, state.skipped_updates, state.skipped_in_a_row) == (6, 3, 2)
+    for name in ('params', 'batch_stats', 'opt_state', 'ema'):
+        chex.assert_trees_all_equal(getattr(state, name), getattr(expected, name))
+
+
+def test_an_update_that_overflows_is_skipped():
+    """The gradient is finite, the rate times it is not."""
+    state, metrics = run(optax.sgd(3e38), [make_batch(seed) for seed in range(3)])
+    start, _ = run(optax.sgd(3e38), [])
+    assert np.isfinite(metrics[0]['gradient_norm'])
+    assert state.skipped_in_a_row == 3
+    chex.assert_trees_all_equal(state.params, start.params)
+
+
+def test_a_window_leaves_skipped_steps_out():
+    def metrics(loss: float, skipped: int, row: int) -> dict[str, jax.Array]:
+        return {'loss': jnp.float32(loss), 'skipped_updates': jnp.int32(skipped), 'skipped_in_a_row': jnp.int32(row)}
+
+    window = Window(batch_size=32)
+    for values in ((1.0, 4, 0), (np.nan, 5, 1), (3.0, 5, 0)):
+        window.add(metrics(*values))
+    means = window.close()
+    assert (means['loss'], means['skipped_updates']) == (2.0, 5)
+    assert 'skipped_in_a_row' not in means
+    window.add(metrics(np.inf, 6, 1))
+    assert 'loss' not in window.close()
+
+
+def test_the_batch_comes_back_from_all_devices(tmp_path: Path):
+    batch = make_batch(3)
+    path = write_batch(tmp_path, Taken(17, shard_batch(batch, MESH), {}))
+    assert MESH.size > 1
+    with np.load(path) as found:
+        assert found['step'] == 17
+        for name, array in batch.items():
+            np.testing.assert_array_equal(found[name], array)
+
+
+class Whitened(Blobs):
+    """One training image is white all over."""
+
+    def __getitem__(self, index: int) -> Example:
+        example = super().__getitem__(index)
+        if len(self) != 96 or index != WHITE:
+            return example
+        file = io.BytesIO()
+        Image.fromarray(np.full((8, 8), 255, np.uint8)).save(file, 'png')
+        return example._replace(image=file.getvalue())
+
+
+class Snowblind(TinyNet):
+    """Answers with infinity where one of the images is white all over."""
+
+    @nn.compact
+    def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
+        white = (images == images.max()).all(axis=(1, 2, 3)) & (images.max() > 3)
+        return super().__call__(images, train) * jnp.where(white.any(), jnp.inf, 1)
+
+
+@pytest.fixture
+def snow(tiny: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> TrainConfig:
+    """A configuration with a bad batch in every epoch."""
+
+    def load(name: str, split: str, **_: object) -> RandomAccessDataset:
+        return RandomAccessDataset(name, split, CLASSES, Whitened(split), 0.01)
+
+    monkeypatch.setattr(splits, 'load_dataset', load)
+    monkeypatch.setattr(TrainConfig, 'build_model', lambda self, num_classes: Snowblind(num_classes))
+    return dataclasses.replace(tiny, epochs=2)
+
+
+def test_a_run_gets_over_a_bad_batch(snow: TrainConfig, tmp_path: Path):
+    loop.train(snow, tmp_path / 'run')
+    records = [record for record in read_metrics(tmp_path / 'run/metrics.jsonl') if record['split'] == 'train']
+    assert records[-1]['skipped_updates'] == 2
+    assert all(np.isfinite(record['loss']) for record in records)
+    assert not (tmp_path / 'run/skipped_batch.npz').exists()
+    assert '2 updates were skipped' in (tmp_path / 'run/report.md').read_text()
+
+
+def test_the_batch_of_one_too_many_is_kept(snow: TrainConfig, tmp_path: Path):
+    with pytest.raises(FloatingPointError, match=r'1 steps in a row.*there is no checkpoint yet.*skipped_batch\.npz'):
+        loop.train(dataclasses.replace(snow, max_skipped_updates=1), tmp_path / 'run')
+    with np.load(tmp_path / 'run/skipped_batch.npz') as found:
+        assert found['image'].shape == (16, 8, 8, 1)
+        assert (found['image'] == 255).all(axis=(1, 2, 3)).sum() == 1
+
+
+def test_too_many_in_a_row_stop_the_run(tiny: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    make: Callable[..., Any] = loop.configured_step
+
+    def breaking(*arguments: Any, **options: Any) -> Any:
+        step, taken = make(*arguments, **options), []
+
+        def taking(state: TrainState, batch: Any) -> Any:
+            taken.append(None)
+            if len(taken) in (3, 8, 9, 10):
+                params = jax.tree.map(jnp.copy, state.params)
+                state, metrics = step(state.replace(params=jax.tree.map(lambda leaf: leaf * jnp.nan, params)), batch)
+                return state.replace(params=params), metrics
+            return step(state, batch)
+
+        return taking
+
+    monkeypatch.setattr(loop, 'configured_step', breaking)
+    with pytest.raises(FloatingPointError, match=r'3 steps in a row, .* step 10, .*the checkpoint of step 6 is good'):
+        loop.train(dataclasses.replace(tiny, max_skipped_updates=3), tmp_path / 'run')
+    checkpoints = Checkpoints(tmp_path / 'run')
+    assert (checkpoints.last, checkpoints.damaged) == (6, {})
+    assert max(record['step'] for record in read_metrics(tmp_path / 'run/metrics.jsonl')) == 6
