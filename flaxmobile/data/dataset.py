@@ -163,13 +163,6 @@ class Dataset(ABC):
             UnreadableImages: more images cannot be read than is allowed.
         """
 
-    def _read(self, example: Example, read: Callable[[Source], Any]) -> Any:
-        try:
-            return read(example.image)
-        except UnreadableImage as error:
-            self._count({example.name: str(error)})
-            return None
-
     def _count(self, errors: Mapping[str, str]) -> None:
         """Take in the names of unreadable images, each with its error."""
         for name, error in errors.items():

@@ -15,6 +15,7 @@ from flaxmobile.data.dataset import (
     Batch,
     Dataset,
     Example,
+    Source,
     check_share,
     collate,
     evaluation_element,
@@ -24,7 +25,7 @@ from flaxmobile.data.dataset import (
     padding,
     training_elements,
 )
-from flaxmobile.data.images import read_image
+from flaxmobile.data.images import UnreadableImage, read_image
 from flaxmobile.data.preprocessing import Augmentation, Preprocessing
 
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
@@ -136,6 +137,13 @@ class TfrecordDataset(Dataset):
                 missing = 0
             elif (missing := missing + 1) > len(self):
                 raise none_readable(self)
+
+    def _read(self, example: Example, read: Callable[[Source], Any]) -> Any:
+        try:
+            return read(example.image)
+        except UnreadableImage as error:
+            self._count({example.name: str(error)})
+            return None
 
     def _example(self, index: int, record: bytes) -> Example:
         image, label = self._parse(record)

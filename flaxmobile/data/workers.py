@@ -1,6 +1,7 @@
 """Reading ahead, by threads of this process or by worker processes."""
 
 import atexit
+import functools
 import multiprocessing
 import os
 import signal
@@ -51,10 +52,6 @@ def _elements(iterator: grain.DatasetIterator) -> Generator[Any]:
         yield from iterator
 
 
-def _own_all(batch: Any) -> Any:
-    return jax.tree.map(_own, batch)
-
-
 def _own(leaf: Any) -> Any:
     # A copy, so that the memory shared with a worker is freed at once, and not when JAX or Python are done with it.
     return np.array(leaf) if isinstance(leaf, np.ndarray) else leaf
@@ -67,7 +64,7 @@ def _from_workers(batches: grain.MapDataset, workers: int) -> Generator[Any]:
     each = batches.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
     with closing(iter(each.mp_prefetch(options, worker_init_fn=_start))) as iterator:
         try:
-            yield from map(_own_all, iterator)
+            yield from map(functools.partial(jax.tree.map, _own), iterator)
         except RuntimeError as error:
             if 'terminated unexpectedly' not in str(error):
                 raise

@@ -183,10 +183,8 @@ def _watch(client: Any, names: Sequence[str], advice: str, done: threading.Event
 
     Process 0 says it of those that show no life, before JAX's runtime aborts all processes for it and names none.
     """
-    number, silence = (
-        runtime.global_state.process_id,
-        0.3 * BOUND,
-    )  # The runtime speaks after half of it at the earliest.
+    # The runtime speaks after half of the bound at the earliest.
+    number, silence = runtime.global_state.process_id, 0.3 * BOUND
     seen = {other: ('', time.monotonic()) for other in range(1, len(names))}
     for tick in itertools.count():
         if done.wait(BOUND / 100):

@@ -67,8 +67,11 @@ def planned_step(config: TrainConfig, num_classes: int, devices: Sequence[jax.De
     Nothing is computed, so that the devices need not be there: `step.lower(state, batch)` takes shapes.
 
     Raises:
-        ValueError: the devices cannot share a batch evenly; the configuration does not fit its network.
+        ValueError: the devices cannot share a batch evenly; the configuration does not fit its network, or has a
+            teacher, of which the step would need more than its name.
     """
+    if config.teacher is not None:
+        raise ValueError(f'the part of the teacher {config.teacher} is not known here: --teacher None leaves it out')
     check_batch_size(config, len(devices))
     # Not `make_mesh`: JAX orders real chips, and refuses the two cores of one that a topology of v4 has.
     mesh = Mesh(np.array(devices), ('data',), axis_types=(AxisType.Auto,))

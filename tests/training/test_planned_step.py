@@ -54,3 +54,8 @@ def test_the_step_exports_for_cuda(devices: int) -> None:
 def test_a_batch_that_devices_cannot_share() -> None:
     with pytest.raises(ValueError, match='batch_size 12 cannot be shared evenly by 8 devices: use a multiple of 8'):
         planned_step(replace(SMALL, batch_size=12), 10, jax.devices()[:8])
+
+
+def test_a_teacher_is_not_left_out_unsaid() -> None:
+    with pytest.raises(ValueError, match='--teacher None leaves it out'):
+        planned_step(replace(SMALL, teacher='mobilenetv4_conv_small'), 10, jax.devices()[:1])
