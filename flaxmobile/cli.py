@@ -18,7 +18,7 @@ from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, arg
 
 import flaxmobile
 from flaxmobile.compilation import keep_programs
-from flaxmobile.memory import keep_memory
+from flaxmobile.memory import use_huge_pages
 from flaxmobile.models.network import MobileNet
 from flaxmobile.suggestions import unknown
 from flaxmobile.training.config import TrainConfig, list_configs, load_config
@@ -556,8 +556,8 @@ def _num_classes(config: TrainConfig) -> int:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command and exit: 0; 1 for an unreadable image; 2 for wrong input; 128 + n for signal n.
 
-    Without `arguments` they are the process's own, and so is the process: it keeps compiled programs on disk, and what
-    memory it has had.
+    Without `arguments` they are the process's own, and so is the process: it keeps compiled programs on disk, and where
+    it computes for long it begins anew with huge pages.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = '--debug' in words
@@ -567,7 +567,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(0)
     if arguments is None:
         keep_programs(cache_folder() / 'xla')
-        keep_memory()
+        if words[:1] in (['train'], ['evaluate'], ['benchmark']):
+            use_huge_pages()
         if words[:1] == ['train']:  # A run may end at any moment, and libraries it imports swallow KeyboardInterrupt.
             signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:

@@ -1,14 +1,21 @@
 import os
+import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from flaxmobile import memory
+
+MADVISE = 'always [madvise] never\n'
 FAULTS = """
-import resource, sys
-from flaxmobile.memory import keep_memory
-if sys.argv[1] == 'keep':
-    keep_memory()
+import os, resource, sys
+if sys.argv[1] == 'huge':
+    print('a process')
+    sys.stdout.flush()
+    from flaxmobile.memory import use_huge_pages
+    use_huge_pages()
 import jax, jax.numpy as jnp
 
 @jax.jit
@@ -16,27 +23,81 @@ def products(tall, wide):  # The first product is temporary memory: 64 MiB.
     return tall @ wide @ wide.T
 
 operands = jnp.ones((2**12, 4)), jnp.ones((4, 2**12))
-for _ in range(40):  # The heap grows until every block finds its place.
-    products(*operands).block_until_ready()
+products(*operands).block_until_ready()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(20):
     products(*operands).block_until_ready()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(sys.argv[1:], resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
-def page_faults(word: str, **environment: str) -> int:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(('MALLOC_', 'GLIBC_'))}
-    done = subprocess.run(
-        [sys.executable, '-c', FAULTS, word], env={**kept, **environment}, capture_output=True, text=True, timeout=300
-    )
+@pytest.fixture(autouse=True)
+def _untold(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith(('MALLOC_', 'GLIBC_')):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def begun(monkeypatch: pytest.MonkeyPatch) -> list[tuple[object, ...]]:
+    """The processes that this one would have become."""
+    calls: list[tuple[object, ...]] = []
+    monkeypatch.setattr(os, 'execv', lambda *call: calls.append((*call, os.environ['GLIBC_TUNABLES'])))
+    monkeypatch.setattr(platform, 'libc_ver', lambda: ('glibc', '2.36'))
+    monkeypatch.setitem(os.environ, 'GLIBC_TUNABLES', '')
+    monkeypatch.delenv('GLIBC_TUNABLES')
+    return calls
+
+
+def _setting(folder: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    (folder / 'enabled').write_text(text)
+    monkeypatch.setattr(memory, 'SETTING', folder / 'enabled')
+
+
+def test_the_same_words_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begun: list[tuple[object, ...]]) -> None:
+    _setting(tmp_path, monkeypatch, MADVISE)
+    memory.use_huge_pages()
+    assert begun == [(sys.executable, sys.orig_argv, 'glibc.malloc.hugetlb=1')]
+    memory.use_huge_pages()
+    assert len(begun) == 1
+
+
+@pytest.mark.parametrize('text', ['[always] madvise never\n', 'always madvise [never]\n'])
+def test_not_where_it_makes_no_difference(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begun: list[tuple[object, ...]], text: str
+) -> None:
+    _setting(tmp_path, monkeypatch, text)
+    memory.use_huge_pages()
+    monkeypatch.setattr(memory, 'SETTING', tmp_path / 'not Linux')
+    memory.use_huge_pages()
+    assert not begun
+
+
+@pytest.mark.parametrize('name', ['GLIBC_TUNABLES', 'MALLOC_ARENA_MAX'])
+def test_the_users_environment_goes_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begun: list[tuple[object, ...]], name: str
+) -> None:
+    _setting(tmp_path, monkeypatch, MADVISE)
+    monkeypatch.setenv(name, '1')
+    memory.use_huge_pages()
+    assert not begun
+
+
+def _page_faults(word: str) -> tuple[list[str], int]:
+    done = subprocess.run([sys.executable, '-c', FAULTS, word], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    return int(done.stdout)
+    *lines, last = done.stdout.splitlines()
+    words, faults = last.rsplit(' ', 1)
+    assert words == f"['{word}']"
+    return lines, int(faults)
 
 
-@pytest.mark.skipif(not sys.platform.startswith('linux'), reason="glibc's malloc is Linux's")
-def test_memory_is_not_mapped_anew_at_every_call() -> None:
-    without, kept = page_faults('leave'), page_faults('keep')
-    assert without > 20 * 2**14  # Every call touches 2 ** 14 pages of 4 KiB.
-    assert kept < without / 4
-    assert page_faults('keep', MALLOC_ARENA_MAX='8') > without / 2
+@pytest.mark.skipif(
+    not memory.SETTING.exists() or '[madvise]' not in memory.SETTING.read_text(),
+    reason='this machine gives huge pages to all or to none',
+)
+def test_fewer_page_faults() -> None:
+    small, huge = _page_faults('small')[1], _page_faults('huge')
+    assert huge[0] == ['a process', 'a process']
+    assert small > 20 * 2**14  # Every call touches 2 ** 14 pages of 4 KiB.
+    assert huge[1] < small / 20
