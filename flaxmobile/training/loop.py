@@ -253,18 +253,13 @@ def fit(session: Session, state: TrainState, step: int) -> None:
     evaluate_every, checkpoint_every = session.steps(config.evaluate_every), session.steps(config.checkpoint_every)
     if step >= total:
         return
-    classes = len(session.data.train.classes)
-    distillation, *teacher = session.teacher or (None,)
-    teacher = replicate(teacher, session.mesh)
-    train_step = configured_step(
-        config, session.model, session.optimizer, session.frozen, classes, session.mesh, distillation
-    )
     batches, window, watch = placed_batches(session, step), Window(config.batch_size), Watch(config.max_skipped_updates)
     learning_rate = learning_rate_schedule(config, session.steps_per_epoch)
     batch = next(batches)
+    train_step = compiled_step(session, state, batch)  # Until then a signal ends the run at once.
     with signals() as received:
         while step < total:
-            state, metrics = train_step(state, batch, *teacher)
+            state, metrics = train_step(state, batch)
             step += 1
             taken = Taken(step, batch, metrics)
             if step < total:
@@ -283,6 +278,18 @@ def fit(session: Session, state: TrainState, step: int) -> None:
                 window.restart()
             if number is not None:
                 stop(session, step, number)
+
+
+def compiled_step(session: Session, state: TrainState, batch: Any) -> Callable[[TrainState, Any], Any]:
+    """The training step, compiled for such a state and batch, with what the teacher knows in its hand."""
+    config, classes = session.config, len(session.data.train.classes)
+    distillation, *teacher = session.teacher or (None,)
+    teacher = replicate(teacher, session.mesh)
+    step = configured_step(
+        config, session.model, session.optimizer, session.frozen, classes, session.mesh, distillation
+    )
+    compiled = step.lower(state, batch, *teacher).compile()
+    return lambda state, batch: compiled(state, batch, *teacher)
 
 
 def probe_features(session: Session, state: TrainState) -> None:

@@ -25,7 +25,7 @@ from flaxmobile.training.mixing import UNMIXED, Mixing
 from flaxmobile.training.state import TrainState, apply_if, update_ema
 
 Metrics = dict[str, jax.Array]
-Step = Callable[..., tuple[TrainState, Metrics]]
+Step = jax.stages.Wrapped
 Loss = Callable[[jax.Array, Any], jax.Array]
 
 

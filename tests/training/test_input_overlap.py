@@ -50,8 +50,8 @@ def test_the_next_batch_is_placed_while_a_step_runs(
     tiny: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
     gate = Gate(6)
-    make, place = loop.configured_step, loop.placed_batches
-    monkeypatch.setattr(loop, 'configured_step', lambda *args, **options: gate.steps_of(make(*args, **options)))
+    make, place = loop.compiled_step, loop.placed_batches
+    monkeypatch.setattr(loop, 'compiled_step', lambda *args, **options: gate.steps_of(make(*args, **options)))
     monkeypatch.setattr(loop, 'placed_batches', lambda *args: gate.batches(place(*args)))
     loop.train(dataclasses.replace(tiny, epochs=1, workers=workers), tmp_path / 'run')
     # A loop that waits for a step before it asks for the next batch would have timed out.

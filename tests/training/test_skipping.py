@@ -178,7 +178,7 @@ def test_the_batch_of_one_too_many_is_kept(snow: TrainConfig, tmp_path: Path):
 
 
 def test_too_many_in_a_row_stop_the_run(tiny: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    make: Callable[..., Any] = loop.configured_step
+    make: Callable[..., Any] = loop.compiled_step
 
     def breaking(*arguments: Any, **options: Any) -> Any:
         step, taken = make(*arguments, **options), []
@@ -193,7 +193,7 @@ def test_too_many_in_a_row_stop_the_run(tiny: TrainConfig, tmp_path: Path, monke
 
         return taking
 
-    monkeypatch.setattr(loop, 'configured_step', breaking)
+    monkeypatch.setattr(loop, 'compiled_step', breaking)
     with pytest.raises(FloatingPointError, match=r'3 steps in a row, .* step 10, .*the checkpoint of step 6 is good'):
         loop.train(dataclasses.replace(tiny, max_skipped_updates=3), tmp_path / 'run')
     checkpoints = Checkpoints(tmp_path / 'run')
