@@ -13,7 +13,7 @@ from tiny_run import finished_run, tiny  # noqa: F401 - fixtures
 import flaxmobile
 from benchmarks.random_variables import random_variables
 from flaxmobile import data, weights
-from flaxmobile.cli import _published
+from flaxmobile.cli.models import _published
 from flaxmobile.training.config import TrainConfig
 from flaxmobile.weights import LoadedModel
 from flaxmobile.weights.class_names import vocabulary

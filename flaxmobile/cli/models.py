@@ -1,0 +1,172 @@
+"""The subcommands that try a trained model on images: evaluate, predict and probe."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from tyro.conf import FlagCreatePairsOff, Positional, arg
+
+from flaxmobile.cli.common import ImageSize, Model, WeightsFile, as_json, open_model
+from flaxmobile.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    from flaxmobile.data import Dataset
+    from flaxmobile.training.evaluation import Evaluation
+    from flaxmobile.training.sources import Source
+    from flaxmobile.weights import Weight
+
+
+def evaluate(
+    model: Positional[Model],
+    data: Annotated[
+        str | None, arg(metavar='NAME', help='Data set or folder of images; None: the one of the run.')
+    ] = None,
+    split: Annotated[
+        str | None,
+        arg(help="Its part, like 'test' or 'train[:10%]'; None: the run's test split, ImageNet's 'validation'."),
+    ] = None,
+    data_dir: Annotated[str | None, arg(metavar='DIR', help='Where TFDS keeps prepared data sets.')] = None,
+    download: Annotated[
+        FlagCreatePairsOff[bool], arg(help='Fetch and prepare a data set that is not there yet.')
+    ] = False,
+    weights: WeightsFile = None,
+    image_size: ImageSize = None,
+    batch_size: Annotated[int | None, arg(help="Images at once; None: the run's, or 64.")] = None,
+) -> int:
+    """Evaluate a model: accuracy, top 5, loss and the classes it does worst on, beside what was published."""
+    import jax
+
+    from flaxmobile.training.evaluation import evaluate as run_evaluation
+    from flaxmobile.training.step import make_evaluation_step, make_mesh, replicate
+
+    named = open_model(model, weights, image_size)
+    loaded, config = named.model.loaded, named.config
+    dataset = _dataset(named, data, split, data_dir, download)
+    if batch_size is None:
+        batch_size = config.batch_size if config else 64
+    mesh = make_mesh()
+    result = run_evaluation(
+        make_evaluation_step(loaded.model, loaded.preprocessing, mesh),
+        replicate(loaded.variables, mesh),
+        dataset,
+        loaded.preprocessing,
+        -(-batch_size // mesh.size) * mesh.size,
+        mesh,
+        classes=loaded.classes,
+    )
+    for name in dataset.unreadable:
+        print(f'left out, as it cannot be read: {name}', file=sys.stderr)
+    if jax.process_index() > 0:
+        return 0
+    print(f'{named.title} on {dataset.name} ({dataset.split})')
+    _print_evaluation(result, loaded.classes)
+    if named.weight and named.weight.top1:
+        print(_published(named.weight, loaded.preprocessing.image_size))
+    return 0
+
+
+def _dataset(named: 'Source', data: str | None, split: str | None, data_dir: str | None, download: bool) -> 'Dataset':
+    """The data set asked for, by what the run was configured with where that is not said."""
+    from flaxmobile.data import load_dataset
+
+    data = _data(named, data)
+    if named.config is None and data == 'imagenet2012':
+        split = split or 'validation'
+    config: TrainConfig | type[TrainConfig] = named.config or TrainConfig  # The class has the defaults.
+    return load_dataset(
+        data,
+        split or config.test_split,
+        data_dir=data_dir or config.data_dir,
+        download=download,
+        max_unreadable=config.max_unreadable,
+    )
+
+
+def _data(named: 'Source', data: str | None) -> str:
+    found = data or (named.config.dataset if named.config else None)
+    if found is None:
+        raise ValueError(f'say which images {named.title} is to see: --data imagenet2012, or a folder of images')
+    return found
+
+
+def _published(weight: 'Weight', image_size: int) -> str:
+    """The published accuracy at that image size, or at those that were published."""
+    sizes = [image_size] if image_size in weight.top1 else list(weight.top1)
+    figures = ', '.join(f'{weight.top1[size]:.2f}% at {size} pixels' for size in sizes)
+    return f'published for ImageNet-1k: accuracy {figures}'
+
+
+def _print_evaluation(result: 'Evaluation', classes: Sequence[str]) -> None:
+    top5 = f', top 5 {result.accuracy_top5:.2%}' if len(classes) > 5 else ''
+    print(f'accuracy {result.accuracy:.2%}{top5}, loss {result.loss:.4f}, {result.count:,} images')
+    images = result.confusion.sum(axis=1)
+    seen = [number for number in range(len(classes)) if images[number]]
+    recall = {number: result.confusion[number, number] / images[number] for number in seen}
+    worst = sorted(seen, key=lambda number: recall[number])[:5]
+    print('worst classes: ' + ', '.join(f'{classes[number]} {recall[number]:.1%}' for number in worst))
+
+
+def predict(
+    model: Positional[Model],
+    images: Positional[
+        Annotated[
+            tuple[Path, ...],
+            arg(metavar='IMAGE...', help='Images, or folders of images.', help_behavior_hint='(required)'),
+        ]
+    ],
+    top: Annotated[int, arg(help='How many classes to name, the most probable first.')] = 5,
+    json: Annotated[FlagCreatePairsOff[bool], arg(help='Print JSON.')] = False,
+    weights: WeightsFile = None,
+    image_size: ImageSize = None,
+) -> int:
+    """Say what is on images, with probabilities; exit code 1 where one cannot be read."""
+    from flaxmobile.training.prediction import predict_files
+
+    if not images:
+        raise ValueError('name at least one image, or a folder of images')
+    results = predict_files(open_model(model, weights, image_size).model.loaded, images, top)
+    print(as_json(results) if json else '\n'.join(_lines(result) for result in results))
+    return int(any('error' in result for result in results))
+
+
+def _lines(result: dict[str, Any]) -> str:
+    if 'error' in result:
+        return f'{result["image"]}\n  cannot be read: {result["error"]}'
+    lines = [f'  {guess["probability"]:6.1%}  {guess["class"]}' for guess in result['predictions']]
+    return '\n'.join([result['image'], *lines])
+
+
+def probe(
+    model: Positional[Model],
+    data: Annotated[
+        str | None, arg(metavar='NAME', help='Data set or folder of images; None: the one of the run.')
+    ] = None,
+    train_split: Annotated[str | None, arg(help="Its part to fit; None: the run's train split, or 'train'.")] = None,
+    test_split: Annotated[str | None, arg(help="Its part to test; None: the run's test split, or 'test'.")] = None,
+    data_dir: Annotated[str | None, arg(metavar='DIR', help='Where TFDS keeps prepared data sets.')] = None,
+    weights: WeightsFile = None,
+    image_size: ImageSize = None,
+    batch_size: Annotated[int, arg(help='Images at once.')] = 64,
+) -> int:
+    """See how good a model's features are for other classes: nearest neighbours and a linear classifier on them."""
+    from flaxmobile.data import load_dataset
+    from flaxmobile.training.probe import NEIGHBOURS
+    from flaxmobile.training.probe import probe as run_probe
+    from flaxmobile.training.step import make_mesh
+
+    named = open_model(model, weights, image_size)
+    config = named.config if named.config and data in (None, named.config.dataset) else None
+    data = _data(named, data)
+    own = (config.train_split, config.test_split, config.data_dir) if config else ('train', 'test', None)
+    splits = (train_split or own[0], test_split or own[1])
+    train, test = (load_dataset(data, split, data_dir=data_dir or own[2]) for split in splits)
+    mesh = make_mesh()
+    found = run_probe(named.model.loaded, train, test, -(-batch_size // mesh.size) * mesh.size, mesh)
+    print(
+        f'{named.title} on {train.name}: fitted to {found.train_images:,} images of {train.split}, tested on '
+        f'{found.test_images:,} of {test.split}, at {named.model.loaded.preprocessing.image_size} pixels'
+    )
+    print(f'{NEIGHBOURS} nearest neighbours {found.knn_accuracy:.2%}')
+    print(f'linear probe {found.linear_accuracy:.2%} (penalty {found.penalty:g})')
+    return 0

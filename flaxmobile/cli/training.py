@@ -1,0 +1,152 @@
+"""The subcommands that take a config: train, preview, compile and benchmark input."""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, arg
+
+import flaxmobile
+from flaxmobile.cli.common import as_json, print_table
+from flaxmobile.models.network import MobileNet
+from flaxmobile.training.config import TrainConfig, load_config
+
+
+def train(
+    config: Positional[Annotated[str, arg(metavar='CONFIG', help='A config by name, or a Python file with one.')]],
+    configuration: OmitArgPrefixes[TrainConfig],
+    run_dir: Annotated[Path | None, arg(metavar='DIR', help='Folder for the run; None: runs/CONFIG.')] = None,
+    resume: Annotated[
+        FlagCreatePairsOff[bool], arg(help='Go on with the run in the folder, from its last checkpoint.')
+    ] = False,
+    overwrite: Annotated[
+        FlagCreatePairsOff[bool], arg(help='Remove the run that the folder holds and start again.')
+    ] = False,
+    dry_run: Annotated[
+        FlagCreatePairsOff[bool], arg(help='Train nothing: say what the run would do, and draw its schedules.')
+    ] = False,
+    images: Annotated[
+        int | None, arg(help="Of a dry run: training images; None: the data set's own, known of ImageNet without it.")
+    ] = None,
+    output: Annotated[
+        Path | None, arg(metavar='FILE', help='Of a dry run: the picture to write; None: runs/CONFIG-dry-run.png.')
+    ] = None,
+) -> int:
+    """Train a model and write checkpoints, metrics and a report; every field of the config is an option."""
+    import jax
+
+    from flaxmobile.analysis.counts import layers
+    from flaxmobile.training.interruption import TrainingStopped
+    from flaxmobile.training.loop import train as run_training
+
+    def count(model: MobileNet) -> int:
+        return sum(layer.multiply_adds for layer in layers(model, configuration.image_size, configuration.channels))
+
+    folder = run_dir or Path('runs') / Path(config).stem
+    if dry_run:
+        from flaxmobile.training.dry_run import dry_run as plan
+
+        picture = output or folder.with_name(f'{folder.name}-dry-run.png')
+        print(plan(configuration, picture, name=config, images=images, multiply_adds=count))
+        return 0
+    if images is not None or output is not None:
+        raise ValueError('--images and --output go with --dry-run')
+    try:
+        run_training(configuration, folder, resume=resume, overwrite=overwrite, name=config, multiply_adds=count)
+    except TrainingStopped as stopped:
+        print(stopped, file=sys.stderr)
+        return 128 + stopped.number
+    if jax.process_index() == 0:
+        results = json.loads((folder / 'results.json').read_text())
+        print(f'test accuracy {results["test"]["accuracy"]:.2%}; the report: {folder / "report.md"}')
+    return 0
+
+
+def preview(
+    config: Positional[Annotated[str, arg(metavar='CONFIG', help='A config by name, or a Python file with one.')]],
+    configuration: OmitArgPrefixes[TrainConfig],
+    output: Annotated[
+        Path, arg(metavar='FILE', help='The picture to write, a PNG; one that is there is replaced.')
+    ] = Path('preview.png'),
+    images: Annotated[int, arg(help='How many training images to show, a row each.')] = 6,
+) -> int:
+    """Show what a config feeds the network, as a picture: training images, and what becomes of them."""
+    from flaxmobile.training.preview import write_preview
+
+    write_preview(configuration, output, name=config, count=images)
+    print(output)
+    return 0
+
+
+def compile_step(
+    config: Positional[Annotated[str, arg(metavar='CONFIG', help='A config by name, or a Python file with one.')]],
+    configuration: OmitArgPrefixes[TrainConfig],
+    target: Annotated[
+        str, arg(metavar='SLICE', help='What to compile for: tpu:v5e:2x2, tpu:v4:2x2x1, tpu:v5p:2x2x1, tpu:v6e:2x2...')
+    ],
+    num_classes: Annotated[
+        int | None,
+        arg(help="Classes to tell apart; None: those of the data set if it is here, else the network's own."),
+    ] = None,
+    json: Annotated[FlagCreatePairsOff[bool], arg(help='Print JSON.')] = False,
+) -> int:
+    """Compile a config's training step for a TPU that need not be there, and say what it needs of it.
+
+    Memory, FLOPs, bytes moved, collectives, and the images a second that they allow at most. Every field of the config
+    is an option, as with `train`.
+    """
+    import optax
+
+    from flaxmobile.analysis import footprint, tpu
+    from flaxmobile.training.rehearsal import planned_step
+
+    piece = tpu.open_slice(target)
+    step, state, batch = planned_step(configuration, num_classes or _num_classes(configuration), piece.devices)
+    report = footprint.Report(
+        f'{config}: {configuration.model}, {configuration.image_size} pixels, {configuration.dtype}',
+        piece,
+        configuration.batch_size,
+        optax.tree.size(state.params),
+        footprint.footprint(tpu.compile_for(piece, step.lower(state, batch))),
+    )
+    if json:
+        print(as_json(report.as_dict()))
+    else:
+        print_table(report)
+    return 0
+
+
+def _num_classes(config: TrainConfig) -> int:
+    from flaxmobile.data import load_dataset
+
+    try:
+        return len(load_dataset(config.dataset, config.train_split, data_dir=config.data_dir).classes)
+    except OSError:
+        return flaxmobile.create_model(config.model).num_classes
+
+
+def benchmark_input(
+    config: Positional[Annotated[str, arg(metavar='CONFIG', help='A config by name, or a Python file.')]],
+    workers: Annotated[int | None, arg(help="Processes that read and augment; None: the config's.")] = None,
+    batch_size: Annotated[int | None, arg(help="Images a batch; None: the config's.")] = None,
+    rounds: Annotated[int, arg(help='How often each stage is timed, in turn with the others.')] = 20,
+    json: Annotated[FlagCreatePairsOff[bool], arg(help='Print JSON.')] = False,
+) -> int:
+    """Time the input of a training run: images a second by stage, and of all together."""
+    from flaxmobile.data import load_dataset
+    from flaxmobile.training.input_speed import input_speed
+
+    given: dict[str, Any] = {'workers': workers, 'batch_size': batch_size}
+    run = replace(load_config(config), **{name: value for name, value in given.items() if value is not None})
+    images = load_dataset(
+        run.dataset, run.train_split, data_dir=run.data_dir, seed=run.seed, max_unreadable=run.max_unreadable
+    )
+    speeds = input_speed(run, images, rounds)
+    if json:
+        print(as_json(speeds))
+    else:
+        print(f'{images.name} ({images.split}), {run.image_size} pixels, workers: {run.workers}; images a second')
+        print('\n'.join(f'{name:<24}{speed:12,.0f}' for name, speed in speeds.items()))
+    return 0
