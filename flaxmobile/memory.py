@@ -17,7 +17,8 @@ def use_huge_pages() -> None:
     first. Call it before there is anything to lose: the process becomes another, of the same number and words.
     """
     told = 'GLIBC_TUNABLES' in os.environ or any(name.startswith('MALLOC_') for name in os.environ)
-    if told or not sys.executable or platform.libc_ver()[0] != 'glibc':
+    again = sys.executable and os.path.isfile(sys.argv[0])  # What was read from standard input is gone.
+    if told or not again or not _knows_huge_pages(*platform.libc_ver()):
         return
     try:
         for_those_who_ask = '[madvise]' in SETTING.read_text()
@@ -26,3 +27,7 @@ def use_huge_pages() -> None:
     if for_those_who_ask:
         os.environ['GLIBC_TUNABLES'] = 'glibc.malloc.hugetlb=1'
         os.execv(sys.executable, sys.orig_argv)
+
+
+def _knows_huge_pages(library: str, version: str) -> bool:
+    return library == 'glibc' and tuple(map(int, version.split('.')[:2])) >= (2, 35)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from flaxmobile import memory
+from flaxmobile.cli import command
 
 MADVISE = 'always [madvise] never\n'
 FAULTS = """
@@ -44,6 +45,7 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> list[tuple[object, ...]]:
     calls: list[tuple[object, ...]] = []
     monkeypatch.setattr(os, 'execv', lambda *call: calls.append((*call, os.environ['GLIBC_TUNABLES'])))
     monkeypatch.setattr(platform, 'libc_ver', lambda: ('glibc', '2.36'))
+    monkeypatch.setattr(sys, 'argv', [__file__, *sys.argv[1:]])
     monkeypatch.setitem(os.environ, 'GLIBC_TUNABLES', '')
     monkeypatch.delenv('GLIBC_TUNABLES')
     return calls
@@ -83,8 +85,45 @@ def test_the_users_environment_goes_first(
     assert not begun
 
 
-def _page_faults(word: str) -> tuple[list[str], int]:
-    done = subprocess.run([sys.executable, '-c', FAULTS, word], capture_output=True, text=True, timeout=300)
+def test_not_what_cannot_begin_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begun: list[tuple[object, ...]]
+) -> None:
+    _setting(tmp_path, monkeypatch, MADVISE)
+    for name in ('-', '-c'):  # A program from standard input can be read once.
+        monkeypatch.setattr(sys, 'argv', [name])
+        memory.use_huge_pages()
+    monkeypatch.setattr(sys, 'argv', [__file__])
+    for library in (('glibc', '2.31'), ('', '')):
+        monkeypatch.setattr(platform, 'libc_ver', lambda library=library: library)
+        memory.use_huge_pages()
+    assert not begun
+
+
+@pytest.mark.parametrize(
+    ('words', 'wanted'),
+    [
+        (['train', 'no_such_config'], True),
+        (['evaluate', 'no_such_run'], True),
+        (['benchmark', 'no_such_model'], True),
+        (['train', '--help'], False),
+        (['list', 'mobilenetv2*'], False),
+    ],
+)
+def test_commands_that_compute_for_long(monkeypatch: pytest.MonkeyPatch, words: list[str], wanted: bool) -> None:
+    called: list[bool] = []
+    monkeypatch.setattr(command, 'use_huge_pages', lambda: called.append(True))
+    monkeypatch.setattr(command, 'keep_programs', lambda folder: None)
+    monkeypatch.setattr(command.signal, 'signal', lambda number, handler: None)
+    monkeypatch.setattr(sys, 'argv', ['flaxmobile', *words])
+    with pytest.raises(SystemExit):
+        command.main()
+    assert bool(called) is wanted
+
+
+def _page_faults(folder: Path, word: str) -> tuple[list[str], int]:
+    program = folder / 'program.py'
+    program.write_text(FAULTS)
+    done = subprocess.run([sys.executable, str(program), word], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     *lines, last = done.stdout.splitlines()
     words, faults = last.rsplit(' ', 1)
@@ -93,11 +132,13 @@ def _page_faults(word: str) -> tuple[list[str], int]:
 
 
 @pytest.mark.skipif(
-    not memory.SETTING.exists() or '[madvise]' not in memory.SETTING.read_text(),
-    reason='this machine gives huge pages to all or to none',
+    not memory.SETTING.exists()
+    or '[madvise]' not in memory.SETTING.read_text()
+    or not memory._knows_huge_pages(*platform.libc_ver()),
+    reason='this machine gives huge pages to all or to none, or its C library cannot ask',
 )
-def test_fewer_page_faults() -> None:
-    small, huge = _page_faults('small')[1], _page_faults('huge')
+def test_fewer_page_faults(tmp_path: Path) -> None:
+    small, huge = _page_faults(tmp_path, 'small')[1], _page_faults(tmp_path, 'huge')
     assert huge[0] == ['a process', 'a process']
     assert small > 20 * 2**14  # Every call touches 2 ** 14 pages of 4 KiB.
     assert huge[1] < small / 20

@@ -38,8 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f'flaxmobile {flaxmobile.__version__}')
         raise SystemExit(0)
     if arguments is None:
-        keep_programs(cache_folder() / 'xla')
-        if words[:1] in (['train'], ['evaluate'], ['benchmark']):
+        if words[:1] != ['compile']:  # A program for a machine that is not here cannot be read back.
+            keep_programs(cache_folder() / 'xla')
+        if words[:1] in (['train'], ['evaluate'], ['benchmark']) and not {'--help', '-h'} & set(words):
             use_huge_pages()
         if words[:1] == ['train']:  # A run may end at any moment, and libraries it imports swallow KeyboardInterrupt.
             signal.signal(signal.SIGINT, signal.SIG_DFL)

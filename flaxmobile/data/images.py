@@ -110,6 +110,9 @@ def _shorten(encoded: bytes, bottom: int) -> bytes:
     """A baseline JPEG of the rows down to `bottom`: its header says so, and the decoder passes over the other data."""
     place, frame = 2, -1
     while (marker := encoded[place + 1]) != 0xDA:
+        if marker == 0xFF:  # Any number of these may stand before a marker.
+            place += 1
+            continue
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             if marker > 0xC1:
                 return encoded
@@ -117,7 +120,7 @@ def _shorten(encoded: bytes, bottom: int) -> bytes:
         place += 2 + int.from_bytes(encoded[place + 2 : place + 4])
     rows = bottom + _ROWS_BELOW
     whole = encoded.rfind(b'\xff\xd9', place) > 0  # Pillow no longer notices where the data ends too early.
-    one_scan = encoded[place + 4] == encoded[frame + 9]
+    one_scan = frame > 0 and encoded[place + 4] == encoded[frame + 9]
     if not (one_scan and whole) or rows >= int.from_bytes(encoded[frame + 5 : frame + 7]):
         return encoded
     return encoded[: frame + 5] + rows.to_bytes(2) + encoded[frame + 7 :]

@@ -139,9 +139,7 @@ def asked(received: list[int], step: int) -> int | None:
 
 
 def checksum(tree: Any) -> int:
-    """A number that says whether trees of arrays on several processes are the same, bit for bit; 0 for one process."""
-    if jax.process_count() == 1:
-        return 0
+    """A number that says whether trees of arrays are the same, bit for bit."""
     return functools.reduce(lambda sum, leaf: zlib.crc32(np.asarray(leaf).tobytes(), sum), jax.tree.leaves(tree), 0)
 
 

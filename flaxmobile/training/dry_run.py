@@ -82,7 +82,8 @@ def dry_run(
     parts = ['\n'.join(part) for part in (_summary(plan), _decay_table(plan), _schedule_table(plan, rates))]
     ending = [
         f'the schedules as a picture: {picture}',
-        f'what a device needs to run it: flaxmobile compile {name} --target tpu:v5e:2x2',
+        f'what a device needs to run it: flaxmobile compile {name} --target tpu:v5e:2x2'
+        + (' --teacher None (without the teacher, which comes on top)' if config.teacher else ''),
     ]
     return '\n\n'.join([f'{name}: what it would do; nothing is trained', *parts, '\n'.join(ending)])
 

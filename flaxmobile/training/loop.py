@@ -3,7 +3,7 @@
 import dataclasses
 import signal
 import time
-from collections.abc import Callable, Iterator, Sized
+from collections.abc import Callable, Generator, Sized
 from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -113,7 +113,9 @@ def train(
     run.check_folder(run_dir, config, resume=resume, overwrite=overwrite)
     data = load_splits(config)
     steps, classes = steps_per_epoch(config, data.train), data.train.classes
-    description = run.RunDescription(config, classes, fingerprints(data))
+    teacher = load_teacher(config, classes)
+    known = None if teacher is None else checksum(teacher[1])
+    description = run.RunDescription(config, classes, fingerprints(data), known)
     if resume:
         run.check_data(run_dir, description)
     model, mesh = config.build_model(len(classes)), make_mesh()
@@ -122,7 +124,6 @@ def train(
     # A checkpoint holds all: what the run started from may be gone by then.
     init = config.init if not resume or run.last_checkpoint(run_dir) is None else None
     state = initial_state(config, model, optimizer, frozen, classes, mesh, init)
-    teacher = load_teacher(config, classes)
     size = describe_size(model, state.params, frozen, multiply_adds)
     command = train_command(name, config) if name else ''
     check_alike(
@@ -130,6 +131,7 @@ def train(
         what_to_do=(resume, overwrite),
         images=[(len(part), part.classes) for part in data],
         weights_to_start_from=checksum(state),
+        teacher=known,
     )
     with run.locked(run_dir) if first else nullcontext():
         prepare_folder(run_dir, description, resume=resume, overwrite=overwrite)
@@ -257,7 +259,7 @@ def fit(session: Session, state: TrainState, step: int) -> None:
     learning_rate = learning_rate_schedule(config, session.steps_per_epoch)
     batch = next(batches)
     train_step = compiled_step(session, state, batch)  # Until then a signal ends the run at once.
-    with signals() as received:
+    with closing(batches), signals() as received:
         while step < total:
             state, metrics = train_step(state, batch)
             step += 1
@@ -304,7 +306,7 @@ def probe_features(session: Session, state: TrainState) -> None:
     )
 
 
-def placed_batches(session: Session, start: int) -> Iterator[dict[str, jax.Array]]:
+def placed_batches(session: Session, start: int) -> Generator[dict[str, jax.Array]]:
     """Training batches from step `start` on, on the mesh."""
     config = session.config
     batches = session.data.train.train_batches(

@@ -52,11 +52,12 @@ LOCK = '.lock'
 
 @dataclasses.dataclass(frozen=True)
 class RunDescription:
-    """What `run.json` holds; `images` has the fingerprint of each part of the data."""
+    """What `run.json` holds; `images` has the fingerprint of each part of the data, `teacher` that of its weights."""
 
     config: TrainConfig
     classes: tuple[str, ...]
     images: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    teacher: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, fit for JSON."""
@@ -67,6 +68,7 @@ class RunDescription:
             'model': model,
             'classes': self.classes,
             'images': dict(self.images),
+            'teacher': self.teacher,
             'preprocessing': dataclasses.asdict(self.config.preprocessing),
             'config': dataclasses.asdict(self.config),
         }
@@ -94,7 +96,9 @@ def read_description(run_dir: str | Path) -> RunDescription:
         written = content['format']
         if written == FORMAT:
             fields = {name: _tuples(value) for name, value in content['config'].items()}
-            return RunDescription(TrainConfig(**fields), tuple(content['classes']), content['images'])
+            return RunDescription(
+                TrainConfig(**fields), tuple(content['classes']), content['images'], content.get('teacher')
+            )
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f'{path} is damaged or was written by another version of flaxmobile ({error})') from error
     raise ValueError(f'{path} has format {written!r}, and this version of flaxmobile reads format {FORMAT}: update it')
@@ -153,6 +157,15 @@ def locked(run_dir: Path) -> Iterator[None]:
         BlockingIOError: another run is in it.
     """
     run_dir.mkdir(parents=True, exist_ok=True)
+    with _lock(run_dir):
+        for name in CONTENTS:
+            for half in run_dir.glob(f'.{name}.*'):  # What a process that was killed had begun to write.
+                half.unlink()
+        yield
+
+
+@contextmanager
+def _lock(run_dir: Path) -> Iterator[None]:
     lock = FileLock(run_dir / LOCK, blocking=False)
     try:
         lock.acquire()
@@ -161,9 +174,6 @@ def locked(run_dir: Path) -> Iterator[None]:
             f'another run is writing to {run_dir}: wait for it, stop it, or take another folder (--run-dir)'
         ) from None
     try:
-        for name in CONTENTS:
-            for half in run_dir.glob(f'.{name}.*'):  # What a process that was killed had begun to write.
-                half.unlink()
         yield
     finally:
         lock.release()
@@ -172,12 +182,12 @@ def locked(run_dir: Path) -> Iterator[None]:
 def check_lock(run_dir: Path) -> None:
     """See that no run is writing to `run_dir`; changes nothing. Raises BlockingIOError as `locked` does."""
     if (run_dir / LOCK).exists():
-        with locked(run_dir):
+        with _lock(run_dir):
             pass
 
 
 def check_data(run_dir: Path, now: RunDescription) -> None:
-    """See that a run goes on with the classes and the images that it began with.
+    """See that a run goes on with the classes, the images and the teacher that it began with.
 
     Raises:
         ValueError: they are others.
@@ -193,6 +203,11 @@ def check_data(run_dir: Path, now: RunDescription) -> None:
                 f'{run_dir} has seen other images: those of the {part} split were {images} and are '
                 f'{now.images[part]}. Bring the old ones back, or begin another run, from its weights with --init'
             )
+    if before.teacher != now.teacher:
+        raise ValueError(
+            f'{run_dir} has learnt from other weights than those of {now.config.teacher} now: bring the old ones back, '
+            'or begin another run, from its weights with --init'
+        )
 
 
 def check_folder(run_dir: Path, config: TrainConfig, *, resume: bool, overwrite: bool) -> None:

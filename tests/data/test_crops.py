@@ -85,6 +85,15 @@ def test_rows_below_are_left_out_of_a_baseline_jpeg_alone(subsampling):
         assert Image.open(io.BytesIO(shortened)).height == height
 
 
+def test_bytes_that_fill_up_before_a_marker():
+    encoded = jpeg(pixels_of(64, 48, 0))
+    frame = encoded.index(b'\xff\xc0')
+    filled = encoded[:frame] + b'\xff\xff' + encoded[frame:]
+    assert _shorten(filled, 20) != filled
+    crop = np.asarray(read_crop(filled, 3, lambda height, width: (4, 5, 16, 17)))
+    np.testing.assert_array_equal(crop, whole(encoded, 'RGB')[4:20, 5:22])
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 10**6), st.booleans(), st.sampled_from([0, 1]), st.integers(1, 64))
 def test_a_truncated_file_is_noticed_wherever_the_crop_lies(place, progressive, restarts, rows):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from tiny_run import LENGTHS
 
-from flaxmobile.training import loop, splits
+from flaxmobile.training import loop, run, splits
 from flaxmobile.training.checkpoints import Checkpoints
 from flaxmobile.training.config import TrainConfig
 from flaxmobile.training.interruption import TrainingStopped, signals
@@ -73,10 +73,11 @@ def test_records_are_where_they_should_be(finished_run: Path) -> None:
             assert record['learning_rate'] == pytest.approx(cosine, rel=1e-5)
 
 
+@pytest.mark.parametrize('workers', [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_stopped_run_goes_on_to_the_same_bits(
-    tiny: TrainConfig, tmp_path: Path, finished_run: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: TrainConfig, tmp_path: Path, finished_run: Path, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
-    run_dir = tmp_path / 'run'
+    run_dir, tiny = tmp_path / 'run', dataclasses.replace(tiny, workers=workers)
     with monkeypatch.context() as patched:
         stop_after(patched, 8, signal.SIGTERM)  # In the second epoch of four, of six steps each.
         with pytest.raises(TrainingStopped, match='step 8') as stopped:
@@ -239,3 +240,11 @@ def test_other_images_than_at_the_beginning(
     with pytest.raises(ValueError, match='other images: those of the train split were 96 images and are 97 images'):
         loop.train(tiny, finished_run, resume=True)
     assert contents(finished_run) == before
+
+
+def test_another_teacher_than_at_the_beginning(tiny: TrainConfig, tmp_path: Path) -> None:
+    taught = dataclasses.replace(tiny, teacher='runs/large')
+    run.RunDescription(taught, ('cat', 'dog'), {}, 1).write(tmp_path)
+    run.check_data(tmp_path, run.RunDescription(taught, ('cat', 'dog'), {}, 1))
+    with pytest.raises(ValueError, match='has learnt from other weights than those of runs/large now'):
+        run.check_data(tmp_path, run.RunDescription(taught, ('cat', 'dog'), {}, 2))
