@@ -131,6 +131,7 @@ def _page_faults(folder: Path, word: str) -> tuple[list[str], int]:
     return lines, int(faults)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not memory.SETTING.exists()
     or '[madvise]' not in memory.SETTING.read_text()

@@ -34,10 +34,10 @@ def test_inference(tmp_path):
     ('words', 'message'),
     [
         (('--networks', 'mobilenetv9'), 'there is no mobilenetv9, allowed is mobilenetv1_100'),
-        (('--contenders', 'ours,theirs'), 'there is no theirs, allowed is ours'),
+        pytest.param(('--contenders', 'ours,theirs'), 'there is no theirs, allowed is ours', marks=pytest.mark.slow),
         (('--rounds', '0'), '--rounds 0: 1 or more'),
-        (('--batch', '1,many'), "'many'"),
-        (('--threads', '100000'), '100000 threads asked for'),
+        pytest.param(('--batch', '1,many'), "'many'", marks=pytest.mark.slow),
+        pytest.param(('--threads', '100000'), '100000 threads asked for', marks=pytest.mark.slow),
     ],
 )
 def test_what_is_not_understood(words, message):

@@ -99,7 +99,7 @@ def step(mixing: Mixing, taught: Distillation, teacher: Any) -> tuple[Any, Any]:
     return train_step(state, shard_batch(make_batch(), MESH), replicate(teacher, MESH))
 
 
-@pytest.mark.parametrize('alpha', [0.0, 0.8])
+@pytest.mark.parametrize('alpha', [0.0, pytest.param(0.8, marks=pytest.mark.slow)])
 def test_a_step_of_softmax_regression(alpha: float) -> None:
     """Its gradient is pixels times the difference of probabilities, to the labels' and, at temperature T, T times
     that to the teacher's; the teacher sees the same mixed pixels, by its own mean and deviation, with three classes of

@@ -40,7 +40,7 @@ def test_an_exported_step_for_cpu_and_cuda(devices: int) -> None:
         np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize('devices', [1, 8])
+@pytest.mark.parametrize('devices', [1, pytest.param(8, marks=pytest.mark.slow)])
 def test_the_step_exports_for_cuda(devices: int) -> None:
     """XLA's own convolutions there, and the state donated."""
     step, state, batch = planned_step(SMALL, 10, jax.devices()[:devices])
