@@ -19,7 +19,7 @@ from flaxmobile.training.config import TrainConfig
 
 Spans = list[tuple[float, float]]
 FIRST, LAST = 5, 11
-"""Steps of the run that are traced."""
+"""The steps of the run that are traced, both included."""
 IMAGES = 512
 """Too many to be kept decoded."""
 READ, PLACE = 'read, decode, augment', 'to the device'
@@ -51,7 +51,7 @@ def main() -> None:
             loop.train(config, Path(folder) / 'run')
         step, work = spans(Path(folder) / 'trace')
     start, end = step[0][0], step[-1][1]
-    print(f'{LAST - FIRST} steps of {given.model}, {given.batch} images each: {(end - start) / 1e6:.0f} ms')
+    print(f'{LAST - FIRST + 1} steps of {given.model}, {given.batch} images each: {(end - start) / 1e6:.0f} ms')
     print(f'a step is on the device in {share(step, [(start, end)]):.0%} of the time')
     for name, each in work.items():
         print(f'{name}: {share(each, step):.0%} of it while a step is on the device')

@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if arguments is None:
         if words[:1] != ['compile']:  # A program for a machine that is not here cannot be read back.
             keep_programs(cache_folder() / 'xla')
-        if words[:1] in (['train'], ['evaluate'], ['benchmark']) and not {'--help', '-h'} & set(words):
+        if words[:1] in (['train'], ['evaluate'], ['benchmark']) and not _asks_for_help(words):
             use_huge_pages()
         if words[:1] == ['train']:  # A run may end at any moment, and libraries it imports swallow KeyboardInterrupt.
             signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -57,6 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+
+
+def _asks_for_help(words: Sequence[str]) -> bool:
+    return not {'--help', '-h'}.isdisjoint(words)
 
 
 def _is_for_people(error: BaseException) -> bool:
@@ -79,7 +83,7 @@ def _told(error: BaseException, debug: bool) -> tuple[int, str]:
 
 def _with_others(words: Sequence[str], debug: bool) -> AbstractContextManager[None]:
     """What makes this process one of several where a launcher started several, for commands that share their work."""
-    if words[:1] not in (['train'], ['evaluate']) or {'--help', '-h'} & set(words):
+    if words[:1] not in (['train'], ['evaluate']) or _asks_for_help(words):
         return nullcontext()
     from flaxmobile.training.distributed import joined
 
@@ -113,7 +117,7 @@ _CONFIGURED: dict[str, Callable[..., int]] = {'train': train, 'preview': preview
 
 def _configuration(words: Sequence[str]) -> TrainConfig:
     """What the options of a command that takes a config start from: the config named first."""
-    if not words or words[0] not in _CONFIGURED or '--help' in words[1:2] or '-h' in words[1:2]:
+    if not words or words[0] not in _CONFIGURED or _asks_for_help(words[1:2]):
         return TrainConfig(model='mobilenetv2_100', dataset='imagenet2012')
     if len(words) < 2 or words[1].startswith('-'):
         raise ValueError(f'flaxmobile {words[0]} needs a CONFIG first: {", ".join(list_configs())}, or a Python file')

@@ -15,7 +15,7 @@ from flaxmobile.analysis.footprint import Footprint, Report, footprint
 from flaxmobile.analysis.latency import training_multiply_adds
 from flaxmobile.models import create_model
 from flaxmobile.models.network import variable_shapes
-from flaxmobile.training.config import TrainConfig, load_config
+from flaxmobile.training.config import load_config
 from flaxmobile.training.rehearsal import OPTIMIZER, placed, planned_step
 from flaxmobile.training.state import start_state
 from flaxmobile.training.step import make_mesh
@@ -47,15 +47,6 @@ def test_no_more_bytes_and_flops_than_plain_flax() -> None:
     assert ours.memory.temporaries <= plain.memory.temporaries
 
 
-def ours(name: str, piece: tpu.Slice) -> tuple[TrainConfig, int, Report]:
-    """The config, how many BatchNorms its network has, and what its step needs."""
-    config = replace(load_config(name), batch_size=512)
-    step, state, batch = planned_step(config, 1000, piece.devices)
-    needed = footprint(tpu.compile_for(piece, step.lower(state, batch)))
-    norms = len(jax.tree.leaves(state.batch_stats)) // 2
-    return config, norms, Report(name, piece, config.batch_size, optax.tree.size(state.params), needed)
-
-
 @pytest.mark.tpu
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize(
@@ -65,14 +56,16 @@ def ours(name: str, piece: tpu.Slice) -> tuple[TrainConfig, int, Report]:
 )
 def test_a_step_on_four_chips(name: str, parameters: int) -> None:
     """It fits; two exchanges a BatchNorm and one for the gradients; no product is lost."""
-    piece = tpu.open_slice(TARGET)
-    config, norms, report = ours(name, piece)
-    assert report.parameters == parameters
-    figures = report.as_dict()
+    config, piece = replace(load_config(name), batch_size=512), tpu.open_slice(TARGET)
+    step, state, batch = planned_step(config, 1000, piece.devices)
+    assert optax.tree.size(state.params) == parameters
+    needed = footprint(tpu.compile_for(piece, step.lower(state, batch)))
+    figures = Report(name, piece, config.batch_size, parameters, needed).as_dict()
     assert figures['memory_needed_of_a_chip'] < figures['memory_of_a_chip']
     multiply_adds = training_multiply_adds(counts.layers(config.build_model(1000), config.image_size))
     assert figures['flops_per_image'] > 2 * multiply_adds
-    exchanges = {each.kind: each.number for each in report.needed.collectives}
+    norms = len(jax.tree.leaves(state.batch_stats)) // 2
+    exchanges = {each.kind: each.number for each in needed.collectives}
     assert exchanges.keys() == {'all-reduce'}
     assert exchanges['all-reduce'] <= 2 * norms + 1
 
