@@ -5,14 +5,14 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
-from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
+from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, LatestN, PreservationPolicy
 
 from flaxmobile.training.digests import fault, write_digests
 from flaxmobile.training.state import TrainState
@@ -20,8 +20,19 @@ from flaxmobile.training.state import TrainState
 Variables = dict[str, Any]
 
 
-def _accuracy(metrics: Mapping[str, float]) -> float:
-    return metrics['accuracy']
+class _Best(PreservationPolicy):
+    """Keeps the checkpoint of the highest accuracy, the latest of equals; `accuracies` grows while it is in use."""
+
+    def __init__(self, accuracies: Mapping[int, float]):
+        self._accuracies = accuracies
+
+    def best(self, steps: Sequence[int]) -> int | None:
+        known = [step for step in steps if step in self._accuracies]
+        return max(known, key=lambda step: (self._accuracies[step], step), default=None)
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        best = self.best([checkpoint.step for checkpoint in checkpoints])
+        return [checkpoint.step == best for checkpoint in checkpoints]
 
 
 class _Undamaged(ocp.path.step.NameFormat):
@@ -50,14 +61,15 @@ def find_damage(folder: Path) -> dict[int, str]:
 class Checkpoints:
     """The checkpoints in `run_dir`, one folder a step under `run_dir/checkpoints`.
 
-    Kept are the last `keep` and the one of the highest validation accuracy (the latest of equals). A checkpoint is
-    written beside and then renamed, while the training goes on, so that one with a step's name is whole. Those whose
-    files have changed since are in `damaged`, by step, with what is wrong; they are left as they are and stand for
-    nothing. A `read_only` one leaves alone what a run that is still training is about to write.
+    At every save all are removed but the last `keep` and the one of the highest validation accuracy (the latest of
+    equals). A checkpoint is written beside and then renamed, while the training goes on, so that one with a step's name
+    is whole. Those whose files have changed since are in `damaged`, by step, with what is wrong; they are left as they
+    are and stand for nothing. A `read_only` one leaves alone what a run that is still training is about to write.
 
     Args:
         run_dir: the run's folder.
         keep: how many of the last ones to keep.
+        accuracies: the validation accuracies known so far, by step.
         description: what `run.json` holds, to be kept in every checkpoint as well.
         read_only: whether nothing is to be written.
     """
@@ -67,6 +79,7 @@ class Checkpoints:
         run_dir: str | Path,
         keep: int = 1,
         *,
+        accuracies: Mapping[int, float] | None = None,
         description: Mapping[str, Any] | None = None,
         read_only: bool = False,
     ):
@@ -75,13 +88,13 @@ class Checkpoints:
         self.damaged = find_damage(self.folder)
         self._description = description
         self._writing: int | None = None
-        best = BestN(get_metric_fn=_accuracy, n=1, keep_checkpoints_without_metrics=False)
+        self._accuracies = dict(accuracies or {})
+        self._best = _Best(self._accuracies)
         self._manager = ocp.CheckpointManager(
             self.folder,
             item_names=('variables', 'ema', 'optimizer', 'run'),
             options=ocp.CheckpointManagerOptions(
-                best_fn=_accuracy,
-                preservation_policy=AnyPreservationPolicy([LatestN(keep), best]),
+                preservation_policy=AnyPreservationPolicy([LatestN(keep), self._best]),
                 step_name_format=_Undamaged(self.damaged),
                 cleanup_tmp_directories=not read_only,
                 async_options=ocp.options.AsyncOptions(post_finalization_callback=self._write_digests),
@@ -100,19 +113,20 @@ class Checkpoints:
     def best(self) -> int | None:
         """The step of the good checkpoint of the highest validation accuracy, None where none was validated."""
         self.wait()
-        step = self._manager.best_step()
-        return step if step is not None and self.accuracy(step) is not None else None
+        return self._best.best(self._manager.all_steps())
 
     def accuracy(self, step: int) -> float | None:
-        """The validation accuracy saved with the checkpoint of `step`."""
-        metrics = self._manager.metrics(step)
-        return None if metrics is None else metrics['accuracy']
+        """The validation accuracy of `step`, None where it is not known."""
+        return self._accuracies.get(step)
 
-    def save(self, step: int, state: TrainState, accuracy: float | None) -> None:
+    def validated(self, step: int, accuracy: float) -> None:
+        """Take note of the validation accuracy of `step`."""
+        self._accuracies[step] = accuracy
+
+    def save(self, step: int, state: TrainState) -> None:
         """Begin to write `state` as the checkpoint of `step`, once the one before is written.
 
-        `state` is copied first, and may be donated afterwards. `accuracy` is the validation's, None where it was not
-        validated.
+        `state` is copied first, and may be donated afterwards. An accuracy that `step` had before is forgotten.
 
         Raises:
             OSError: it, or the one before, could not be written; the earlier checkpoints are untouched.
@@ -124,13 +138,13 @@ class Checkpoints:
         arguments = {name: ocp.args.StandardSave(item) for name, item in items.items()}
         if self._description is not None:
             arguments['run'] = ocp.args.JsonSave(self._description)
-        metrics = None if accuracy is None else {'accuracy': float(accuracy)}
         self.wait()
         if step in self.damaged:
             self._set_aside(step)
+        self._accuracies.pop(step, None)
         self._writing = step
         with self._explained(None):
-            self._manager.save(step, args=ocp.args.Composite(**arguments), metrics=metrics, force=True)
+            self._manager.save(step, args=ocp.args.Composite(**arguments), force=True)
 
     def wait(self) -> None:
         """Wait until the checkpoint that is being written is there. Raises OSError as `save` does."""

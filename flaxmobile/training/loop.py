@@ -3,7 +3,7 @@
 import dataclasses
 import signal
 import time
-from collections.abc import Callable, Generator, Sized
+from collections.abc import Callable, Generator, Sequence, Sized
 from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -72,6 +72,10 @@ class Session(NamedTuple):
         """Epochs after `step` steps."""
         return step / self.steps_per_epoch
 
+    def validates(self, step: int) -> bool:
+        """Whether the validation images are due after `step` steps."""
+        return step % self.steps(self.config.evaluate_every) == 0 or step == self.total_steps
+
     def steps(self, epochs: float | None) -> int:
         """The steps that come nearest to `epochs`, at least one; those of the whole run for None."""
         return self.total_steps if epochs is None else max(1, round(epochs * self.steps_per_epoch))
@@ -135,7 +139,10 @@ def train(
     )
     with run.locked(run_dir) if first else nullcontext():
         prepare_folder(run_dir, description, resume=resume, overwrite=overwrite)
-        with closing(Checkpoints(run_dir, config.keep_checkpoints, description=description.as_dict())) as checkpoints:
+        accuracies = run.validation_accuracies(run_dir) if resume else {}
+        with closing(
+            Checkpoints(run_dir, config.keep_checkpoints, accuracies=accuracies, description=description.as_dict())
+        ) as checkpoints:
             state, step = last_state(checkpoints, state)
             with (
                 closing(MetricsLog(run_dir if first else None, -1 if checkpoints.last is None else step)) as log,
@@ -251,8 +258,13 @@ def introduction(session: Session, size: str, step: int) -> str:
 
 def fit(session: Session, state: TrainState, step: int) -> None:
     """Take the steps from `step` to the last, with metrics, validation and checkpoints when they are due."""
-    config, total = session.config, session.total_steps
-    evaluate_every, checkpoint_every = session.steps(config.evaluate_every), session.steps(config.checkpoint_every)
+    config, total, checkpoint_every = (
+        session.config,
+        session.total_steps,
+        session.steps(session.config.checkpoint_every),
+    )
+    if step and session.validates(step) and session.checkpoints.accuracy(step) is None:
+        validate(session, state, step)  # The run was stopped before it had.
     if step >= total:
         return
     batches, window, watch = placed_batches(session, step), Window(config.batch_size), Watch(config.max_skipped_updates)
@@ -268,7 +280,7 @@ def fit(session: Session, state: TrainState, step: int) -> None:
                 batch = next(batches)  # Read and placed while the step runs.
             window.add(metrics)
             number = asked(received, step)
-            due = step % evaluate_every == 0 or step == total
+            due = session.validates(step)
             saved = due or number is not None or step % checkpoint_every == 0
             recorded = saved or step % config.log_every == 0  # A window never reaches across a checkpoint.
             if broken := watch.add(taken) or (watch.catch_up() if recorded else None):
@@ -276,10 +288,12 @@ def fit(session: Session, state: TrainState, step: int) -> None:
             if recorded:
                 record(session, step, window.close(), learning_rate)
             if saved:
-                session.checkpoints.save(step, state, validate(session, state, step) if due else None)
+                session.checkpoints.save(step, state)
+                if number is not None:
+                    stop(session, step, number)
+                if due:
+                    validate(session, state, step, received)
                 window.restart()
-            if number is not None:
-                stop(session, step, number)
 
 
 def compiled_step(session: Session, state: TrainState, batch: Any) -> Callable[[TrainState, Any], Any]:
@@ -346,14 +360,22 @@ def give_up(session: Session, broken: Taken) -> NoReturn:
     )
 
 
-def validate(session: Session, state: TrainState, step: int) -> float:
-    """The accuracy on the validation images with the variables that will be used, written and shown."""
-    metrics = _evaluate(session, state.evaluation_variables, session.data.validation).metrics
-    best = session.checkpoints.best
-    earlier = None if best is None else session.checkpoints.accuracy(best)
+def validate(session: Session, state: TrainState, step: int, received: Sequence[int] = ()) -> None:
+    """Write and show how well the variables that will be used do on the validation images.
+
+    A signal that comes to be in `received` stops it, but for several processes, none of which may stop alone.
+    """
+
+    def listening(variables: Any, batch: Any) -> dict[str, jax.Array]:
+        if received and jax.process_count() == 1:
+            stop(session, step, received[0])
+        return session.evaluation_step(variables, batch)
+
+    heard = session._replace(evaluation_step=listening)
+    metrics = _evaluate(heard, state.evaluation_variables, session.data.validation).metrics
     session.log.write('validation', step, session.epoch(step), metrics)
-    session.display.validation(session.epoch(step), metrics, earlier is None or metrics['accuracy'] >= earlier)
-    return metrics['accuracy']
+    session.checkpoints.validated(step, metrics['accuracy'])
+    session.display.validation(session.epoch(step), metrics, session.checkpoints.best == step)
 
 
 def test_best(session: Session) -> Evaluation:

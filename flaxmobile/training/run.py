@@ -19,6 +19,7 @@ from flaxmobile.files import write_whole
 from flaxmobile.models.network import variable_shapes
 from flaxmobile.training.checkpoints import Checkpoints
 from flaxmobile.training.config import TrainConfig
+from flaxmobile.training.metrics import read_metrics
 from flaxmobile.weights import LoadedModel
 
 FORMAT = 1
@@ -125,7 +126,11 @@ def load_run(path: str | Path) -> LoadedModel:
     nothing = f'{path} holds no checkpoint yet: go on with `flaxmobile train ... --resume`'
     if not (Path(path) / 'checkpoints').is_dir():
         raise FileNotFoundError(nothing)
-    with closing(Checkpoints(path, read_only=True)) as checkpoints:
+    if not (Path(path) / 'metrics.jsonl').is_file():
+        raise FileNotFoundError(
+            f'{path} has no metrics.jsonl, which says which checkpoint is the best: a run is the whole folder'
+        )
+    with closing(Checkpoints(path, accuracies=validation_accuracies(path), read_only=True)) as checkpoints:
         if checkpoints.damaged:
             warnings.warn(checkpoints.tell_damage(), stacklevel=2)
         step = checkpoints.last if checkpoints.best is None else checkpoints.best
@@ -139,6 +144,16 @@ def abstract_variables(model: nn.Module, preprocessing: Preprocessing, sharding:
     """Shapes, dtypes and sharding of a model's variables, as a restored checkpoint is to have them."""
     shapes = variable_shapes(model, preprocessing.channels)
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes)
+
+
+def validation_accuracies(run_dir: str | Path) -> dict[int, float]:
+    """The validation accuracies of a run, by step.
+
+    Raises:
+        ValueError: its `metrics.jsonl` is damaged.
+    """
+    records = read_metrics(Path(run_dir) / 'metrics.jsonl')
+    return {record['step']: record['accuracy'] for record in records if record['split'] == 'validation'}
 
 
 def last_checkpoint(run_dir: str | Path) -> int | None:

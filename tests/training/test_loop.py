@@ -93,6 +93,34 @@ def test_a_stopped_run_goes_on_to_the_same_bits(
     assert steps_of(read_metrics(run_dir / 'metrics.jsonl'), 'validation') == [6, 12, 18, 24]
 
 
+@pytest.mark.parametrize(('evaluation', 'step'), [(2, 12), (4, 24)])
+def test_a_signal_during_an_evaluation_ends_it_at_once(
+    tiny: TrainConfig, tmp_path: Path, finished_run: Path, monkeypatch: pytest.MonkeyPatch, evaluation: int, step: int
+) -> None:
+    """The checkpoint was written before, and the run that goes on evaluates it first."""
+    calls, run_dir = [], tmp_path / 'run'
+
+    def interrupted(*given: Any, **options: Any) -> Any:
+        calls.append(None)
+        if len(calls) == evaluation:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return evaluate(*given, **options)
+
+    evaluate = loop.evaluate
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, 'evaluate', interrupted)
+        with pytest.raises(TrainingStopped, match=rf'SIGTERM at step {step}, which is saved'):
+            loop.train(tiny, run_dir)
+    assert steps_of(read_metrics(run_dir / 'metrics.jsonl'), 'validation') == [6, 12, 18, 24][: evaluation - 1]
+    loop.train(tiny, run_dir, resume=True)
+    assert_ended_alike(run_dir, finished_run)
+    ours, theirs = (read_metrics(folder / 'metrics.jsonl') for folder in (run_dir, finished_run))
+    for split in ('train', 'validation'):
+        assert steps_of(ours, split) == steps_of(theirs, split)
+    results, expected = (json.loads((folder / 'results.json').read_text()) for folder in (run_dir, finished_run))
+    assert (results['test'], results['best_step']) == (expected['test'], expected['best_step'])
+
+
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 def test_a_second_signal_acts_at_once(number: signal.Signals) -> None:
     def interrupt(*_: object) -> None:

@@ -75,7 +75,10 @@ def test_a_network_of_the_zoo_comes_back(tmp_path: Path) -> None:
     state = TrainState(jnp.int32(5), variables['params'], variables['batch_stats'], {}, None)
     RunDescription(config, ('a', 'b', 'c')).write(tmp_path)
     with closing(Checkpoints(tmp_path)) as checkpoints:
-        checkpoints.save(5, state, 0.5)
+        checkpoints.save(5, state)
+    with pytest.raises(FileNotFoundError, match=r'has no metrics\.jsonl, which says which checkpoint is the best'):
+        load_run(tmp_path)
+    (tmp_path / 'metrics.jsonl').touch()
     loaded = load_run(tmp_path)
     assert loaded.model == model
     chex.assert_trees_all_equal(loaded.variables, variables)
