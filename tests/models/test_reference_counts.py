@@ -16,7 +16,11 @@ BY_IMAGE_SIZE = [
 ]
 
 
-@pytest.mark.parametrize('name', flaxmobile.list_models())
+def slow_where_prefixed(name):
+    return pytest.param(name, marks=pytest.mark.slow if name.startswith(('tf_', 'tv_')) else ())
+
+
+@pytest.mark.parametrize('name', map(slow_where_prefixed, flaxmobile.list_models()))
 def test_counts_equal_the_reference(name):
     assert name in REFERENCE['models'], f'{name} is registered and has no reference count'
     reference = REFERENCE['models'][name]

@@ -53,8 +53,8 @@ def test_every_config_builds_its_model(name: str):
     config, (num_classes, parameters) = load_config(name), EXPECTED[name]
     model = config.build_model(num_classes)
     images = jnp.zeros((2, config.image_size, config.image_size, config.channels))
-    variables = jax.eval_shape(model.init, jax.random.key(0), images)
-    assert jax.eval_shape(model.apply, variables, images).shape == (2, num_classes)
+    logits, variables = jax.eval_shape(model.init_with_output, jax.random.key(0), images)
+    assert logits.shape == (2, num_classes)
     if parameters is not None:
         assert sum(leaf.size for leaf in jax.tree.leaves(variables['params'])) == parameters
 

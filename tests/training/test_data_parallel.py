@@ -9,6 +9,7 @@ import pytest
 
 from scripts.launch_local import start
 
+pytestmark = pytest.mark.slow
 SCRIPT = Path(__file__).with_name('data_parallel.py')
 ROOTS = os.pathsep.join([str(SCRIPT.parents[2]), str(SCRIPT.parents[1])])
 ENVIRONMENT = {'JAX_ENABLE_X64': '1', 'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': ROOTS}
@@ -27,10 +28,10 @@ def compare(network: str, processes: int, devices: int) -> list[dict[str, Any]]:
 
 CASES = [
     pytest.param(('tiny', 1, 8), id='8 devices'),
-    pytest.param(('tiny', 2, 2), id='2 processes', marks=pytest.mark.slow),
-    pytest.param(('tiny', 4, 1), id='4 processes', marks=pytest.mark.slow),
-    pytest.param(('mobilenetv1_025', 1, 8), id='8 devices, whole network', marks=pytest.mark.slow),
-    pytest.param(('mobilenetv1_025', 2, 1), id='2 processes, whole network', marks=pytest.mark.slow),
+    pytest.param(('tiny', 2, 2), id='2 processes'),
+    pytest.param(('tiny', 4, 1), id='4 processes'),
+    pytest.param(('mobilenetv1_025', 1, 8), id='8 devices, whole network'),
+    pytest.param(('mobilenetv1_025', 2, 1), id='2 processes, whole network'),
 ]
 
 
