@@ -134,6 +134,7 @@ def test_what_the_documents_name_exists() -> None:
         assert [link for link in links if not (document.parent / link).exists()] == [], document.name
 
 
+@pytest.mark.slow
 def test_readme_table_is_up_to_date() -> None:
     spec = importlib.util.spec_from_file_location('update_readme', ROOT / 'scripts' / 'update_readme.py')
     update_readme = importlib.util.module_from_spec(spec)

@@ -26,10 +26,11 @@ SHARE_KILLED_AGAIN = 0.3
 
 
 class Kill(NamedTuple):
-    """One kill: how long the process had lived, whether it left half a checkpoint, and the checkpoints it left."""
+    """One kill: how long the process had lived, and what it left: half a checkpoint, one not validated, checkpoints."""
 
     seconds: float
     during_save: bool
+    before_validation: bool
     steps: list[int]
 
 
@@ -60,17 +61,17 @@ def start(context: Any, run_dir: Path, **options: Any) -> Any:
     return process
 
 
-def finish(context: Any, run_dir: Path) -> float:
+def finish(context: Any, run_dir: Path, **options: Any) -> float:
     """Let the run end undisturbed; gives the seconds that it took."""
-    process, began = start(context, run_dir), time.monotonic()
+    process, began = start(context, run_dir, **options), time.monotonic()
     process.join(300)
     assert process.exitcode == 0, f'exit code {process.exitcode}:\n{Path(f"{run_dir}.log").read_text()}'
     return time.monotonic() - began
 
 
-def kill(context: Any, run_dir: Path, seconds: float, rng: random.Random) -> Kill | None:
+def kill(context: Any, run_dir: Path, seconds: float, rng: random.Random, **options: Any) -> Kill | None:
     """Kill the run within `seconds`, or while it saves; None where it ended before."""
-    process, began = start(context, run_dir), time.monotonic()
+    process, began = start(context, run_dir, **options), time.monotonic()
     moment = began + rng.uniform(0, 0.9 * seconds)
     if rng.random() < SHARE_DURING_SAVES:
         while process.is_alive() and not (time.monotonic() >= moment and unfinished(run_dir)):
@@ -85,12 +86,21 @@ def kill(context: Any, run_dir: Path, seconds: float, rng: random.Random) -> Kil
         return None
     assert process.exitcode == -9, f'exit code {process.exitcode}:\n{Path(f"{run_dir}.log").read_text()}'
     steps = sorted(int(path.name) for path in (run_dir / 'checkpoints').glob('*') if path.name.isdecimal())
-    return Kill(lived, bool(unfinished(run_dir)), steps)
+    return Kill(lived, bool(unfinished(run_dir)), bool(steps) and lacks_validation(run_dir, steps[-1]), steps)
 
 
 def unfinished(run_dir: Path) -> list[Path]:
     """Checkpoints that are being written, or were when the process was killed."""
     return list((run_dir / 'checkpoints').glob('*.orbax-checkpoint-tmp*'))
+
+
+def lacks_validation(run_dir: Path, step: int) -> bool:
+    """Whether the checkpoint of `step` is one to be validated, and was not."""
+    from victim import EPOCH
+
+    from flaxmobile.training.run import validation_accuracies
+
+    return step % EPOCH == 0 and step not in validation_accuracies(run_dir)
 
 
 def differences(run_dir: Path, expected: Path) -> Iterator[str]:
@@ -125,23 +135,24 @@ def records(run_dir: Path) -> list[dict[str, Any]]:
     return [{name: value for name, value in json.loads(line).items() if name not in TIMES} for line in lines]
 
 
-def chaos(kills: int, seed: int, folder: Path) -> list[list[Kill]]:
+def chaos(kills: int, seed: int, folder: Path, **options: Any) -> list[list[Kill]]:
     """Kill runs until there were so many kills; gives those of each run. Raises AssertionError for one that differs."""
     context, rng, runs = server(folder / 'cache'), random.Random(seed), []
-    finish(context, folder / 'first')  # Compiles.
-    seconds = finish(context, folder / 'expected')
+    finish(context, folder / 'first', **options)  # Compiles.
+    seconds = finish(context, folder / 'expected', **options)
     while sum(map(len, runs)) < kills:
         run_dir = folder / f'run_{len(runs):03}'
         runs.append([])
-        while found := kill(context, run_dir, seconds, rng):
+        while found := kill(context, run_dir, seconds, rng, **options):
             runs[-1].append(found)
             print(f'{run_dir.name}: killed after {found.seconds:.2f} s, checkpoints {found.steps}'
-                  + (', during a save' if found.during_save else ''), flush=True)  # fmt: skip
+                  + (', during a save' if found.during_save else '')
+                  + (', before its validation' if found.before_validation else ''), flush=True)  # fmt: skip
             if sum(map(len, runs)) >= kills or rng.random() >= SHARE_KILLED_AGAIN:
                 break
         if not runs[-1]:
             seconds *= 0.9  # It ended before.
-        finish(context, run_dir)
+        finish(context, run_dir, **options)
         found = list(differences(run_dir, folder / 'expected'))
         assert not found, f'{run_dir.name} differs after {runs[-1]}: {"; ".join(found)}'
     return runs
@@ -151,13 +162,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--kills', type=int, default=50)
     parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--workers', type=int, default=0, help='processes that read and augment')
     options = parser.parse_args()
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        runs = chaos(options.kills, options.seed, Path(folder))
+        runs = chaos(options.kills, options.seed, Path(folder), workers=options.workers)
     kills = [kill for run in runs for kill in run]
     print(
-        f'{len(kills)} kills of {len(runs)} runs, {sum(kill.during_save for kill in kills)} of them during a save and '
+        f'{len(kills)} kills of {len(runs)} runs, {sum(kill.during_save for kill in kills)} of them during a save, '
+        f'{sum(kill.before_validation for kill in kills)} between a checkpoint and its validation and '
         f'{sum(not kill.steps for kill in kills)} before the first checkpoint was there; every run went on and ended '
         f'bit-identical ({time.monotonic() - began:.0f} s)'
     )

@@ -14,11 +14,11 @@ from tiny_run import tiny_config, use_tiny
 from flaxmobile.training import loop
 from flaxmobile.training.metrics import Window
 
-STEPS = 36
-CONFIG = replace(tiny_config(), epochs=STEPS / 6, checkpoint_every=1 / 3, log_every=4)
+STEPS, EPOCH = 36, 6
+CONFIG = replace(tiny_config(), epochs=STEPS / EPOCH, checkpoint_every=1 / 3, log_every=4)
 
 
-def train(run_dir: Path, limited_from: int | None = None) -> None:
+def train(run_dir: Path, limited_from: int | None = None, workers: int = 0) -> None:
     """Begin the run, or go on with it. From step `limited_from` on, no file may grow beyond four kilobytes."""
     log = os.open(f'{run_dir}.log', os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for number in (1, 2):
@@ -27,7 +27,7 @@ def train(run_dir: Path, limited_from: int | None = None) -> None:
     if limited_from is not None:
         _limit_files(limited_from)
     try:
-        loop.train(CONFIG, run_dir, resume=(run_dir / 'run.json').exists())
+        loop.train(replace(CONFIG, workers=workers), run_dir, resume=(run_dir / 'run.json').exists())
     except OSError as error:
         Path(f'{run_dir}.error').write_text(str(error))  # The log may be full too.
         sys.exit(1)

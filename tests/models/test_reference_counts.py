@@ -20,7 +20,7 @@ def slow_where_prefixed(name):
     return pytest.param(name, marks=pytest.mark.slow if name.startswith(('tf_', 'tv_')) else ())
 
 
-@pytest.mark.parametrize('name', map(slow_where_prefixed, flaxmobile.list_models()))
+@pytest.mark.parametrize('name', [slow_where_prefixed(name) for name in flaxmobile.list_models()])
 def test_counts_equal_the_reference(name):
     assert name in REFERENCE['models'], f'{name} is registered and has no reference count'
     reference = REFERENCE['models'][name]

@@ -278,8 +278,9 @@ def test_the_command_converts_runs_and_published_weights(command, loaded, tmp_pa
     state = TrainState(jnp.int32(5), loaded.variables['params'], loaded.variables['batch_stats'], {}, None)
     RunDescription(config, CLASSES).write(tmp_path / 'run')
     checkpoints = Checkpoints(tmp_path / 'run')
-    checkpoints.save(5, state, 0.5)
+    checkpoints.save(5, state)
     checkpoints.close()
+    (tmp_path / 'run/metrics.jsonl').touch()
     target = tmp_path / 'run.safetensors'
     assert command('convert', tmp_path / 'run', target) == (0, f'{target}: {NAME}, 3 classes\n', '')
     found = weights.load(target)
