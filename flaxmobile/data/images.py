@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from flaxmobile.data.augmentation import RESAMPLING, choose_resampling, erase, vary
 from flaxmobile.data.preprocessing import Augmentation, Preprocessing
@@ -89,7 +89,8 @@ def _naming(source: str | Path | bytes) -> Iterator[None]:
         yield
     except Exception as error:  # Of broken data each of Pillow's plugins raises what it stumbles over.
         name = f'{len(source)} bytes' if isinstance(source, bytes) else str(source)
-        raise UnreadableImage(f'cannot read {name} as an image: {error}') from error
+        reason = 'its format is not known' if isinstance(error, UnidentifiedImageError) else error
+        raise UnreadableImage(f'cannot read {name} as an image: {reason}') from error
 
 
 def _crop(image: Image.Image, encoded: bytes, mode: str, choose: Callable[[int, int], Box]) -> Image.Image:

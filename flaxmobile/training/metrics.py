@@ -32,7 +32,9 @@ def read_metrics(path: str | Path) -> list[Record]:
             records.append(json.loads(line))
         except json.JSONDecodeError as error:
             if number < len(lines):
-                raise ValueError(f'{path}, line {number} is no JSON: {line.strip()[:80]!r}') from error
+                raise ValueError(
+                    f'{path}, line {number} is no JSON: {line.strip()[:80]!r}. Mend the line, or remove it'
+                ) from error
     return records
 
 

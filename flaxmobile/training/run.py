@@ -113,7 +113,7 @@ def load_run(path: str | Path) -> LoadedModel:
     """The model of a training run, with the variables of its best checkpoint (its last, before the first validation).
 
     Where the run kept a moving average, the variables are the average. Damaged checkpoints are passed over, with a
-    warning that names them.
+    warning that names them; that there is no validation yet, or that its record is cut off, is a warning too.
 
     Raises:
         FileNotFoundError: the folder holds no run, or no checkpoint yet.
@@ -126,16 +126,21 @@ def load_run(path: str | Path) -> LoadedModel:
     nothing = f'{path} holds no checkpoint yet: go on with `flaxmobile train ... --resume`'
     if not (Path(path) / 'checkpoints').is_dir():
         raise FileNotFoundError(nothing)
-    if not (Path(path) / 'metrics.jsonl').is_file():
+    log = Path(path) / 'metrics.jsonl'
+    if not log.is_file():
         raise FileNotFoundError(
             f'{path} has no metrics.jsonl, which says which checkpoint is the best: a run is the whole folder'
         )
+    if not f'\n{log.read_text(errors="replace")}'.endswith('\n'):
+        warnings.warn(f'the last line of {log} is cut off: what it recorded does not count', stacklevel=2)
     with closing(Checkpoints(path, accuracies=validation_accuracies(path), read_only=True)) as checkpoints:
         if checkpoints.damaged:
             warnings.warn(checkpoints.tell_damage(), stacklevel=2)
         step = checkpoints.last if checkpoints.best is None else checkpoints.best
         if step is None:
             raise FileNotFoundError(nothing)
+        if checkpoints.best is None:
+            warnings.warn(f'{path} has no validation yet: the last checkpoint, step {step}, is used', stacklevel=2)
         variables = checkpoints.restore_variables(step, abstract_variables(model, config.preprocessing, device))
     return LoadedModel(model, variables, config.preprocessing, description.classes)
 

@@ -138,7 +138,8 @@ def _fetch(weight: Weight, published: Facts, path: Path) -> None:
                 raise DownloadError(
                     f'{weight.name} was not downloaded: {error.reason}\n  address: {address}\n'
                     f'  Without a connection, fetch that file elsewhere and put it at\n  {path}\n'
-                    '  or name the file itself: --weights FILE to predict and evaluate, load_pretrained(..., file=...)'
+                    '  or name the file itself: --weights FILE to predict and evaluate, --init FILE to train, '
+                    'load_pretrained(..., file=...)'
                 ) from error
             time.sleep(min(LONGEST_WAIT, error.wait or 2.0 ** (failures - 1)))
     os.replace(partial, path)

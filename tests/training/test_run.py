@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import shutil
 from contextlib import closing
 from pathlib import Path
 
@@ -79,9 +80,22 @@ def test_a_network_of_the_zoo_comes_back(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r'has no metrics\.jsonl, which says which checkpoint is the best'):
         load_run(tmp_path)
     (tmp_path / 'metrics.jsonl').touch()
-    loaded = load_run(tmp_path)
+    with pytest.warns(UserWarning, match='no validation yet: the last checkpoint, step 5, is used'):
+        loaded = load_run(tmp_path)
     assert loaded.model == model
     chex.assert_trees_all_equal(loaded.variables, variables)
+
+
+@pytest.mark.usefixtures('tiny')
+def test_a_record_that_is_cut_off_is_told(finished_run: Path, tmp_path: Path) -> None:
+    run_dir = shutil.copytree(finished_run, tmp_path / 'run')
+    log = run_dir / 'metrics.jsonl'
+    log.write_bytes(log.read_bytes()[:-20])
+    with pytest.warns(UserWarning, match=r'the last line of .*metrics\.jsonl is cut off'):
+        load_run(run_dir)
+    log.write_text('{"split": "tra\n' + log.read_text())
+    with pytest.raises(ValueError, match=r'metrics\.jsonl, line 1 is no JSON: .*Mend the line, or remove it'):
+        load_run(run_dir)
 
 
 def test_changed_fields() -> None:
