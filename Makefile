@@ -32,7 +32,7 @@ tpu: ## compile training steps for a TPU that is not there, in an environment wi
 	$(MAKE) --no-print-directory VENV=$(VENV)-tpu $(VENV)-tpu/.installed-test $(VENV)-tpu/.installed-tpu
 	$(VENV)-tpu/bin/python -m pytest -m tpu
 
-chaos: $(VENV)/.installed-test ## kill runs at 50 random moments: each has to end bit-identical (20 minutes)
+chaos: $(VENV)/.installed-test ## kill runs at 50 random moments: each has to end bit-identical (6 minutes)
 	$(VENV)/bin/python tests/chaos/chaos.py --kills 50
 
 bench: $(VENV)/.installed-benchmarks ## time against plain Flax, Keras, torch, ONNX Runtime and LiteRT (hours, on an idle machine)
