@@ -20,8 +20,8 @@ def network(case: Case) -> MobileNet:
 
 
 def variables_of(model: MobileNet, seed: int = 0) -> Any:
-    """Random variables of a network of `network`."""
-    return random_variables(model, (1, IMAGE_SIZE, IMAGE_SIZE, 3), seed=seed)
+    """Random variables of a network of `network`; by a larger gain V3 large turns rounding into differences of 1e-4."""
+    return random_variables(model, (1, IMAGE_SIZE, IMAGE_SIZE, 3), seed=seed, gain=1.5)
 
 
 def pixels(batch: int) -> np.ndarray:

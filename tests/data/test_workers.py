@@ -24,6 +24,7 @@ from flaxmobile.data import Augmentation, Preprocessing
 from multiprocessing import active_children
 
 if __name__ == '__main__':
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # A shell has its background jobs ignore it.
     batches = numbered_images(50).train_batches(
         4, Preprocessing(4, 1, (0.5,), (0.5,), 1.0), Augmentation(), seed=0, workers=2
     )
@@ -62,7 +63,7 @@ def program(tmp_path: Path, then: str) -> subprocess.Popen:
 
 
 def wait_until_gone(processes: list[int]) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 20
     while alive := [process for process in processes if Path(f'/proc/{process}').exists()]:
         assert time.monotonic() < deadline, f'{alive} are left behind'
         time.sleep(0.05)
@@ -77,7 +78,7 @@ def test_no_worker_outlives_the_program(tmp_path, number):
     assert len(workers) == 2
     os.kill(process.pid, number)
     wait_until_gone(workers)
-    process.wait(60)
+    process.wait(20)
 
 
 @pytest.mark.slow
