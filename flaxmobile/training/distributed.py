@@ -6,6 +6,7 @@ JAX finds the processes, moves data between them and listens for their heartbeat
 import ctypes
 import functools
 import itertools
+import json
 import os
 import signal
 import socket
@@ -106,6 +107,16 @@ def _by_environment() -> dict[str, Any] | None:
             f'JAX_PROCESS_ID which, from 0 on ({error}); or unset JAX_COORDINATOR_ADDRESS'
         ) from None
     return found if found['num_processes'] > 1 else None
+
+
+def from_first(value: Any) -> Any:
+    """Process 0's `value`, which JSON can hold, on every process: what each sees of a shared file may differ."""
+    if jax.process_count() == 1:
+        return value
+    content = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    size = int(multihost_utils.broadcast_one_to_all(np.int32(len(content))))
+    told = content if jax.process_index() == 0 else np.zeros(size, np.uint8)
+    return json.loads(bytes(np.asarray(multihost_utils.broadcast_one_to_all(told), np.uint8)))
 
 
 def check_alike(**facts: object) -> None:

@@ -20,8 +20,8 @@ from flaxmobile.training import finetuning, run
 from flaxmobile.training.checkpoints import Checkpoints
 from flaxmobile.training.config import TrainConfig
 from flaxmobile.training.distillation import Distillation
-from flaxmobile.training.distributed import asked, check_alike, checksum
-from flaxmobile.training.evaluation import Evaluation, evaluate
+from flaxmobile.training.distributed import asked, check_alike, checksum, from_first
+from flaxmobile.training.evaluation import Evaluation, EvaluationStep, evaluate
 from flaxmobile.training.freezing import Paths, frozen_parameters, trained
 from flaxmobile.training.interruption import TrainingStopped, signals
 from flaxmobile.training.metrics import Display, MetricsLog, Window
@@ -139,7 +139,7 @@ def train(
     )
     with run.locked(run_dir) if first else nullcontext():
         prepare_folder(run_dir, description, resume=resume, overwrite=overwrite)
-        accuracies = run.validation_accuracies(run_dir) if resume else {}
+        accuracies = dict(from_first(list(run.validation_accuracies(run_dir).items()))) if resume else {}
         with closing(
             Checkpoints(run_dir, config.keep_checkpoints, accuracies=accuracies, description=description.as_dict())
         ) as checkpoints:
@@ -167,7 +167,7 @@ def train(
                 if config.linear_probe and init is not None:
                     probe_features(session, state)
                 fit(session, state, step)
-            if not (run_dir / 'results.json').exists():
+            if not from_first((run_dir / 'results.json').exists()):
                 finish(session, run_dir, description, size=size, command=command)
     return run_dir
 
@@ -258,11 +258,8 @@ def introduction(session: Session, size: str, step: int) -> str:
 
 def fit(session: Session, state: TrainState, step: int) -> None:
     """Take the steps from `step` to the last, with metrics, validation and checkpoints when they are due."""
-    config, total, checkpoint_every = (
-        session.config,
-        session.total_steps,
-        session.steps(session.config.checkpoint_every),
-    )
+    config, total = session.config, session.total_steps
+    checkpoint_every = session.steps(config.checkpoint_every)
     if step and session.validates(step) and session.checkpoints.accuracy(step) is None:
         validate(session, state, step)  # The run was stopped before it had.
     if step >= total:
@@ -294,6 +291,8 @@ def fit(session: Session, state: TrainState, step: int) -> None:
                 if due:
                     validate(session, state, step, received)
                 window.restart()
+        if received and jax.process_count() == 1:
+            stop(session, step, received[0])
 
 
 def compiled_step(session: Session, state: TrainState, batch: Any) -> Callable[[TrainState, Any], Any]:
@@ -363,16 +362,16 @@ def give_up(session: Session, broken: Taken) -> NoReturn:
 def validate(session: Session, state: TrainState, step: int, received: Sequence[int] = ()) -> None:
     """Write and show how well the variables that will be used do on the validation images.
 
-    A signal that comes to be in `received` stops it, but for several processes, none of which may stop alone.
+    Where there is one process, a signal in `received` stops the run before the next batch.
     """
 
-    def listening(variables: Any, batch: Any) -> dict[str, jax.Array]:
+    def stoppable(variables: Any, batch: Any) -> dict[str, jax.Array]:
+        session.checkpoints.check()
         if received and jax.process_count() == 1:
             stop(session, step, received[0])
         return session.evaluation_step(variables, batch)
 
-    heard = session._replace(evaluation_step=listening)
-    metrics = _evaluate(heard, state.evaluation_variables, session.data.validation).metrics
+    metrics = _evaluate(session, stoppable, state.evaluation_variables, session.data.validation).metrics
     session.log.write('validation', step, session.epoch(step), metrics)
     session.checkpoints.validated(step, metrics['accuracy'])
     session.display.validation(session.epoch(step), metrics, session.checkpoints.best == step)
@@ -384,7 +383,8 @@ def test_best(session: Session) -> Evaluation:
     assert step is not None, 'a finished run was validated'
     sharding = NamedSharding(session.mesh, PartitionSpec())
     like = run.abstract_variables(session.model, session.config.preprocessing, sharding)
-    return _evaluate(session, session.checkpoints.restore_variables(step, like), session.data.test, PICTURES)
+    variables = session.checkpoints.restore_variables(step, like)
+    return _evaluate(session, session.evaluation_step, variables, session.data.test, PICTURES)
 
 
 def finish(session: Session, run_dir: Path, description: run.RunDescription, **words: str) -> None:
@@ -402,10 +402,10 @@ def finish(session: Session, run_dir: Path, description: run.RunDescription, **w
         )
 
 
-def _evaluate(session: Session, variables: Any, images: Dataset, pictures: int = 0) -> Evaluation:
+def _evaluate(session: Session, step: EvaluationStep, variables: Any, images: Dataset, pictures: int = 0) -> Evaluation:
     config = session.config
     return evaluate(
-        session.evaluation_step,
+        step,
         variables,
         images,
         config.preprocessing,

@@ -1,6 +1,7 @@
 """What a run measures: `metrics.jsonl`, TensorBoard, and the lines or the bar on the terminal."""
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Mapping
@@ -33,7 +34,8 @@ def read_metrics(path: str | Path) -> list[Record]:
         except json.JSONDecodeError as error:
             if number < len(lines):
                 raise ValueError(
-                    f'{path}, line {number} is no JSON: {line.strip()[:80]!r}. Mend the line, or remove it'
+                    f'{path}, line {number} is no JSON: {line.strip()[:80]!r}. '
+                    'Mend it: a validation that is not recorded does not count'
                 ) from error
     return records
 
@@ -122,6 +124,8 @@ class MetricsLog:
         record = place | dict(values)
         try:
             self._file.write(json.dumps(record) + '\n')
+            if split == 'validation':  # By it the best checkpoint is known, which is on the disk by then.
+                os.fsync(self._file.fileno())
             self._draw(record)
         except OSError as error:
             raise OSError(error.errno, error.strerror, self._file.name) from error

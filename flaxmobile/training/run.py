@@ -126,14 +126,9 @@ def load_run(path: str | Path) -> LoadedModel:
     nothing = f'{path} holds no checkpoint yet: go on with `flaxmobile train ... --resume`'
     if not (Path(path) / 'checkpoints').is_dir():
         raise FileNotFoundError(nothing)
-    log = Path(path) / 'metrics.jsonl'
-    if not log.is_file():
-        raise FileNotFoundError(
-            f'{path} has no metrics.jsonl, which says which checkpoint is the best: a run is the whole folder'
-        )
-    if not f'\n{log.read_text(errors="replace")}'.endswith('\n'):
-        warnings.warn(f'the last line of {log} is cut off: what it recorded does not count', stacklevel=2)
-    with closing(Checkpoints(path, accuracies=validation_accuracies(path), read_only=True)) as checkpoints:
+    with closing(Checkpoints(path, read_only=True)) as checkpoints:
+        for validated, accuracy in validation_accuracies(path).items():
+            checkpoints.validated(validated, accuracy)
         if checkpoints.damaged:
             warnings.warn(checkpoints.tell_damage(), stacklevel=2)
         step = checkpoints.last if checkpoints.best is None else checkpoints.best
@@ -152,13 +147,22 @@ def abstract_variables(model: nn.Module, preprocessing: Preprocessing, sharding:
 
 
 def validation_accuracies(run_dir: str | Path) -> dict[int, float]:
-    """The validation accuracies of a run, by step.
+    """The validation accuracies of a run, by step; warns of a last record that is cut off, which does not count.
 
     Raises:
-        ValueError: its `metrics.jsonl` is damaged.
+        FileNotFoundError: there are checkpoints and no `metrics.jsonl`.
+        ValueError: it is damaged.
     """
-    records = read_metrics(Path(run_dir) / 'metrics.jsonl')
-    return {record['step']: record['accuracy'] for record in records if record['split'] == 'validation'}
+    log = Path(run_dir) / 'metrics.jsonl'
+    if not log.is_file():
+        if any((Path(run_dir) / 'checkpoints').glob('[0-9]*')):
+            raise FileNotFoundError(
+                f'{run_dir} has no metrics.jsonl, which says which checkpoint is the best: a run is the whole folder'
+            )
+        return {}
+    if not f'\n{log.read_text(errors="replace")}'.endswith('\n'):
+        warnings.warn(f'the last line of {log} is cut off: what it recorded does not count', stacklevel=3)
+    return {record['step']: record['accuracy'] for record in read_metrics(log) if record['split'] == 'validation'}
 
 
 def last_checkpoint(run_dir: str | Path) -> int | None:

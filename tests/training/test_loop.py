@@ -5,9 +5,11 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -119,6 +121,43 @@ def test_a_signal_during_an_evaluation_ends_it_at_once(
         assert steps_of(ours, split) == steps_of(theirs, split)
     results, expected = (json.loads((folder / 'results.json').read_text()) for folder in (run_dir, finished_run))
     assert (results['test'], results['best_step']) == (expected['test'], expected['best_step'])
+
+
+def test_the_best_checkpoint_outlives_worse_ones_and_a_stop(
+    tiny: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every evaluation is made worse than the one before."""
+    evaluate, run_dir, validations = loop.evaluate, tmp_path / 'run', []
+
+    def falling(*given: Any, **options: Any) -> Any:
+        result = evaluate(*given, **options)
+        if result.count != LENGTHS['validation']:
+            return result
+        validations.append(None)
+        return dataclasses.replace(result, accuracy=1 - 0.1 * len(validations))
+
+    monkeypatch.setattr(loop, 'evaluate', falling)
+    with monkeypatch.context() as patched:
+        stop_after(patched, 14, signal.SIGTERM)
+        with pytest.raises(TrainingStopped):
+            loop.train(tiny, run_dir)
+    (run_dir / 'metrics.jsonl').rename(tmp_path / 'elsewhere')
+    with pytest.raises(FileNotFoundError, match=r'has no metrics\.jsonl'):
+        loop.train(tiny, run_dir, resume=True)
+    (tmp_path / 'elsewhere').rename(run_dir / 'metrics.jsonl')
+    loop.train(tiny, run_dir, resume=True)
+    assert [record['accuracy'] for record in read_metrics(run_dir / 'metrics.jsonl') if 'count' in record] == (
+        pytest.approx([0.9, 0.8, 0.7, 0.6])
+    )
+    assert json.loads((run_dir / 'results.json').read_text())['best_step'] == 6
+    assert sorted(path.name for path in (run_dir / 'checkpoints').iterdir() if path.is_dir()) == ['18', '24', '6']
+    with closing(Checkpoints(run_dir, read_only=True)) as checkpoints:
+        variables = load_run(run_dir).variables
+        best = checkpoints.restore_variables(6, variables)
+        last = checkpoints.restore_variables(24, variables)
+    chex.assert_trees_all_equal(variables, best)
+    with pytest.raises(AssertionError):
+        chex.assert_trees_all_equal(variables, last)
 
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
