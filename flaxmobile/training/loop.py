@@ -167,7 +167,7 @@ def train(
                 if config.linear_probe and init is not None:
                     probe_features(session, state)
                 fit(session, state, step)
-            if not from_first((run_dir / 'results.json').exists()):
+            if not (resume and from_first((run_dir / 'results.json').exists())):
                 finish(session, run_dir, description, size=size, command=command)
     return run_dir
 
