@@ -13,9 +13,11 @@ from flaxmobile.cli.common import as_json, print_table
 from flaxmobile.models.network import MobileNet
 from flaxmobile.training.config import TrainConfig, load_config
 
+ConfigName = Positional[Annotated[str, arg(metavar='CONFIG', help='A config by name, or a Python file with one.')]]
+
 
 def train(
-    config: Positional[Annotated[str, arg(metavar='CONFIG', help='A config by name, or a Python file with one.')]],
+    config: ConfigName,
     configuration: OmitArgPrefixes[TrainConfig],
     run_dir: Annotated[Path | None, arg(metavar='DIR', help='Folder for the run; None: runs/CONFIG.')] = None,
     resume: Annotated[
@@ -65,7 +67,7 @@ def train(
 
 
 def preview(
-    config: Positional[Annotated[str, arg(metavar='CONFIG', help='A config by name, or a Python file with one.')]],
+    config: ConfigName,
     configuration: OmitArgPrefixes[TrainConfig],
     output: Annotated[
         Path, arg(metavar='FILE', help='The picture to write, a PNG; one that is there is replaced.')
@@ -81,7 +83,7 @@ def preview(
 
 
 def compile_step(
-    config: Positional[Annotated[str, arg(metavar='CONFIG', help='A config by name, or a Python file with one.')]],
+    config: ConfigName,
     configuration: OmitArgPrefixes[TrainConfig],
     target: Annotated[
         str, arg(metavar='SLICE', help='What to compile for: tpu:v5e:2x2, tpu:v4:2x2x1, tpu:v5p:2x2x1, tpu:v6e:2x2...')
@@ -128,7 +130,7 @@ def _num_classes(config: TrainConfig) -> int:
 
 
 def benchmark_input(
-    config: Positional[Annotated[str, arg(metavar='CONFIG', help='A config by name, or a Python file.')]],
+    config: ConfigName,
     workers: Annotated[int | None, arg(help="Processes that read and augment; None: the config's.")] = None,
     batch_size: Annotated[int | None, arg(help="Images a batch; None: the config's.")] = None,
     rounds: Annotated[int, arg(help='How often each stage is timed, in turn with the others.')] = 20,

@@ -69,7 +69,6 @@ class Checkpoints:
     Args:
         run_dir: the run's folder.
         keep: how many of the last ones to keep.
-        accuracies: the validation accuracies known so far, by step.
         description: what `run.json` holds, to be kept in every checkpoint as well.
         read_only: whether nothing is to be written.
     """
@@ -79,7 +78,6 @@ class Checkpoints:
         run_dir: str | Path,
         keep: int = 1,
         *,
-        accuracies: Mapping[int, float] | None = None,
         description: Mapping[str, Any] | None = None,
         read_only: bool = False,
     ):
@@ -88,7 +86,7 @@ class Checkpoints:
         self.damaged = find_damage(self.folder)
         self._description = description
         self._writing: int | None = None
-        self._accuracies = dict(accuracies or {})
+        self._accuracies: dict[int, float] = {}
         self._best = _Best(self._accuracies)
         self._manager = ocp.CheckpointManager(
             self.folder,
@@ -119,9 +117,9 @@ class Checkpoints:
         """The validation accuracy of `step`, None where it is not known."""
         return self._accuracies.get(step)
 
-    def validated(self, step: int, accuracy: float) -> None:
-        """Take note of the validation accuracy of `step`."""
-        self._accuracies[step] = accuracy
+    def validated(self, accuracies: Mapping[int, float]) -> None:
+        """Take note of validation accuracies, by step."""
+        self._accuracies.update(accuracies)
 
     def save(self, step: int, state: TrainState) -> None:
         """Begin to write `state` as the checkpoint of `step`, once the one before is written.

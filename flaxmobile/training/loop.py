@@ -139,10 +139,10 @@ def train(
     )
     with run.locked(run_dir) if first else nullcontext():
         prepare_folder(run_dir, description, resume=resume, overwrite=overwrite)
-        accuracies = dict(from_first(list(run.validation_accuracies(run_dir).items()))) if resume else {}
-        with closing(
-            Checkpoints(run_dir, config.keep_checkpoints, accuracies=accuracies, description=description.as_dict())
-        ) as checkpoints:
+        with closing(Checkpoints(run_dir, config.keep_checkpoints, description=description.as_dict())) as checkpoints:
+            if resume:
+                known_accuracies = list(run.validation_accuracies(run_dir).items()) if first else None
+                checkpoints.validated(dict(from_first(known_accuracies)))
             state, step = last_state(checkpoints, state)
             with (
                 closing(MetricsLog(run_dir if first else None, -1 if checkpoints.last is None else step)) as log,
@@ -373,7 +373,7 @@ def validate(session: Session, state: TrainState, step: int, received: Sequence[
 
     metrics = _evaluate(session, stoppable, state.evaluation_variables, session.data.validation).metrics
     session.log.write('validation', step, session.epoch(step), metrics)
-    session.checkpoints.validated(step, metrics['accuracy'])
+    session.checkpoints.validated({step: metrics['accuracy']})
     session.display.validation(session.epoch(step), metrics, session.checkpoints.best == step)
 
 

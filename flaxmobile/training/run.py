@@ -127,8 +127,7 @@ def load_run(path: str | Path) -> LoadedModel:
     if not (Path(path) / 'checkpoints').is_dir():
         raise FileNotFoundError(nothing)
     with closing(Checkpoints(path, read_only=True)) as checkpoints:
-        for validated, accuracy in validation_accuracies(path).items():
-            checkpoints.validated(validated, accuracy)
+        checkpoints.validated(validation_accuracies(path))
         if checkpoints.damaged:
             warnings.warn(checkpoints.tell_damage(), stacklevel=2)
         step = checkpoints.last if checkpoints.best is None else checkpoints.best

@@ -61,7 +61,7 @@ def test_the_last_and_the_best_stay(tmp_path: Path) -> None:
     for step, accuracy in enumerate([0.5, 0.9, 0.7, 0.8, 0.6], 1):
         checkpoints.save(step, state_of(step))
         assert checkpoints.accuracy(step) is None
-        checkpoints.validated(step, accuracy)
+        checkpoints.validated({step: accuracy})
         accuracies[step] = accuracy
     assert (checkpoints.last, checkpoints.best) == (5, 2)
     assert checkpoints.accuracy(2) == 0.9
@@ -69,10 +69,11 @@ def test_the_last_and_the_best_stay(tmp_path: Path) -> None:
     checkpoints.save(6, state_of(6))
     assert (checkpoints.last, checkpoints.best, checkpoints.accuracy(6)) == (6, 2, None)
     checkpoints.save(7, state_of(7))
-    checkpoints.validated(7, 0.9)
+    checkpoints.validated({7: 0.9})
     assert checkpoints.best == 7
     checkpoints.close()
-    reopened = Checkpoints(tmp_path, keep=2, accuracies=accuracies | {7: 0.9})
+    reopened = Checkpoints(tmp_path, keep=2)
+    reopened.validated(accuracies | {7: 0.9})
     assert (reopened.last, reopened.best) == (7, 7)
     assert folders_of(reopened) == ['2', '6', '7']
     reopened.save(8, state_of(8))
@@ -181,7 +182,8 @@ def test_a_damaged_checkpoint_is_named_left_and_passed_over(tmp_path: Path, how:
         'missing': victim.unlink,
     }[how]()
     before = {path: path.read_bytes() for path in files_of(folder)}
-    with closing(Checkpoints(tmp_path, keep=1, accuracies={4: 0.4, 6: 0.6})) as checkpoints:
+    with closing(Checkpoints(tmp_path, keep=1)) as checkpoints:
+        checkpoints.validated({4: 0.4, 6: 0.6})
         assert list(checkpoints.damaged) == [6]
         words = 'is missing' if how == 'missing' else 'is not as it was written'
         assert f'checkpoints/6 is damaged: {victim.relative_to(folder).as_posix()} {words}' in checkpoints.tell_damage()
