@@ -2,13 +2,16 @@
 
 import atexit
 import functools
+import itertools
 import multiprocessing
 import os
 import signal
 import threading
 import weakref
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from concurrent.futures import Future
 from contextlib import closing
+from multiprocessing import resource_tracker
 from typing import Any
 
 import grain
@@ -17,6 +20,7 @@ import numpy as np
 from absl import flags
 
 _BATCHES_AHEAD = 2  # Of each worker, besides the one it works on.
+_OF_THE_PROGRAM = (signal.SIGINT, signal.SIGTERM)
 
 
 def read_ahead(batches: grain.MapDataset, workers: int, threads: int) -> Generator[Any]:
@@ -64,7 +68,8 @@ def _from_workers(batches: grain.MapDataset, workers: int) -> Generator[Any]:
     each = batches.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
     with closing(iter(each.mp_prefetch(options, worker_init_fn=_start))) as iterator:
         try:
-            yield from map(functools.partial(jax.tree.map, _own), iterator)
+            elements = map(functools.partial(jax.tree.map, _own), iterator)
+            yield from itertools.chain(_first(elements), elements)
         except RuntimeError as error:
             if 'terminated unexpectedly' not in str(error):
                 raise
@@ -74,8 +79,24 @@ def _from_workers(batches: grain.MapDataset, workers: int) -> Generator[Any]:
             ) from error
 
 
+def _first(iterator: Iterator[Any]) -> list[Any]:
+    """The first element, if there is one, got by a thread with signals blocked: workers inherit that, and start so."""
+    found: Future[list[Any]] = Future()
+
+    def get() -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, _OF_THE_PROGRAM)
+        try:
+            found.set_result(list(itertools.islice(iterator, 1)))
+        except Exception as error:
+            found.set_exception(error)
+
+    resource_tracker.ensure_running()  # Where a thread starts it, that thread's signals are unblocked.
+    threading.Thread(target=get, daemon=True).start()
+    return found.result()
+
+
 def _start(index: int, count: int) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in _OF_THE_PROGRAM:
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

@@ -28,6 +28,7 @@ if __name__ == '__main__':
     batches = numbered_images(50).train_batches(
         4, Preprocessing(4, 1, (0.5,), (0.5,), 1.0), Augmentation(), seed=0, workers=2
     )
+    {first}
     next(batches)
     print(*(child.pid for child in active_children()), flush=True)
     {then}
@@ -53,9 +54,9 @@ def test_batches_errors_and_resuming_are_those_of_threads():
     assert messages[0] == messages[1]
 
 
-def program(tmp_path: Path, then: str) -> subprocess.Popen:
+def program(tmp_path: Path, then: str, first: str = '') -> subprocess.Popen:
     path = tmp_path / 'program.py'
-    path.write_text(PROGRAM.format(here=str(HERE), then=then))
+    path.write_text(PROGRAM.format(here=str(HERE), first=first, then=then))
     root = HERE.parent.parent
     environment = os.environ | {'PYTHONPATH': f'{root}{os.pathsep}{os.environ.get("PYTHONPATH", "")}'}
     pipes = {'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE}
@@ -103,6 +104,26 @@ def test_signals_to_the_whole_group_are_the_programs_alone(tmp_path):
         os.killpg(process.pid, number)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out, err) == (0, 'ok\n', '')
+
+
+@pytest.mark.slow
+def test_signals_do_not_end_workers_that_start(tmp_path):
+    signal_them = """
+    import threading
+
+    def signal_them():
+        seen = set()
+        while len(seen) < 2:
+            for child in active_children():
+                if child.pid not in seen:
+                    os.kill(child.pid, signal.SIGTERM), os.kill(child.pid, signal.SIGINT)
+                    seen.add(child.pid)
+
+    threading.Thread(target=signal_them).start()
+    """
+    process = program(tmp_path, '[next(batches) for _ in range(20)]; print("ok")', signal_them)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out.splitlines()[-1:], err) == (0, ['ok'], '')
 
 
 @pytest.mark.slow
