@@ -10,8 +10,8 @@ import numpy as np
 from flax import linen as nn
 
 from flaxmobile.analysis.counts import Layer, layers
-from flaxmobile.analysis.trace import LayerTable, LayerTime, time_layers
-from flaxmobile.models.inference import compile_inference, compiler_options, inference_function
+from flaxmobile.analysis.trace import LayerTable, LayerTime, Program, time_layers
+from flaxmobile.models.inference import compiler_options, inference_function
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
@@ -47,7 +47,10 @@ class Speed(NamedTuple):
 
 
 class Benchmark(NamedTuple):
-    """What was measured. `peak` is the multiply-adds a second of a product of two large float32 matrices."""
+    """What was measured, `work` and `layers` by the piece of work.
+
+    `peak` is the multiply-adds a second of a product of two large float32 matrices.
+    """
 
     batch_size: int
     image_size: int
@@ -55,7 +58,7 @@ class Benchmark(NamedTuple):
     multiply_adds_per_image: int
     peak: float
     work: dict[str, Speed]
-    layers: list[LayerTime]
+    layers: dict[str, list[LayerTime]]
 
 
 def check(**numbers: int) -> None:
@@ -96,12 +99,12 @@ def speed(times: Times, images: int, multiply_adds: int, peak: float) -> Speed:
     return Speed(times, 1e3 * images / times.median, multiply_adds, rate, rate / peak)
 
 
-def training_multiply_adds(rows: tuple[Layer, ...]) -> int:
-    """For one image of a training step: each product once forward and twice for its gradients.
+def in_training(rows: tuple[Layer, ...]) -> tuple[Layer, ...]:
+    """The layers with the multiply-adds of a training step: each product once forward and twice for its gradients.
 
     The first layer needs no gradient by the images.
     """
-    return 3 * sum(row.multiply_adds for row in rows) - rows[0].multiply_adds
+    return tuple(row._replace(multiply_adds=(3 if index else 2) * row.multiply_adds) for index, row in enumerate(rows))
 
 
 def benchmark(
@@ -112,10 +115,10 @@ def benchmark(
     image_size: int,
     channels: int = 3,
     rounds: int,
-    train_step: Callable[[], Any] | None = None,
+    train_step: Program | None = None,
     by_layer: bool = False,
 ) -> Benchmark:
-    """Time inference on JAX's default device, as `compile_inference` gives it, beside the machine's peak.
+    """Time inference on JAX's default device, by the program of `compile_inference`, beside the machine's peak.
 
     Args:
         model: a network of this library.
@@ -125,30 +128,30 @@ def benchmark(
         channels: their channels.
         rounds: how often each piece of work is timed, in turn with the others.
         train_step: a training step on as many images, to time too.
-        by_layer: trace inference for the times of its layers.
+        by_layer: trace each piece of work for the times of its layers.
 
     Raises:
         ValueError: `batch_size`, `image_size` or `rounds` is not 1 or more.
     """
-    check(batch_size=batch_size, rounds=rounds)
-    rows, platform = layers(model, image_size, channels), jax.default_backend()
+    check(batch_size=batch_size, image_size=image_size, rounds=rounds)
+    forward, platform = layers(model, image_size, channels), jax.default_backend()
     images = jax.random.normal(jax.random.key(0), (batch_size, image_size, image_size, channels))
-    infer = compile_inference(model, variables, batch_size=batch_size, image_size=image_size, channels=channels)
-    product, product_multiply_adds = _product(platform)
-    calls = {'inference': lambda: infer(images)}
-    multiply_adds = {'inference': sum(row.multiply_adds for row in rows)}
+    infer = inference_function(model, variables).lower(images).compile()
+    programs = {'inference': Program(lambda: jax.block_until_ready(infer(images)), str(infer.as_text()))}
+    rows = {'inference': forward}
     if train_step:
-        calls['training step'] = train_step
-        multiply_adds['training step'] = training_multiply_adds(rows)
+        programs['training step'], rows['training step'] = train_step, in_training(forward)
+    product, product_multiply_adds = _product(platform)
     # Each beside the product alone: a training step leaves little of what inference had in the cache.
-    times = {name: interleave({'product': product, name: call}, rounds) for name, call in calls.items()}
+    times = {name: interleave({'product': product, name: each.call}, rounds) for name, each in programs.items()}
     peak = max(1e3 * product_multiply_adds / each['product'].median for each in times.values())
-    work = {name: speed(times[name][name], batch_size, batch_size * multiply_adds[name], peak) for name in times}
-    traced = []
-    if by_layer:
-        compiled = inference_function(model, variables).lower(images).compile()
-        traced = time_layers(compiled, images, rows, TRACED)
-    return Benchmark(batch_size, image_size, platform, multiply_adds['inference'], peak, work, traced)
+    work = {
+        name: speed(times[name][name], batch_size, batch_size * sum(row.multiply_adds for row in rows[name]), peak)
+        for name in programs
+    }
+    traced = {name: time_layers(each, rows[name], TRACED) for name, each in programs.items()} if by_layer else {}
+    multiply_adds = sum(row.multiply_adds for row in forward)
+    return Benchmark(batch_size, image_size, platform, multiply_adds, peak, work, traced)
 
 
 def _product(platform: str) -> tuple[Callable[[], jax.Array], int]:
@@ -183,9 +186,9 @@ class Report:
             f'Peak: {result.peak / 1e9:.1f} G multiply-adds/s, by a product of two float32 matrices of '
             f'{product_size(result.platform)} rows and columns in turn with the network.'
         )
-        if result.layers:
+        for name, times in result.layers.items():
             yield ''
-            yield LayerTable(result.layers, result.batch_size)
+            yield LayerTable(name, times, result.batch_size)
 
 
 def _cells(work: Speed) -> tuple[str, ...]:
@@ -202,8 +205,11 @@ def _cells(work: Speed) -> tuple[str, ...]:
 def as_dict(title: str, result: Benchmark) -> dict[str, Any]:
     """What was measured, fit for JSON: times in milliseconds, the rest in plain numbers."""
     work = {name: {**speed._asdict(), 'times': speed.times._asdict()} for name, speed in result.work.items()}
-    traced = [
-        {**(row.layer._asdict() if row.layer else {'name': None}), 'milliseconds': row.milliseconds}
-        for row in result.layers
-    ]
+    traced = {
+        name: [
+            {**(row.layer._asdict() if row.layer else {'name': None}), 'milliseconds': row.milliseconds}
+            for row in times
+        ]
+        for name, times in result.layers.items()
+    }
     return {'model': title, **result._asdict(), 'work': work, 'layers': traced}

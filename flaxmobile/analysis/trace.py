@@ -30,21 +30,27 @@ class LayerTime(NamedTuple):
     milliseconds: float
 
 
-def time_layers(compiled: Any, images: jax.Array, rows: tuple[Layer, ...], calls: int) -> list[LayerTime]:
-    """The time of each layer in `compiled(images)`, in the order of `rows`, and last of what belongs to none.
+class Program(NamedTuple):
+    """A compiled program: a call that waits for its results, and its text, as `jax.stages.Compiled.as_text` has it."""
 
-    Times are the profiler's for the operations of the compiled program, the mean of `calls` calls, added over threads.
-    An operation that XLA made of several layers counts for the one that its result belongs to.
+    call: Callable[[], Any]
+    text: str
+
+
+def time_layers(program: Program, rows: tuple[Layer, ...], calls: int) -> list[LayerTime]:
+    """The time of each layer in a call of `program`, in the order of `rows`, and last of what belongs to none.
+
+    Times are the profiler's for the operations of the compiled program, the mean of `calls` calls, added over threads;
+    in a training step a layer's forward and backward pass together. An operation that XLA made of several layers
+    counts for the one that its result belongs to.
 
     Args:
-        compiled: the network, as `jax.jit(...).lower(images).compile()` gives it.
-        images: `[batch, height, width, channels]`.
+        program: the network, or its training step.
         rows: the network's layers, as `counts.layers` gives them.
         calls: how often it is run.
     """
-    jax.block_until_ready(compiled(images))
-    durations = _profile(lambda: jax.block_until_ready(compiled(images)), calls)
-    return by_layer(durations, op_names(compiled.as_text()), rows)
+    program.call()
+    return by_layer(_profile(program.call, calls), op_names(program.text), rows)
 
 
 def by_layer(durations: Mapping[str, float], names: Mapping[str, str], rows: tuple[Layer, ...]) -> list[LayerTime]:
@@ -118,10 +124,10 @@ def _profile(call: Callable[[], Any], calls: int) -> dict[str, float]:
 
 
 class LayerTable:
-    """The times of a network's layers, for rich to print."""
+    """The times of a network's layers in the piece of work named, for rich to print."""
 
-    def __init__(self, times: list[LayerTime], batch_size: int) -> None:
-        self.times, self.batch_size = times, batch_size
+    def __init__(self, work: str, times: list[LayerTime], batch_size: int) -> None:
+        self.work, self.times, self.batch_size = work, times, batch_size
 
     def __rich_console__(self, console: 'Console', options: 'ConsoleOptions') -> 'RenderResult':
         """The table, and what its times are."""
@@ -130,7 +136,7 @@ class LayerTable:
         whole = sum(time.milliseconds for time in self.times)
         table = Table(box=None, show_footer=True, padding=(0, 2, 0, 0))
         headings = (
-            ('layer', 'total'),
+            (f'layer, in {self.work}', 'total'),
             ('kind', ''),
             ('output', ''),
             ('mult-adds', f'{sum(time.layer.multiply_adds for time in self.times if time.layer) * self.batch_size:,}'),

@@ -1,8 +1,7 @@
 """The subcommands for networks by name, trained or not: list, summary and benchmark."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
@@ -11,6 +10,7 @@ from flaxmobile.cli.common import ImageSize, WeightsFile, as_json, open_model, p
 from flaxmobile.suggestions import unknown
 
 if TYPE_CHECKING:
+    from flaxmobile.analysis.trace import Program
     from flaxmobile.weights import LoadedModel
 
 
@@ -56,7 +56,7 @@ def benchmark(
     weights: WeightsFile = None,
     rounds: Annotated[int, arg(help='How often each piece of work is timed, in turn with the others.')] = 50,
     by_layer: Annotated[
-        FlagCreatePairsOff[bool], arg(help="Inference layer by layer, by the profiler's trace.")
+        FlagCreatePairsOff[bool], arg(help="All of it layer by layer, by the profiler's trace.")
     ] = False,
     train: Annotated[FlagCreatePairsOff[bool], arg(help='A training step too, of SGD with momentum.')] = False,
     json: Annotated[FlagCreatePairsOff[bool], arg(help='Print JSON.')] = False,
@@ -108,7 +108,10 @@ def _trained_or_not(given: str, file: Path | None, image_size: int | None) -> tu
     return given, LoadedModel(network, initial_variables(network, jax.random.key(0), (1, 64, 64, 3)), preprocessing, ())
 
 
-def _train_step(loaded: 'LoadedModel', batch_size: int) -> Callable[[], Any]:
+def _train_step(loaded: 'LoadedModel', batch_size: int) -> 'Program':
+    from flaxmobile.analysis.trace import Program
     from flaxmobile.training.rehearsal import random_batch, rehearse, repeated
 
-    return repeated(*rehearse(loaded, random_batch(loaded, batch_size)))
+    step, state, batch = rehearse(loaded, random_batch(loaded, batch_size))
+    compiled = step.lower(state, batch).compile()
+    return Program(repeated(compiled, state, batch), str(compiled.as_text()))

@@ -104,7 +104,7 @@ def random_batch(loaded: LoadedModel, size: int) -> dict[str, np.ndarray]:
     return {'image': rng.integers(0, 256, shape, np.uint8), 'label': rng.integers(0, classes, size, np.int32)}
 
 
-def repeated(step: Step, state: TrainState, batch: Any) -> Callable[[], Metrics]:
+def repeated(step: Callable[..., Any], state: TrainState, batch: Any) -> Callable[[], Metrics]:
     """A call that takes one more step on the same batch, and waits for it."""
 
     def call() -> Metrics:

@@ -13,11 +13,12 @@ from flaxmobile.analysis.latency import (
     Times,
     as_dict,
     benchmark,
+    in_training,
     interleave,
     speed,
     summarize,
-    training_multiply_adds,
 )
+from flaxmobile.analysis.trace import LayerTime
 
 
 def test_median_and_quartiles() -> None:
@@ -49,7 +50,7 @@ def test_times_are_milliseconds_of_one_call(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_training_costs_two_gradients_but_one_in_the_first_layer() -> None:
     rows = tuple(Layer(str(cost), 'dense', (1, 1), (1, 1), (1,), 0, cost) for cost in (10, 100, 1000))
-    assert training_multiply_adds(rows) == 2 * 10 + 3 * 100 + 3 * 1000
+    assert [row.multiply_adds for row in in_training(rows)] == [2 * 10, 3 * 100, 3 * 1000]
 
 
 @pytest.mark.parametrize('wrong', [{'rounds': 0}, {'batch_size': 0}, {'image_size': 0}])
@@ -60,14 +61,20 @@ def test_what_cannot_be_timed_is_said(wrong: dict[str, int]) -> None:
 
 def test_the_report_and_the_json() -> None:
     work = {'inference': Speed(Times(20.0, 19.0, 22.0, 5), 400.0, 3_000_000_000, 150e9, 0.25)}
-    result = Benchmark(8, 224, 'cpu', 375_000_000, 600e9, work, [])
+    result = Benchmark(8, 224, 'cpu', 375_000_000, 600e9, work, {'inference': [LayerTime(None, 0.5)]})
     console = Console(width=140)
     with console.capture() as printed:
         console.print(Report('net', result))
-    title, _, line, peak, *_ = printed.get().splitlines()
+    title, _, line, peak, _, layer, *_ = printed.get().splitlines()
     assert title.strip() == 'net, 8 at a time of 224x224 pixels, cpu'
     assert ' '.join(line.split()) == 'inference 20.000 19.000 - 22.000 400.0 3,000,000,000 150.0 25.0 %'
     assert peak.startswith('Peak: 600.0 G multiply-adds/s')
+    assert layer.startswith('layer, in inference')
     found = as_dict('net', result)
     assert found['work']['inference']['times'] == {'median': 20.0, 'lower': 19.0, 'upper': 22.0, 'rounds': 5}
-    assert (found['model'], found['batch_size'], found['peak'], found['layers']) == ('net', 8, 600e9, [])
+    assert (found['model'], found['batch_size'], found['peak'], found['layers']) == (
+        'net',
+        8,
+        600e9,
+        {'inference': [{'name': None, 'milliseconds': 0.5}]},
+    )

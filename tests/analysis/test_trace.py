@@ -7,8 +7,12 @@ from rich.console import Console
 
 import flaxmobile
 from flaxmobile.analysis import Layer, layers
-from flaxmobile.analysis.trace import LayerTable, LayerTime, by_layer, durations_of, op_names, time_layers
+from flaxmobile.analysis.latency import in_training
+from flaxmobile.analysis.trace import LayerTable, LayerTime, Program, by_layer, durations_of, op_names, time_layers
+from flaxmobile.data import Preprocessing
 from flaxmobile.models.inference import inference_function
+from flaxmobile.training.rehearsal import random_batch, rehearse, repeated
+from flaxmobile.weights import LoadedModel
 
 # A network of three layers of which XLA made a loop over groups of images, cut down from a real program's text.
 TEXT = """
@@ -78,13 +82,23 @@ def test_times_go_to_layers_in_network_order() -> None:
 def test_the_table_says_rates_and_shares() -> None:
     console = Console(width=140)
     with console.capture() as printed:
-        console.print(LayerTable([LayerTime(ROWS[0], 0.03), LayerTime(ROWS[1], 0.0), LayerTime(None, 0.01)], 6))
+        console.print(
+            LayerTable('inference', [LayerTime(ROWS[0], 0.03), LayerTime(ROWS[1], 0.0), LayerTime(None, 0.01)], 6)
+        )
     lines = [line.split() for line in printed.get().splitlines()]
     # 6 images of 1,000 multiply-adds in 0.03 ms: 0.2 G a second.
     assert lines[1] == ['stem', 'pointwise', '8x8x2', '6,000', '0.030', '75.0', '%', '0.2']
     assert lines[2] == ['block_00/expand', 'pointwise', '8x8x2', '6,000', '0.000', '0.0', '%']
     assert lines[3] == ['no', 'layer', '0.010', '25.0', '%']
     assert lines[4] == ['total', '12,000', '0.040', '100', '%']
+
+
+def assert_has_all(times: list[LayerTime], rows: tuple[Layer, ...]) -> None:
+    assert [time.layer for time in times] == [*rows, None]
+    work = sum(row.multiply_adds for row in rows)
+    large = [time for time in times[:-1] if time.layer.multiply_adds > work / 100]  # A small one may be merged away.
+    assert [time.layer.name for time in large if time.milliseconds <= 0] == []
+    assert times[-1].milliseconds < sum(time.milliseconds for time in times) / 2
 
 
 @pytest.mark.parametrize(
@@ -97,9 +111,17 @@ def test_a_traced_network_has_the_layers_that_are_counted(name: str, batch_size:
     quickly = {'xla_backend_optimization_level': 0}
     variables = jax.jit(model.init, compiler_options=quickly)(jax.random.key(0), images[:1])
     rows = layers(model, image_size)
-    times = time_layers(inference_function(model, variables).lower(images).compile(), images, rows, 2)
-    assert [time.layer for time in times] == [*rows, None]
-    work = sum(row.multiply_adds for row in rows)
-    large = [time for time in times[:-1] if time.layer.multiply_adds > work / 100]  # A small one may be merged away.
-    assert [time.layer.name for time in large if time.milliseconds <= 0] == []
-    assert times[-1].milliseconds < sum(time.milliseconds for time in times) / 2
+    compiled = inference_function(model, variables).lower(images).compile()
+    program = Program(lambda: jax.block_until_ready(compiled(images)), compiled.as_text())
+    assert_has_all(time_layers(program, rows, 2), rows)
+
+
+@pytest.mark.slow
+def test_a_traced_training_step_has_them_too() -> None:
+    model = flaxmobile.create_model('mobilenetv1_025', num_classes=4)
+    variables = jax.jit(model.init)(jax.random.key(0), jnp.ones((1, 64, 64, 3)))
+    loaded = LoadedModel(model, variables, Preprocessing(64), ())
+    step, state, batch = rehearse(loaded, random_batch(loaded, 8))
+    compiled = step.lower(state, batch).compile()
+    rows = in_training(layers(model, 64))
+    assert_has_all(time_layers(Program(repeated(compiled, state, batch), compiled.as_text()), rows, 2), rows)
