@@ -17,6 +17,7 @@ from benchmarks.jax_contenders import module, ours_step, plain_step
 from benchmarks.networks import IMAGE_SIZE, images, network, variables_of
 from benchmarks.worker import Case
 from flaxmobile.models.network import MobileNet
+from flaxmobile.training.compiled import compile_step
 
 
 def ours(case: Case) -> tuple[None, np.ndarray]:
@@ -25,7 +26,7 @@ def ours(case: Case) -> tuple[None, np.ndarray]:
     def infer(model: MobileNet, variables: Any, batch: jax.Array) -> Any:
         return flaxmobile.compile_inference(model, variables, batch_size=len(batch))(batch)
 
-    return None, _measures(case, network(case), infer, ours_step)
+    return None, _measures(case, network(case), infer, ours_step, compile_step)
 
 
 def plain_flax(case: Case) -> tuple[None, np.ndarray]:
@@ -34,13 +35,22 @@ def plain_flax(case: Case) -> tuple[None, np.ndarray]:
     def infer(model: nn.Module, variables: Any, batch: jax.Array) -> Any:
         return jax.jit(model.apply)(variables, batch)
 
-    return None, _measures(case, module(case, plain=True), infer, plain_step)
+    def compile_plain(step: Any, *arguments: Any) -> Any:
+        return step.lower(*arguments).compile()
+
+    return None, _measures(case, module(case, plain=True), infer, plain_step, compile_plain)
 
 
-def _measures(case: Case, model: Any, infer: Callable[..., Any], step_of: Callable[[Case], Any]) -> np.ndarray:
+def _measures(
+    case: Case,
+    model: Any,
+    infer: Callable[..., Any],
+    step_of: Callable[[Case], Any],
+    compile_step: Callable[..., Any],
+) -> np.ndarray:
     step, state, batch = step_of(case)
     start = time.perf_counter()
-    compiled = step.lower(state, batch).compile()
+    compiled = compile_step(step, state, batch)
     seconds = time.perf_counter() - start
     temporary = compiled.memory_analysis().temp_size_in_bytes / 2**20
     peak = _peak(partial(compiled, state, batch))

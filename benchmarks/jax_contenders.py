@@ -14,6 +14,7 @@ import flaxmobile
 from benchmarks.networks import IMAGE_SIZE, PREPROCESSING, images, labels, network, pixels, variables_of
 from benchmarks.plain_flax import PlainNetwork
 from benchmarks.worker import Case
+from flaxmobile.training.compiled import compile_step
 from flaxmobile.training.rehearsal import OPTIMIZER, rehearse, repeated
 from flaxmobile.training.state import TrainState
 from flaxmobile.weights import LoadedModel
@@ -85,8 +86,9 @@ def training_loss(model: nn.Module, params: Any, statistics: Any, batch: dict[st
 
 
 def ours_training(case: Case) -> Build:
-    """A step of `make_train_step`."""
-    return _training(*ours_step(case))
+    """A step of `flaxmobile train`."""
+    step, state, batch = ours_step(case)
+    return _training(compile_step(step, state, batch), state, batch)
 
 
 def plain_training(case: Case) -> Build:

@@ -110,8 +110,9 @@ def _trained_or_not(given: str, file: Path | None, image_size: int | None) -> tu
 
 def _train_step(loaded: 'LoadedModel', batch_size: int) -> 'Program':
     from flaxmobile.analysis.trace import Program
+    from flaxmobile.training.compiled import compile_step
     from flaxmobile.training.rehearsal import random_batch, rehearse, repeated
 
     step, state, batch = rehearse(loaded, random_batch(loaded, batch_size))
-    compiled = step.lower(state, batch).compile()
+    compiled = compile_step(step, state, batch)
     return Program(repeated(compiled, state, batch), str(compiled.as_text()))

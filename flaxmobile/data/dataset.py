@@ -3,7 +3,7 @@
 import itertools
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -115,7 +115,7 @@ class Dataset(ABC):
         process_index: int = 0,
         process_count: int = 1,
         workers: int = 0,
-    ) -> Iterator[Batch]:
+    ) -> Generator[Batch]:
         """Batches without end, in a new order each epoch; a batch may reach from one epoch into the next.
 
         What comes at a step follows from the seed and the step alone: `start_step=n` goes on where `n` batches were
@@ -237,7 +237,7 @@ class RandomAccessDataset(Dataset):
         process_index: int = 0,
         process_count: int = 1,
         workers: int = 0,
-    ) -> Iterator[Batch]:
+    ) -> Generator[Batch]:
         check_share(batch_size, process_index, process_count, augmentation.repeated_augmentation)
 
         if workers < 0:
@@ -281,7 +281,7 @@ class RandomAccessDataset(Dataset):
         elements = grain.MapDataset.range(share.start, share.start + length).map(load)
         return self._iterate(elements.batch(batch_size, batch_fn=_collate_loaded), 0)
 
-    def _iterate(self, batches: grain.MapDataset, workers: int) -> Iterator[Batch]:
+    def _iterate(self, batches: grain.MapDataset, workers: int) -> Generator[Batch]:
         with closing(read_ahead(batches, workers, READ_THREADS)) as loaded:
             for batch, errors in loaded:
                 self._count(dict(errors))  # Here, as a worker knows only its own.

@@ -4,7 +4,7 @@ import contextlib
 import itertools
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -85,7 +85,7 @@ class TfrecordDataset(Dataset):
         process_index: int = 0,
         process_count: int = 1,
         workers: int = 0,
-    ) -> Iterator[Batch]:
+    ) -> Generator[Batch]:
         if workers:
             raise ValueError(
                 f'{self.name} is prepared as tfrecord, which threads of this process decode: workers is {workers} and '
@@ -202,6 +202,6 @@ def _in_order(load: Callable[[Any], Any], items: Iterable[Any], ahead: int) -> I
         pool.shutdown(wait=False)
 
 
-def _batches(elements: Iterator[Batch], batch_size: int) -> Iterator[Batch]:
+def _batches(elements: Iterator[Batch], batch_size: int) -> Generator[Batch]:
     while batch := list(itertools.islice(elements, batch_size)):
         yield collate(batch)

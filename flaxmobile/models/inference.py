@@ -100,10 +100,11 @@ def compiler_options(platform: str | None) -> dict[str, str] | None:
     """What `jax.jit` takes as `compiler_options` for inference on `platform`, of that what this XLA knows."""
     if platform != 'cpu':
         return None
-    return {name: value for name, value in CPU_OPTIONS.items() if _is_known({name: value})}
+    return {name: value for name, value in CPU_OPTIONS.items() if is_known({name: value})}
 
 
-def _is_known(options: dict[str, str]) -> bool:
+def is_known(options: dict[str, str]) -> bool:
+    """Whether this XLA takes these `compiler_options`."""
     try:
         jax.jit(jnp.negative, compiler_options=options).lower(0.0).compile()
     except jax.errors.JaxRuntimeError:

@@ -3,7 +3,7 @@
 import dataclasses
 import signal
 import time
-from collections.abc import Callable, Generator, Sequence, Sized
+from collections.abc import Callable, Generator, Iterator, Sequence, Sized
 from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -18,6 +18,7 @@ from flaxmobile.data import Dataset
 from flaxmobile.models.network import variable_shapes
 from flaxmobile.training import finetuning, run
 from flaxmobile.training.checkpoints import Checkpoints
+from flaxmobile.training.compiled import compile_step
 from flaxmobile.training.config import TrainConfig
 from flaxmobile.training.distillation import Distillation
 from flaxmobile.training.distributed import asked, check_alike, checksum, from_first
@@ -41,6 +42,9 @@ from flaxmobile.training.step import (
 )
 from flaxmobile.training.teacher import load_teacher
 from flaxmobile.weights import LoadedModel
+
+Batch = dict[str, jax.Array]
+TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Any]]
 
 PICTURES = 24
 SHARED_WITHIN = 60
@@ -134,7 +138,7 @@ def train(
         configuration=dataclasses.replace(config, data_dir=None),
         what_to_do=(resume, overwrite),
         images=[(len(part), part.classes) for part in data],
-        weights_to_start_from=checksum(state),
+        weights_to_start_from=checksum(state) if jax.process_count() > 1 else None,
         teacher=known,
     )
     with run.locked(run_dir) if first else nullcontext():
@@ -258,17 +262,24 @@ def introduction(session: Session, size: str, step: int) -> str:
 
 def fit(session: Session, state: TrainState, step: int) -> None:
     """Take the steps from `step` to the last, with metrics, validation and checkpoints when they are due."""
-    config, total = session.config, session.total_steps
-    checkpoint_every = session.steps(config.checkpoint_every)
     if step and session.validates(step) and session.checkpoints.accuracy(step) is None:
         validate(session, state, step)  # The run was stopped before it had.
-    if step >= total:
-        return
-    batches, window, watch = placed_batches(session, step), Window(config.batch_size), Watch(config.max_skipped_updates)
+    if step < session.total_steps:
+        with closing(placed_batches(session, step)) as batches:
+            batch = next(batches)
+            train_step = compiled_step(session, state, batch)
+            take_steps(session, train_step, state, step, batch, batches)
+
+
+def take_steps(
+    session: Session, train_step: TrainStep, state: TrainState, step: int, batch: Batch, batches: Iterator[Batch]
+) -> None:
+    """Take the steps from `step` on, the first with `batch`; from here on a signal waits for a checkpoint."""
+    config, total = session.config, session.total_steps
+    window, watch = Window(config.batch_size), Watch(config.max_skipped_updates)
+    checkpoint_every = session.steps(config.checkpoint_every)
     learning_rate = learning_rate_schedule(config, session.steps_per_epoch)
-    batch = next(batches)
-    train_step = compiled_step(session, state, batch)  # Until then a signal ends the run at once.
-    with closing(batches), signals() as received:
+    with signals() as received:
         while step < total:
             state, metrics = train_step(state, batch)
             step += 1
@@ -295,7 +306,7 @@ def fit(session: Session, state: TrainState, step: int) -> None:
             stop(session, step, received[0])
 
 
-def compiled_step(session: Session, state: TrainState, batch: Any) -> Callable[[TrainState, Any], Any]:
+def compiled_step(session: Session, state: TrainState, batch: Batch) -> TrainStep:
     """The training step, compiled for such a state and batch, with what the teacher knows in its hand."""
     config, classes = session.config, len(session.data.train.classes)
     distillation, *teacher = session.teacher or (None,)
@@ -303,7 +314,7 @@ def compiled_step(session: Session, state: TrainState, batch: Any) -> Callable[[
     step = configured_step(
         config, session.model, session.optimizer, session.frozen, classes, session.mesh, distillation
     )
-    compiled = step.lower(state, batch, *teacher).compile()
+    compiled = compile_step(step, state, batch, *teacher)
     return lambda state, batch: compiled(state, batch, *teacher)
 
 
@@ -319,7 +330,7 @@ def probe_features(session: Session, state: TrainState) -> None:
     )
 
 
-def placed_batches(session: Session, start: int) -> Generator[dict[str, jax.Array]]:
+def placed_batches(session: Session, start: int) -> Generator[Batch]:
     """Training batches from step `start` on, on the mesh."""
     config = session.config
     batches = session.data.train.train_batches(
@@ -332,7 +343,9 @@ def placed_batches(session: Session, start: int) -> Generator[dict[str, jax.Arra
         process_count=jax.process_count(),
         workers=config.workers,
     )
-    return (shard_batch(batch, session.mesh) for batch in batches)
+    with closing(batches):
+        for batch in batches:
+            yield shard_batch(batch, session.mesh)
 
 
 def record(session: Session, step: int, metrics: dict[str, float], learning_rate: optax.Schedule) -> None:
@@ -372,6 +385,7 @@ def validate(session: Session, state: TrainState, step: int, received: Sequence[
         return session.evaluation_step(variables, batch)
 
     metrics = _evaluate(session, stoppable, state.evaluation_variables, session.data.validation).metrics
+    session.checkpoints.wait()  # What is recorded as validated is there.
     session.log.write('validation', step, session.epoch(step), metrics)
     session.checkpoints.validated({step: metrics['accuracy']})
     session.display.validation(session.epoch(step), metrics, session.checkpoints.best == step)

@@ -20,24 +20,31 @@ PLACE = ('split', 'step', 'epoch', 'seconds')
 
 
 def read_metrics(path: str | Path) -> list[Record]:
-    """The records of a `metrics.jsonl`; a last line that was cut off while being written is left out.
+    """The records of a `metrics.jsonl`; a last line without its end, cut off while being written, is left out.
 
     Raises:
-        ValueError: another line is no JSON.
+        ValueError: another line is no record.
     """
     path = Path(path)
-    lines = path.read_text(errors='replace').splitlines(keepends=True) if path.exists() else []
+    *lines, _ = path.read_text(errors='replace').split('\n') if path.exists() else ('',)
     records = []
     for number, line in enumerate(lines, 1):
         try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            if number < len(lines):
-                raise ValueError(
-                    f'{path}, line {number} is no JSON: {line.strip()[:80]!r}. '
-                    'Mend it: a validation that is not recorded does not count'
-                ) from error
+            records.append(_record(line))
+        except ValueError as error:
+            raise ValueError(
+                f'{path}, line {number} is damaged ({error}): {line[:80]!r}. '
+                'Mend it: a validation that is not recorded does not count'
+            ) from error
     return records
+
+
+def _record(line: str) -> Record:
+    record = json.loads(line)
+    needed = set(PLACE) | ({'accuracy'} if isinstance(record, dict) and record.get('split') == 'validation' else set())
+    if missing := needed - set(record if isinstance(record, dict) else ()):
+        raise ValueError(f'no {", ".join(sorted(missing))}')
+    return record
 
 
 class Window:
@@ -124,7 +131,7 @@ class MetricsLog:
         record = place | dict(values)
         try:
             self._file.write(json.dumps(record) + '\n')
-            if split == 'validation':  # By it the best checkpoint is known, which is on the disk by then.
+            if split == 'validation':  # By it the best checkpoint is known.
                 os.fsync(self._file.fileno())
             self._draw(record)
         except OSError as error:

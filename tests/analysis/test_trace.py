@@ -11,6 +11,7 @@ from flaxmobile.analysis.latency import in_training
 from flaxmobile.analysis.trace import LayerTable, LayerTime, Program, by_layer, durations_of, op_names, time_layers
 from flaxmobile.data import Preprocessing
 from flaxmobile.models.inference import inference_function
+from flaxmobile.training.compiled import compile_step
 from flaxmobile.training.rehearsal import random_batch, rehearse, repeated
 from flaxmobile.weights import LoadedModel
 
@@ -122,6 +123,6 @@ def test_a_traced_training_step_has_them_too() -> None:
     variables = jax.jit(model.init)(jax.random.key(0), jnp.ones((1, 64, 64, 3)))
     loaded = LoadedModel(model, variables, Preprocessing(64), ())
     step, state, batch = rehearse(loaded, random_batch(loaded, 8))
-    compiled = step.lower(state, batch).compile()
+    compiled = compile_step(step, state, batch)
     rows = in_training(layers(model, 64))
     assert_has_all(time_layers(Program(repeated(compiled, state, batch), compiled.as_text()), rows, 2), rows)

@@ -229,7 +229,7 @@ def test_another_number_of_processes_goes_on(
     folder = tmp_path / 'run'
     words = ('train', config, '--run-dir', folder, '--log-every', 1)
     with Started(before, *words, TINY_PAUSE='0.3') as started:
-        wait_for_steps(folder, 2)
+        wait_for_steps(folder, 8)  # Past the first validation, whose accuracy all processes of the next run go by.
         started.processes[0].send_signal(signal.SIGTERM)
         assert [status for status, _, _ in started.end()] == [143] * before
     for status, _, errors in run(after, *words, '--resume'):
@@ -237,6 +237,8 @@ def test_another_number_of_processes_goes_on(
     ours, theirs = (read_metrics(place / 'metrics.jsonl') for place in (folder, by_two))
     assert [(one['split'], one['step']) for one in ours] == [(one['split'], one['step']) for one in theirs]
     np.testing.assert_allclose([one['loss'] for one in ours], [one['loss'] for one in theirs], rtol=1e-2)
+    best = max((one for one in ours if one['split'] == 'validation'), key=lambda one: (one['accuracy'], one['step']))
+    assert json.loads((folder / 'results.json').read_text())['best_step'] == best['step']
 
 
 @pytest.fixture(params=[(signal.SIGKILL, 1), (signal.SIGKILL, 0), (signal.SIGSTOP, 1), (signal.SIGSTOP, 0)])

@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -24,16 +25,16 @@ def tensorboard_values(folder: Path) -> list[tuple[int, str, float]]:
 def test_records_come_back(tmp_path: Path) -> None:
     log = MetricsLog(tmp_path)
     log.write('train', 10, 0.5, {'loss': 0.25, 'accuracy': 0.75})
-    log.write('validation', 20, 1.0, {'loss': 0.5})
+    log.write('validation', 20, 1.0, {'accuracy': 0.5})
     log.close()
     lines = [json.loads(line) for line in (tmp_path / 'metrics.jsonl').read_text().splitlines()]
     assert [{name: line[name] for name in line if name != 'seconds'} for line in lines] == [
         {'split': 'train', 'step': 10, 'epoch': 0.5, 'loss': 0.25, 'accuracy': 0.75},
-        {'split': 'validation', 'step': 20, 'epoch': 1.0, 'loss': 0.5},
+        {'split': 'validation', 'step': 20, 'epoch': 1.0, 'accuracy': 0.5},
     ]
     assert read_metrics(tmp_path / 'metrics.jsonl') == lines
     values = tensorboard_values(tmp_path / 'tensorboard')
-    assert values == [(10, 'train/loss', 0.25), (10, 'train/accuracy', 0.75), (20, 'validation/loss', 0.5)]
+    assert values == [(10, 'train/loss', 0.25), (10, 'train/accuracy', 0.75), (20, 'validation/accuracy', 0.5)]
 
 
 def test_a_resumed_log_forgets_what_comes_again(tmp_path: Path) -> None:
@@ -52,11 +53,32 @@ def test_a_resumed_log_forgets_what_comes_again(tmp_path: Path) -> None:
     assert seconds == sorted(seconds)
 
 
-def test_a_damaged_line_is_named(tmp_path: Path) -> None:
+RECORD = '{"split": "train", "step": 6, "epoch": 1.0, "seconds": 2.5}\n'
+
+
+@pytest.mark.parametrize(
+    ('damaged', 'why'),
+    [
+        ('nonsense', 'Expecting value'),
+        ('{}', 'no epoch, seconds, split, step'),
+        ('[6]', 'no epoch, seconds, split, step'),
+        (RECORD.replace('step', 'stop').strip(), 'no step'),
+        (RECORD.replace('train', 'validation').strip(), 'no accuracy'),
+    ],
+)
+@pytest.mark.parametrize('after', ['', RECORD])
+def test_a_damaged_line_is_named(damaged: str, why: str, after: str, tmp_path: Path) -> None:
     path = tmp_path / 'metrics.jsonl'
-    path.write_text('{"step": 1}\nnonsense\n{"step": 3}\n')
-    with pytest.raises(ValueError, match=r'metrics.jsonl, line 2 .*nonsense'):
+    path.write_text(f'{RECORD}{damaged}\n{after}')
+    with pytest.raises(ValueError, match=re.escape(f'metrics.jsonl, line 2 is damaged ({why}')):
         read_metrics(path)
+
+
+@pytest.mark.parametrize('cut_off', ['', '{"split": "tr', RECORD.strip()])
+def test_a_line_without_its_end_does_not_count(cut_off: str, tmp_path: Path) -> None:
+    path = tmp_path / 'metrics.jsonl'
+    path.write_text(RECORD + cut_off)
+    assert read_metrics(path) == [json.loads(RECORD)]
     assert read_metrics(tmp_path / 'none.jsonl') == []
 
 

@@ -94,7 +94,7 @@ def test_a_record_that_is_cut_off_is_told(finished_run: Path, tmp_path: Path) ->
     with pytest.warns(UserWarning, match=r'the last line of .*metrics\.jsonl is cut off'):
         load_run(run_dir)
     log.write_text('{"split": "tra\n' + log.read_text())
-    with pytest.raises(ValueError, match=r'metrics\.jsonl, line 1 is no JSON: .*Mend it: a'):
+    with pytest.raises(ValueError, match=r'metrics\.jsonl, line 1 is damaged .*Mend it: a'):
         load_run(run_dir)
 
 
