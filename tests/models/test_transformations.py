@@ -50,6 +50,7 @@ every_family = pytest.mark.parametrize(
     [family if family == 'first blocks' else pytest.param(family, marks=pytest.mark.slow) for family in NETWORKS],
 )
 LIMIT = 1e-10
+jit = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})  # Compiled in less time.
 BATCH, CLASSES, DEVICES = 4, 5, 2
 
 
@@ -71,8 +72,8 @@ class Case:
         self.variables, self.others = (
             random_variables(self.model, self.images.shape, seed=seed, dtype=np.float64) for seed in (0, 1)
         )
-        self.apply = jax.jit(self.model.apply)
-        self.gradient = jax.jit(jax.grad(self.loss))
+        self.apply = jit(self.model.apply)
+        self.gradient = jit(jax.grad(self.loss))
 
     def loss(self, params, image, label):
         logits = self.model.apply({**self.variables, 'params': params}, image[None])
@@ -128,7 +129,7 @@ def test_jit_and_eval_shape(family):
 @every_family
 def test_vmap_over_images(family):
     this = case(family)
-    one_by_one = jax.jit(jax.vmap(lambda image: this.model.apply(this.variables, image[None])[0]))(this.images)
+    one_by_one = jit(jax.vmap(lambda image: this.model.apply(this.variables, image[None])[0]))(this.images)
     assert_close(one_by_one, this.apply(this.variables, this.images))
 
 
@@ -136,7 +137,7 @@ def test_vmap_over_images(family):
 def test_vmap_over_parameters_is_an_ensemble(family):
     this = case(family)
     both = jax.tree.map(lambda *leaves: jnp.stack(leaves), this.variables, this.others)
-    ensemble = jax.jit(jax.vmap(this.model.apply, in_axes=(0, None)))(both, this.images)
+    ensemble = jit(jax.vmap(this.model.apply, in_axes=(0, None)))(both, this.images)
     assert_close(ensemble, jnp.stack([this.apply(v, this.images) for v in (this.variables, this.others)]))
 
 
@@ -146,7 +147,7 @@ def test_jvp_grad_and_finite_differences(family):
     params = this.variables['params']
     towards = direction(params)
     loss = functools.partial(this.loss, image=this.images[0], label=this.labels[0])
-    value, slope = jax.jit(lambda p, t: jax.jvp(loss, (p,), (t,)))(params, towards)
+    value, slope = jit(lambda p, t: jax.jvp(loss, (p,), (t,)))(params, towards)
     gradient = this.gradient(params, this.images[0], this.labels[0])
     product = sum(jnp.vdot(g, t) for g, t in zip(jax.tree.leaves(gradient), jax.tree.leaves(towards), strict=True))
     np.testing.assert_allclose(slope, product, rtol=LIMIT)
@@ -165,7 +166,7 @@ def test_jvp_grad_and_finite_differences(family):
 def test_vmap_of_grad_is_a_gradient_per_example(family):
     this = case(family)
     params, number = this.variables['params'], 2
-    per_example = jax.jit(jax.vmap(jax.grad(this.loss), in_axes=(None, 0, 0)))
+    per_example = jit(jax.vmap(jax.grad(this.loss), in_axes=(None, 0, 0)))
     together = per_example(params, this.images[:number], this.labels[:number])
     for n in range(number):
         one = jax.tree.map(lambda leaf, n=n: leaf[n], together)
@@ -180,13 +181,13 @@ def split(values):
 @every_family
 def test_batch_norm_over_a_named_axis_is_that_of_the_whole_batch(family):
     this = case(family)
-    gradient, (logits, statistics) = jax.jit(this.training(gradient=True))(this.variables, this.images, this.labels)
-    alone, _ = jax.jit(this.training())(this.variables, this.images[:2], this.labels[:2])
+    gradient, (logits, statistics) = jit(this.training(gradient=True))(this.variables, this.images, this.labels)
+    alone, _ = jit(this.training())(this.variables, this.images[:2], this.labels[:2])
     assert np.max(np.abs(alone - logits[:2])) > 1e-2 * np.max(np.abs(logits))  # two images' statistics are not four's
     mapped = this.training('batch')
     for transform in (jax.vmap, jax.pmap):
         run = transform(mapped, axis_name='batch', in_axes=(None, 0, 0))
-        run = jax.jit(run) if transform is jax.vmap else run
+        run = jit(run) if transform is jax.vmap else run
         parts, everywhere = run(this.variables, split(this.images), split(this.labels))
         assert_close(parts.reshape(logits.shape), logits)
         for device in (0, DEVICES - 1):
@@ -198,7 +199,7 @@ def test_batch_norm_over_a_named_axis_is_that_of_the_whole_batch(family):
         in_specs=(P(), P('batch'), P('batch')),
         out_specs=(P(), (P('batch'), P())),
     )
-    got = jax.device_get(jax.jit(sharded)(this.variables, this.images, this.labels))
+    got = jax.device_get(jit(sharded)(this.variables, this.images, this.labels))
     assert_close(got, jax.device_get((gradient, (logits, statistics))))
 
 

@@ -87,7 +87,7 @@ def test_outputs_and_gradients(kind, data):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('kind', KINDS)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_outputs_and_gradients_of_many_cases(kind, data):
     check(kind, data.draw(cases(kind)))

@@ -31,7 +31,6 @@ CASES = [
     pytest.param(('tiny', 2, 2), id='2 processes'),
     pytest.param(('tiny', 4, 1), id='4 processes'),
     pytest.param(('mobilenetv1_025', 1, 8), id='8 devices, whole network'),
-    pytest.param(('mobilenetv1_025', 2, 1), id='2 processes, whole network'),
 ]
 
 
