@@ -84,7 +84,8 @@ def plot(path: Path, rows: Sequence[Row]) -> None:
                 for row in case
                 if row['contender'] == name
             }
-            axis.bar(own.keys(), own.values(), width, label=name, color=matplotlib.colormaps['tab10'](index))
+            if own:  # Bars that are not there have a color of their own in the legend.
+                axis.bar(own.keys(), own.values(), width, label=name, color=matplotlib.colormaps['tab10'](index))
         axis.axhline(1, color='black', linewidth=0.8)
         axis.set(title=f'{task}, batch {batch}', ylabel='throughput / ours')
         axis.set_xticks(range(len(networks)), [name.replace('_', '\n', 1) for name in networks])
