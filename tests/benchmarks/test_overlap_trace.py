@@ -19,9 +19,9 @@ def test_the_share_that_lies_within():
 
 @pytest.mark.parity  # The photographs are scikit-image's.
 def test_a_run_is_traced(tmp_path, monkeypatch, capsys):
-    words = ['overlap', '--model', 'mobilenetv3_small_050', '--batch', '4', '--output', str(tmp_path / 'overlap.png')]
+    words = ['overlap', '--model', 'mobilenetv3_small_050', '--batch', '8', '--output', str(tmp_path / 'overlap.png')]
     monkeypatch.setattr(sys, 'argv', words)
     monkeypatch.setattr(overlap, 'limit_threads', lambda threads: None)
     overlap.main()
-    assert '7 steps of mobilenetv3_small_050, 4 images each' in capsys.readouterr().out
+    assert '7 steps of mobilenetv3_small_050, 8 images each' in capsys.readouterr().out
     assert (tmp_path / 'overlap.png').stat().st_size > 1000
