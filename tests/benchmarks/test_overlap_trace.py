@@ -1,10 +1,7 @@
-"""The arithmetic of the trace, by hand, and the traced run itself."""
-
-import sys
-
-import pytest
+"""The arithmetic of the trace, by hand, and the names that it patches."""
 
 from benchmarks import overlap
+from flaxmobile.training import loop
 
 
 def test_spans_that_touch_are_one():
@@ -17,11 +14,7 @@ def test_the_share_that_lies_within():
     assert overlap.share([(0, 1)], [(1, 2)]) == 0
 
 
-@pytest.mark.parity  # The photographs are scikit-image's.
-def test_a_run_is_traced(tmp_path, monkeypatch, capsys):
-    words = ['overlap', '--model', 'mobilenetv3_small_050', '--batch', '8', '--output', str(tmp_path / 'overlap.png')]
-    monkeypatch.setattr(sys, 'argv', words)
-    monkeypatch.setattr(overlap, 'limit_threads', lambda threads: None)
-    overlap.main()
-    assert '7 steps of mobilenetv3_small_050, 8 images each' in capsys.readouterr().out
-    assert (tmp_path / 'overlap.png').stat().st_size > 1000
+def test_what_is_named_on_the_trace_is_there(tmp_path):
+    with overlap.traced(tmp_path):  # Patches the loop's own functions, and fails where one has another name.
+        assert loop.shard_batch.__qualname__ != 'shard_batch'
+    assert loop.shard_batch.__qualname__ == 'shard_batch'
