@@ -254,7 +254,9 @@ def test_a_run_that_died_before_its_first_checkpoint(tiny: TrainConfig, tmp_path
     with pytest.raises(FileNotFoundError, match=r'holds no run'):
         loop.train(tiny, tmp_path / 'run', resume=True)
     shutil.copy(finished_run / 'run.json', tmp_path / 'run')
-    (tmp_path / 'run/metrics.jsonl').write_text('{"split": "train", "step": 3}\n{"split": "tra')
+    (tmp_path / 'run/metrics.jsonl').write_text(
+        '{"split": "train", "step": 3, "epoch": 0.5, "seconds": 1.0}\n{"split": "tra'
+    )
     with pytest.raises(FileExistsError, match='--resume'):
         loop.train(tiny, tmp_path / 'run')
     loop.train(tiny, tmp_path / 'run', resume=True)
