@@ -1,5 +1,6 @@
 import errno
 import json
+import shutil
 import signal
 import socket
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 from tiny_run import CLASSES, Blobs, blob_file, finished_run, tiny  # noqa: F401 - fixtures
 
 import flaxmobile
+from flaxmobile.cli import command as command_module
 from flaxmobile.cli import main
 from flaxmobile.training import interruption, loop
 from flaxmobile.training.config import TrainConfig
@@ -181,6 +183,15 @@ def test_evaluate(command: Run, tiny: TrainConfig, finished_run: Path) -> None: 
     assert '30 images' in out
 
 
+def test_other_images_are_told(command: Run, tiny: TrainConfig, finished_run: Path, tmp_path: Path) -> None:  # noqa: F811
+    run_dir = shutil.copytree(finished_run, tmp_path / 'run')
+    written = json.loads((run_dir / 'run.json').read_text())
+    written['images']['test'] = '12 images'
+    (run_dir / 'run.json').write_text(json.dumps(written))
+    with pytest.warns(UserWarning, match='not the test images of the run: they were 12 images, and those of blobs'):
+        assert command('evaluate', run_dir)[0] == 0
+
+
 def test_predict(command: Run, tiny: TrainConfig, finished_run: Path, blob_file: Path, tmp_path: Path) -> None:  # noqa: F811
     truth = CLASSES[Blobs('test')[0].label]
     status, out, _ = command('predict', finished_run, blob_file, '--top', '2')
@@ -207,3 +218,8 @@ def test_the_command_loads_nothing_heavy() -> None:
         ' & set(sys.modules))'
     )
     assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.split() == []
+
+
+def test_a_warning_is_for_people() -> None:
+    assert command_module._format_warning('cut off', UserWarning, 'run.py', 3) == 'cut off\n'
+    assert command_module._format_warning('old', DeprecationWarning, 'x.py', 3) == 'x.py:3: DeprecationWarning: old\n'

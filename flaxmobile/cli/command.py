@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -24,6 +25,8 @@ from flaxmobile.memory import use_huge_pages
 from flaxmobile.training.config import TrainConfig, list_configs, load_config
 from flaxmobile.weights.download import cache_folder
 
+_PYTHONS_FORMAT = warnings.formatwarning
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command and exit: 0; 1 for an unreadable image; 2 for wrong input; 128 + n for signal n.
@@ -38,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f'flaxmobile {flaxmobile.__version__}')
         raise SystemExit(0)
     if arguments is None:
+        warnings.formatwarning = _format_warning
         if words[:1] != ['compile']:  # A program for a machine that is not here cannot be read back.
             keep_programs(cache_folder() / 'xla')
         if words[:1] in (['train'], ['evaluate'], ['benchmark']) and not _asks_for_help(words):
@@ -57,6 +61,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+
+
+def _format_warning(message: Warning | str, category: type[Warning], *place: Any, **_: Any) -> str:
+    """What a warning for people says, without the line of code that says it."""
+    return f'{message}\n' if category is UserWarning else _PYTHONS_FORMAT(message, category, *place)
 
 
 def _asks_for_help(words: Sequence[str]) -> bool:

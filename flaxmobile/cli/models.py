@@ -1,6 +1,7 @@
 """The subcommands that try a trained model on images: evaluate, predict and probe."""
 
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -43,6 +44,12 @@ def evaluate(
     named = open_model(model, weights, image_size)
     loaded, config = named.model.loaded, named.config
     dataset = _dataset(named, data, split, data_dir, download)
+    if named.run and data is split is None and named.run.images.get('test', dataset.fingerprint) != dataset.fingerprint:
+        warnings.warn(
+            f'these are not the test images of the run: they were {named.run.images["test"]}, and those of '
+            f'{named.run.config.dataset} here are {dataset.fingerprint}',
+            stacklevel=2,
+        )
     if batch_size is None:
         batch_size = config.batch_size if config else 64
     mesh = make_mesh()

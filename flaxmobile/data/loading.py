@@ -55,7 +55,9 @@ def load_dataset(
         return _open_folder(folder, split, seed, max_unreadable)
     if is_path:
         raise FileNotFoundError(f'there is no folder {name}')
-    raise ValueError(unknown('data set', name, tfds_sets.known_names()) + '. A folder of images may be given too')
+    raise ValueError(
+        unknown('data set', name, tfds_sets.known_names()) + f'. Nor is there a folder {Path(name).absolute()}'
+    )
 
 
 def _open_folder(folder: Path, split: str, seed: int, max_unreadable: float) -> Dataset:

@@ -21,13 +21,20 @@ def compile_step(step: jax.stages.Wrapped, state: Any, *batches: Any) -> jax.sta
 
     On a CPU XLA asks for the temporary memory of a program as one piece, at every call. A piece over 32 MiB glibc's
     `malloc` gives back to the system when it is freed, and mapping it anew is a third of a step. As several pieces no
-    larger than it has to be for the largest array it is kept, where that array is small enough.
+    larger than it has to be for the largest array it is kept, where that array is small enough. XLA cannot write such a
+    program to disk, so it stays whole where JAX keeps compiled programs (`jax_compilation_cache_dir`).
     """
     traced = step.trace(state, *batches)
     devices = jax.tree.leaves(state)[0].sharding.device_set
     largest = max(_sizes(traced.jaxpr)) / len(devices)
-    options = _in_pieces(largest) if {device.platform for device in devices} == {'cpu'} else None
+    on_a_cpu = {device.platform for device in devices} == {'cpu'}
+    options = _in_pieces(largest) if on_a_cpu and not _are_kept_on_disk() else None
     return traced.lower().compile(compiler_options=options)
+
+
+def _are_kept_on_disk() -> bool:
+    config: Any = jax.config
+    return bool(config.jax_enable_compilation_cache and config.jax_compilation_cache_dir)
 
 
 def _in_pieces(largest: float) -> dict[str, str] | None:

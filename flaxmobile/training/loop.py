@@ -433,4 +433,6 @@ def stop(session: Session, step: int, number: int) -> NoReturn:
     """Wait for the checkpoint of this step, and raise TrainingStopped."""
     session.checkpoints.wait()
     name = signal.Signals(number).name
-    raise TrainingStopped(f'stopped by {name} at step {step}, which is saved; go on with --resume', number)
+    raise TrainingStopped(
+        f'stopped by {name} at step {step}, which is saved; go on with the same command and --resume', number
+    )

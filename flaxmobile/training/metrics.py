@@ -34,7 +34,7 @@ def read_metrics(path: str | Path) -> list[Record]:
         except ValueError as error:
             raise ValueError(
                 f'{path}, line {number} is damaged ({error}): {line[:80]!r}. '
-                'Mend it: a validation that is not recorded does not count'
+                'Mend it, or delete the line: a validation that is not recorded does not count'
             ) from error
     return records
 

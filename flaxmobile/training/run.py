@@ -128,11 +128,13 @@ def load_run(path: str | Path) -> LoadedModel:
         raise FileNotFoundError(nothing)
     with closing(Checkpoints(path, read_only=True)) as checkpoints:
         checkpoints.validated(validation_accuracies(path))
-        if checkpoints.damaged:
-            warnings.warn(checkpoints.tell_damage(), stacklevel=2)
         step = checkpoints.last if checkpoints.best is None else checkpoints.best
+        if step is None and checkpoints.damaged:
+            raise ValueError(f'{path} cannot be used: {checkpoints.tell_damage()}')
         if step is None:
             raise FileNotFoundError(nothing)
+        if checkpoints.damaged:
+            warnings.warn(checkpoints.tell_damage(), stacklevel=2)
         if checkpoints.best is None:
             warnings.warn(f'{path} has no validation yet: the last checkpoint, step {step}, is used', stacklevel=2)
         variables = checkpoints.restore_variables(step, abstract_variables(model, config.preprocessing, device))

@@ -7,18 +7,23 @@ from typing import NamedTuple
 
 from flaxmobile.models import list_models
 from flaxmobile.training.config import TrainConfig
-from flaxmobile.training.run import load_run, read_description
+from flaxmobile.training.run import RunDescription, load_run, read_description
 from flaxmobile.weights import NamedModel, Weight, find, formats, load_pretrained, open_model
 from flaxmobile.weights.catalogue import CATALOGUE
 
 
 class Source(NamedTuple):
-    """A model and where it comes from: `title` in words, its run's config or its published weight."""
+    """A model and where it comes from: `title` in words, its run (what `run.json` says) or its published weight."""
 
     title: str
     model: NamedModel
-    config: TrainConfig | None = None
+    run: RunDescription | None = None
     weight: Weight | None = None
+
+    @property
+    def config(self) -> TrainConfig | None:
+        """That of the run."""
+        return self.run.config if self.run else None
 
 
 def locate(given: str) -> Path | Weight:
@@ -62,9 +67,10 @@ def open_source(
         return Source(where.name, NamedModel(loaded, where.model, {}), weight=where)
     if where.is_file():
         return Source(str(where), _resized(open_model(where, network), image_size))
-    config = read_description(where).config
+    description = read_description(where)
+    config = description.config
     model = NamedModel(load_run(where), config.model, config.model_overrides)
-    return Source(f'{config.model} from {where}', _resized(model, image_size), config)
+    return Source(f'{config.model} from {where}', _resized(model, image_size), description)
 
 
 def _from_file(given: str, file: Path, image_size: int | None) -> Source:

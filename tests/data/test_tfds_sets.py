@@ -130,7 +130,10 @@ def test_the_default_place_is_that_of_tfds(tmp_path, monkeypatch):
 
 
 def test_unknown_names(tmp_path):
-    with pytest.raises(ValueError, match=r"unknown data set 'fashion_mnist_mni'.*fashion_mnist_mini.*A folder"):
+    with pytest.raises(
+        ValueError,
+        match=r"unknown data set 'fashion_mnist_mni'.*_mini.*Nor is there a folder /.*_mni",
+    ):
         load_dataset('fashion_mnist_mni', 'train', data_dir=tmp_path)
     with pytest.raises(ValueError, match=r"unknown data set ''"):
         load_dataset('', 'train', data_dir=tmp_path)

@@ -3,6 +3,7 @@
 import platform
 import resource
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import chex
@@ -66,6 +67,19 @@ def test_arrays_of_calls_within_calls_count() -> None:
 
     program = jax.make_jaxpr(jax.jit(scanned))(jnp.ones((3, 100)))
     assert max(compiled._sizes(program)) == 4 * 100 * 100
+
+
+def test_a_program_that_is_kept_on_disk_stays_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """XLA writes none whose memory is in pieces."""
+    asked: list[float] = []
+    monkeypatch.setattr(compiled, '_in_pieces', asked.append)
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update('jax_compilation_cache_dir', str(tmp_path))
+    try:
+        compile_step(jax.jit(jnp.add), jnp.ones(3), jnp.ones(3))
+    finally:
+        jax.config.update('jax_compilation_cache_dir', before)
+    assert asked == []
 
 
 def test_devices_share_the_arrays(monkeypatch: pytest.MonkeyPatch) -> None:

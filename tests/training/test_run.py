@@ -57,6 +57,14 @@ def test_folders_that_are_no_run(tmp_path: Path) -> None:
             load_run(tmp_path)
 
 
+def test_a_run_with_no_good_checkpoint_says_so(tiny: TrainConfig, finished_run: Path, tmp_path: Path) -> None:
+    run_dir = shutil.copytree(finished_run, tmp_path / 'run')
+    for digests in run_dir.glob('checkpoints/*/digests.json'):
+        digests.write_text('{}')
+    with pytest.raises(ValueError, match=r'run cannot be used: .*is damaged.*there is no good one'):
+        load_run(run_dir)
+
+
 def test_a_run_is_loaded_as_it_was_evaluated(tiny: TrainConfig, finished_run: Path) -> None:
     model, variables, preprocessing, classes = flaxmobile.load_run(finished_run)
     assert classes == CLASSES
@@ -94,7 +102,7 @@ def test_a_record_that_is_cut_off_is_told(finished_run: Path, tmp_path: Path) ->
     with pytest.warns(UserWarning, match=r'the last line of .*metrics\.jsonl is cut off'):
         load_run(run_dir)
     log.write_text('{"split": "tra\n' + log.read_text())
-    with pytest.raises(ValueError, match=r'metrics\.jsonl, line 1 is damaged .*Mend it: a'):
+    with pytest.raises(ValueError, match=r'metrics\.jsonl, line 1 is damaged .*Mend it, or delete the line: a'):
         load_run(run_dir)
 
 
