@@ -4,6 +4,7 @@ import os
 import resource
 import signal
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from tiny_run import tiny_config, use_tiny
 
 from flaxmobile.training import loop
-from flaxmobile.training.metrics import Window
+from flaxmobile.training.metrics import MetricsLog, Window
 
 STEPS, EPOCH = 36, 6
 CONFIG = replace(tiny_config(), epochs=STEPS / EPOCH, checkpoint_every=1 / 3, log_every=4)
@@ -24,6 +25,7 @@ def train(run_dir: Path, limited_from: int | None = None, workers: int = 0) -> N
     for number in (1, 2):
         os.dup2(log, number)
     use_tiny(pytest.MonkeyPatch())
+    _linger_before_validations()
     if limited_from is not None:
         _limit_files(limited_from)
     try:
@@ -31,6 +33,18 @@ def train(run_dir: Path, limited_from: int | None = None, workers: int = 0) -> N
     except OSError as error:
         Path(f'{run_dir}.error').write_text(str(error))  # The log may be full too.
         sys.exit(1)
+
+
+def _linger_before_validations() -> None:
+    """So that some kills come between a checkpoint and what is recorded of its validation."""
+    write = MetricsLog.write
+
+    def writing(self: MetricsLog, split: str, *place: Any) -> None:
+        if split == 'validation':
+            time.sleep(0.1)
+        write(self, split, *place)
+
+    MetricsLog.write = writing  # type: ignore[method-assign]
 
 
 def _limit_files(step: int) -> None:
