@@ -11,7 +11,7 @@ from flaxmobile.models.inference import is_known
 KEPT = 31 * 2**20
 """Bytes: the largest piece of memory that glibc's `malloc` keeps when it is freed, less what alignment takes."""
 SMALLEST = 8 * 2**20
-"""Bytes of a piece that is large enough for any network."""
+"""Bytes of a piece where the arrays are small: smaller pieces gain no more."""
 MARGIN = 17 / 16
 """What XLA's arrays have more than those of the traced program: padding."""
 
