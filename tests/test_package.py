@@ -16,19 +16,19 @@ PACKAGE = ROOT / 'flaxmobile'
 
 # What each part may import, as docs/architecture.md draws it.
 MAY_IMPORT = {
-    'suggestions': set(),
+    'messages': set(),
     'files': set(),
     'compilation': set(),
     'memory': set(),
-    'ops': {'suggestions'},
-    'layers': {'suggestions', 'ops'},
-    'models': {'suggestions', 'ops', 'layers'},
-    'analysis': {'suggestions', 'ops', 'layers', 'models'},
-    'data': {'suggestions'},
-    'weights': {'suggestions', 'files', 'ops', 'layers', 'models', 'data'},
-    'training': {'suggestions', 'files', 'ops', 'layers', 'models', 'data', 'weights'},
+    'ops': {'messages'},
+    'layers': {'messages', 'ops'},
+    'models': {'messages', 'ops', 'layers'},
+    'analysis': {'messages', 'ops', 'layers', 'models'},
+    'data': {'messages'},
+    'weights': {'messages', 'files', 'ops', 'layers', 'models', 'data'},
+    'training': {'messages', 'files', 'ops', 'layers', 'models', 'data', 'weights'},
     'cli': {
-        'suggestions',
+        'messages',
         'ops',
         'layers',
         'models',
@@ -41,7 +41,7 @@ MAY_IMPORT = {
         '__init__',
     },
     '__main__': {'cli'},
-    '__init__': {'suggestions', 'ops', 'layers', 'models', 'data', 'weights', 'training'},
+    '__init__': {'messages', 'ops', 'layers', 'models', 'data', 'weights', 'training'},
 }
 HEAVY = {'tensorflow', 'tensorflow_datasets', 'torch', 'keras', 'timm', 'grain', 'orbax', 'matplotlib', 'PIL'}
 HEAVY |= {'tensorboardX', 'tyro', 'rich'}

@@ -7,7 +7,7 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 import flaxmobile
 from flaxmobile.cli.common import ImageSize, WeightsFile, as_json, open_model, print_table
-from flaxmobile.suggestions import unknown
+from flaxmobile.messages import unknown
 
 if TYPE_CHECKING:
     from flaxmobile.analysis.trace import Program

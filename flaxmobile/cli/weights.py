@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from flaxmobile.cli.common import as_json, assumed_of, open_model
-from flaxmobile.suggestions import unknown
+from flaxmobile.messages import unknown
 
 if TYPE_CHECKING:
     from flaxmobile.weights import NamedModel, Weight

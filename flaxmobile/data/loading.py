@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from flaxmobile.data.dataset import Dataset
-from flaxmobile.suggestions import unknown
+from flaxmobile.messages import unknown
 
 
 def load_dataset(

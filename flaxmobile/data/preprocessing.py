@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxmobile.suggestions import unknown
+from flaxmobile.messages import unknown
 
 Interpolation = Literal['bicubic', 'bilinear']
 TrainInterpolation = Literal['bicubic', 'bilinear', 'random']

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 
-from flaxmobile.suggestions import unknown
+from flaxmobile.messages import unknown
 
 _PART = re.compile(r'(?P<name>[\w.-]+)(?:\[(?P<start>-?\d+%?)?:(?P<stop>-?\d+%?)?\])?')
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from flaxmobile.suggestions import unknown
+from flaxmobile.messages import unknown
 
 Initializer = Callable[..., Array]
 

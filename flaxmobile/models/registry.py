@@ -8,6 +8,7 @@ import fnmatch
 from typing import Any, NamedTuple
 
 from flaxmobile.layers import TENSORFLOW, TORCH, TORCHVISION_V3, Convention
+from flaxmobile.messages import unknown
 from flaxmobile.models.mnasnet import MnasNet, MnasNetSmall, SemNASNet
 from flaxmobile.models.mobilenet_edgetpu import (
     MobileNetEdgeTPUV1,
@@ -27,7 +28,6 @@ from flaxmobile.models.mobilenetv4 import (
     MobileNetV4HybridMedium,
 )
 from flaxmobile.models.network import MobileNet
-from flaxmobile.suggestions import unknown
 
 
 class Entry(NamedTuple):

@@ -6,7 +6,7 @@ from functools import partial
 import jax
 from jax import Array
 
-from flaxmobile.suggestions import unknown
+from flaxmobile.messages import unknown
 
 relu = jax.nn.relu
 relu6 = jax.nn.relu6

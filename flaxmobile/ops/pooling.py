@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from jax import Array
 
-from flaxmobile.suggestions import unknown
+from flaxmobile.messages import unknown
 
 
 def average_pool(images: Array) -> Array:

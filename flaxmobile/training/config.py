@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from flaxmobile.data.preprocessing import Augmentation, AutoAugment, Interpolation, Preprocessing, TrainInterpolation
+from flaxmobile.messages import unknown
 from flaxmobile.models import create_model
-from flaxmobile.suggestions import unknown
 from flaxmobile.training.mixing import Mixing
 
 Optimizer = Literal['rmsprop', 'torch_rmsprop', 'sgd', 'adamw', 'lamb']

@@ -7,8 +7,8 @@ from typing import Any
 
 from flaxmobile.data import Preprocessing
 from flaxmobile.data.preprocessing import Interpolation
+from flaxmobile.messages import unknown
 from flaxmobile.models.registry import REGISTRY
-from flaxmobile.suggestions import unknown
 from flaxmobile.weights.class_names import VOCABULARIES
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

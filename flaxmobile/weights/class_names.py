@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from flaxmobile.suggestions import unknown
+from flaxmobile.messages import unknown
 
 FOLDER = Path(__file__).parent / 'vocabularies'
 VOCABULARIES = {'imagenet-1k': 1000, 'imagenet-12k': 11821, 'imagenet-21k-miil': 11221}

@@ -12,9 +12,9 @@ import numpy as np
 from flaxmobile.data import Preprocessing
 from flaxmobile.files import write_whole
 from flaxmobile.layers import TENSORFLOW, get_convention
+from flaxmobile.messages import unknown
 from flaxmobile.models.network import MobileNet
 from flaxmobile.models.registry import create_model, entry
-from flaxmobile.suggestions import unknown
 from flaxmobile.weights import formats, keras_names, names, torch_names
 from flaxmobile.weights.catalogue import CATALOGUE, find
 from flaxmobile.weights.class_names import VOCABULARIES, vocabulary

@@ -18,11 +18,11 @@ from flaxmobile.layers import (
     UniversalInvertedBottleneck,
     get_convention,
 )
+from flaxmobile.messages import unknown
 from flaxmobile.models.mobilenetv2 import MobileNetV2
 from flaxmobile.models.mobilenetv3 import MobileNetV3
 from flaxmobile.models.mobilenetv4 import MobileNetV4
 from flaxmobile.models.network import MobileNet
-from flaxmobile.suggestions import unknown
 from flaxmobile.weights import names
 from flaxmobile.weights.formats.torch_pickle import WRAPPERS
 from flaxmobile.weights.names import Assignment, Layout, Place, Shapes
