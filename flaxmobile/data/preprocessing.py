@@ -1,18 +1,27 @@
 """How images are resized, cropped, augmented and normalised."""
 
-import math
+import dataclasses
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxmobile.messages import unknown
+from flaxmobile.rules import Count, Positive, Share, above, among, at_least, between, check_fields, tuples_from_lists
 
 Interpolation = Literal['bicubic', 'bilinear']
 TrainInterpolation = Literal['bicubic', 'bilinear', 'random']
 AutoAugment = Literal['randaugment', 'autoaugment', 'trivialaugment']
+
+# What a field may be, for the configuration of a run too.
+ImageSize = Annotated[int, between(1, 16_384)]
+Channels = Annotated[int, among(1, 3)]
+CropFraction = Annotated[float, between(0.05, 1)]
+CropScale = tuple[Annotated[float, above(0, 1)], Annotated[float, above(0, 1)]]
+CropRatio = tuple[Positive, Positive]
+Magnitude = Annotated[float, between(0, 10)]
+MagnitudeStd = Annotated[float, dataclasses.replace(at_least(0), infinite=True)]
 
 
 @dataclass(frozen=True)
@@ -24,37 +33,28 @@ class Preprocessing:
         channels: 1 (grey) or 3 (RGB).
         mean: what is subtracted from pixel values in [0, 1], one number per channel (the default is ImageNet's).
         std: what the difference is divided by, one number per channel.
-        crop_fraction: side of the centre crop in evaluation, as a share of the resized image.
+        crop_fraction: side of the centre crop in evaluation, as a share of the resized image, 0.05 to 1.
         interpolation: 'bicubic' or 'bilinear', both antialiased.
 
     Raises:
         ValueError: a field is out of its range.
     """
 
-    image_size: int = 224
-    channels: int = 3
+    image_size: ImageSize = 224
+    channels: Channels = 3
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-    std: tuple[float, ...] = (0.229, 0.224, 0.225)
-    crop_fraction: float = 0.875
+    std: tuple[Positive, ...] = (0.229, 0.224, 0.225)
+    crop_fraction: CropFraction = 0.875
     interpolation: Interpolation = 'bicubic'
 
     def __post_init__(self) -> None:
-        for name in ('mean', 'std'):  # JSON gives lists.
-            object.__setattr__(self, name, tuple(float(value) for value in getattr(self, name)))
-        if self.image_size < 1:
-            raise ValueError(f'image_size is {self.image_size}: it has to be 1 or more')
-        if self.channels not in (1, 3):
-            raise ValueError(f'channels is {self.channels}: it has to be 1 (grey) or 3 (RGB)')
+        tuples_from_lists(self)
+        check_fields(self)
         for name in ('mean', 'std'):
-            values = getattr(self, name)
-            if len(values) != self.channels:
-                raise ValueError(f'{name} has {len(values)} numbers for {self.channels} channels: give one per channel')
-        if not all(math.isfinite(value) for value in self.mean) or not all(0 < value < math.inf for value in self.std):
-            raise ValueError(f'mean {self.mean} has to be finite and std {self.std} greater than 0')
-        if not 0 < self.crop_fraction <= 1:
-            raise ValueError(f'crop_fraction is {self.crop_fraction}: it has to be over 0 and at most 1')
-        if self.interpolation not in get_args(Interpolation):
-            raise ValueError(f'interpolation is {self.interpolation!r}: it has to be bicubic or bilinear')
+            if (given := len(getattr(self, name))) != self.channels:
+                raise ValueError(
+                    f'Preprocessing: {name} has {given} numbers for {self.channels} channels: give one per channel'
+                )
 
     def normalize(self, images: jax.typing.ArrayLike) -> jax.Array:
         """uint8 [..., height, width, channels] to float32: `(images / 255 - mean) / std`."""
@@ -99,54 +99,28 @@ class Augmentation:
         ValueError: a field is out of its range.
     """
 
-    crop_scale: tuple[float, float] = (0.08, 1.0)
-    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    crop_scale: CropScale = (0.08, 1.0)
+    crop_ratio: CropRatio = (3 / 4, 4 / 3)
     flip: bool = True
     auto_augment: AutoAugment | None = None
-    randaugment_magnitude: float = 9.0
-    randaugment_layers: int = 2
-    randaugment_magnitude_std: float = 0.0
+    randaugment_magnitude: Magnitude = 9.0
+    randaugment_layers: Count = 2
+    randaugment_magnitude_std: MagnitudeStd = 0.0
     randaugment_increasing: bool = False
-    color_jitter: float = 0.0
-    random_erasing: float = 0.0
-    repeated_augmentation: int = 1
+    color_jitter: Share = 0.0
+    random_erasing: Share = 0.0
+    repeated_augmentation: Count = 1
     train_interpolation: TrainInterpolation | None = None
-    train_image_size: int | None = None
+    train_image_size: ImageSize | None = None
 
     def __post_init__(self) -> None:
-        for name, greatest in (('crop_scale', 1.0), ('crop_ratio', math.inf)):
-            values = tuple(float(value) for value in getattr(self, name))
-            object.__setattr__(self, name, values)
-            if len(values) != 2 or not 0 < values[0] <= values[1] <= greatest or values[1] == math.inf:
-                raise ValueError(
-                    f'{name} is {values}: give two numbers over 0, the lesser first'
-                    + (', at most 1' if greatest == 1 else '')
-                )
-        for name, choices in (('auto_augment', AutoAugment), ('train_interpolation', TrainInterpolation)):
-            value = getattr(self, name)
-            if value is not None and value not in get_args(choices):
-                raise ValueError(unknown(name, str(value), get_args(choices)))
-        for name, least, greatest in _BOUNDS:
-            value = getattr(self, name)
-            if not isinstance(value, int | float) or not least <= value <= greatest:
-                raise ValueError(f'{name} is {value!r}: it has to be {_range(least, greatest)}')
-        for name in ('randaugment_layers', 'repeated_augmentation', 'train_image_size'):
-            value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or value < 1):
-                raise ValueError(f'{name} is {value!r}: it has to be a whole number, 1 or more')
+        tuples_from_lists(self)
+        check_fields(self)
+        for name in ('crop_scale', 'crop_ratio'):
+            least, greatest = getattr(self, name)
+            if least > greatest:
+                raise ValueError(f'Augmentation: {name} is {least, greatest}: give the lesser first')
 
     def training_size(self, preprocessing: Preprocessing) -> int:
         """Side of a training image in pixels."""
         return self.train_image_size or preprocessing.image_size
-
-
-_BOUNDS = (
-    ('randaugment_magnitude', 0, 10),
-    ('randaugment_magnitude_std', 0, math.inf),
-    ('color_jitter', 0, 1),
-    ('random_erasing', 0, 1),
-)
-
-
-def _range(least: float, greatest: float) -> str:
-    return f'{least} or more' if greatest == math.inf else f'from {least} to {greatest}'

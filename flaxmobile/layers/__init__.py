@@ -3,7 +3,7 @@
 from flax.linen import Dropout
 
 from flaxmobile.layers.attention import MultiQueryAttention
-from flaxmobile.layers.basic import AntiAliasing, Conv, ConvNorm, Dense, common_fields
+from flaxmobile.layers.basic import Conv, ConvNorm, Dense, common_fields
 from flaxmobile.layers.blocks import (
     Block,
     DepthwiseSeparable,
@@ -13,6 +13,7 @@ from flaxmobile.layers.blocks import (
     make_divisible,
 )
 from flaxmobile.layers.convention import TENSORFLOW, TORCH, TORCHVISION_V3, Convention, get_convention
+from flaxmobile.layers.fields import AntiAliasing
 from flaxmobile.layers.regularization import LayerScale, StochasticDepth
 from flaxmobile.layers.universal import FusedInvertedBottleneck, UniversalInvertedBottleneck
 

@@ -12,6 +12,7 @@ from flaxmobile.layers.basic import Conv, batch_norm, common_fields
 from flaxmobile.layers.blocks import Block
 from flaxmobile.layers.convention import get_convention
 from flaxmobile.layers.regularization import LayerScale, StochasticDepth
+from flaxmobile.rules import Count, NotNegative, Rate
 
 
 class Projection(Block):
@@ -23,9 +24,9 @@ class Projection(Block):
         dilation: of the depthwise convolution.
     """
 
-    features: int
-    strides: int = 1
-    dilation: int = 1
+    features: Count
+    strides: Count = 1
+    dilation: Count = 1
 
     @nn.compact
     def __call__(self, images: Array, *, train: bool = False) -> Array:
@@ -58,10 +59,10 @@ class Attention(Block):
     Shazeer 2019 (1911.02150). Attributes: see `MultiQueryAttention`.
     """
 
-    heads: int
-    key_features: int
-    key_strides: int = 1
-    dilation: int = 1
+    heads: Count
+    key_features: Count
+    key_strides: Count = 1
+    dilation: Count = 1
 
     @nn.compact
     def __call__(self, images: Array, *, train: bool = False) -> Array:
@@ -97,12 +98,12 @@ class MultiQueryAttention(Block):
         stochastic_depth_rate: share of examples whose residual branch is dropped in training.
     """
 
-    heads: int
-    key_features: int
-    key_strides: int = 1
-    dilation: int = 1
-    layer_scale: float | None = 1e-5
-    stochastic_depth_rate: float = 0.0
+    heads: Count
+    key_features: Count
+    key_strides: Count = 1
+    dilation: Count = 1
+    layer_scale: NotNegative | None = 1e-5
+    stochastic_depth_rate: Rate = 0.0
 
     @nn.compact
     def __call__(self, images: Array, *, train: bool = False) -> Array:

@@ -1,7 +1,7 @@
 """Convolution, dense layer and convolution + BatchNorm + activation."""
 
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -9,14 +9,21 @@ from flax.linen.dtypes import promote_dtype
 from jax import Array
 
 from flaxmobile import ops
-from flaxmobile.layers.convention import TENSORFLOW, Convention, Initializer, get_convention
+from flaxmobile.layers.convention import TENSORFLOW, Initializer, get_convention
+from flaxmobile.layers.fields import (
+    Activation,
+    AntiAliasing,
+    CheckedModule,
+    ConventionOrName,
+    FloatType,
+    KernelSize,
+    Kind,
+)
 from flaxmobile.layers.normalization import BatchNorm
-
-Kind = Literal['standard', 'depthwise', 'pointwise']
-AntiAliasing = Literal['average', 'blur']
+from flaxmobile.rules import Count
 
 
-class Conv(nn.Module):
+class Conv(CheckedModule):
     """A convolution of one of three kinds.
 
     Input `[batch, height, width, channels]`, output `[batch, height', width', features]`. The kernel is
@@ -42,17 +49,17 @@ class Conv(nn.Module):
             those the parameters were made for.
     """
 
-    features: int | None = None
-    kernel_size: int = 1
-    strides: int = 1
-    dilation: int = 1
+    features: Count | None = None
+    kernel_size: KernelSize = 1
+    strides: Count = 1
+    dilation: Count = 1
     kind: Kind = 'standard'
-    groups: int = 1
+    groups: Count = 1
     use_bias: bool = False
     kernel_init: Initializer | None = None
-    convention: Convention | str = TENSORFLOW
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
+    convention: ConventionOrName = TENSORFLOW
+    dtype: FloatType | None = None
+    param_dtype: FloatType = jnp.float32
 
     @nn.compact
     def __call__(self, images: Array) -> Array:
@@ -78,10 +85,9 @@ class Conv(nn.Module):
             raise ValueError(f'{where}: expected [batch, height, width, channels], was given shape {images.shape}')
         channels, size = images.shape[-1], 1 if self.kind == 'pointwise' else self.kernel_size
         features = channels if self.features is None else self.features
-        if features < 1 or (self.kind == 'depthwise' and features % channels):
-            allowed = f'a multiple of the {channels} channels' if self.kind == 'depthwise' else '1 or more'
-            raise ValueError(f'{where}: features={features}, allowed is {allowed}')
-        divided = self.groups > 0 and channels % self.groups == features % self.groups == 0
+        if self.kind == 'depthwise' and features % channels:
+            raise ValueError(f'{where}: features={features}, allowed is a multiple of the {channels} channels')
+        divided = channels % self.groups == features % self.groups == 0
         if self.groups != 1 and not (divided and self.kind == 'standard'):
             allowed = f'1 or, if standard, a divisor of the {channels} channels and {features} features'
             raise ValueError(f'{where}: groups={self.groups} of a {self.kind} convolution, allowed is {allowed}')
@@ -97,7 +103,7 @@ class Conv(nn.Module):
         return shape
 
 
-class Dense(nn.Module):
+class Dense(CheckedModule):
     """A dense layer with bias: `[batch, channels]` to `[batch, features]`.
 
     Attributes:
@@ -107,10 +113,10 @@ class Dense(nn.Module):
         param_dtype: of the parameters.
     """
 
-    features: int
-    convention: Convention | str = TENSORFLOW
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
+    features: Count
+    convention: ConventionOrName = TENSORFLOW
+    dtype: FloatType | None = None
+    param_dtype: FloatType = jnp.float32
 
     @nn.compact
     def __call__(self, values: Array) -> Array:
@@ -140,7 +146,7 @@ def batch_norm(module: Any, *, train: bool, name: str = 'norm') -> BatchNorm:
     )
 
 
-class ConvNorm(nn.Module):
+class ConvNorm(CheckedModule):
     """Convolution, BatchNorm and activation: `conv` and `norm` in the parameters.
 
     Input `[batch, height, width, channels]`, output `[batch, height', width', features]`.
@@ -156,18 +162,18 @@ class ConvNorm(nn.Module):
         batch_norm_axis_name: mapped axis that BatchNorm's statistics are shared over (`pmap`, `shard_map`, `vmap`).
     """
 
-    features: int | None = None
-    kernel_size: int = 1
-    strides: int = 1
-    dilation: int = 1
+    features: Count | None = None
+    kernel_size: KernelSize = 1
+    strides: Count = 1
+    dilation: Count = 1
     kind: Kind = 'standard'
-    groups: int = 1
+    groups: Count = 1
     kernel_init: Initializer | None = None
-    activation: str = 'relu6'
+    activation: Activation = 'relu6'
     anti_aliasing: AntiAliasing | None = None
-    convention: Convention | str = TENSORFLOW
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
+    convention: ConventionOrName = TENSORFLOW
+    dtype: FloatType | None = None
+    param_dtype: FloatType = jnp.float32
     batch_norm_axis_name: str | None = None
 
     @nn.compact

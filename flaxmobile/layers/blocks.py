@@ -8,8 +8,10 @@ from jax import Array
 
 from flaxmobile import ops
 from flaxmobile.layers.basic import Conv, ConvNorm, common_fields
-from flaxmobile.layers.convention import TENSORFLOW, Convention
+from flaxmobile.layers.convention import TENSORFLOW
+from flaxmobile.layers.fields import Activation, CheckedModule, ConventionOrName, FloatType, KernelSize, Multiplier
 from flaxmobile.layers.regularization import StochasticDepth
+from flaxmobile.rules import Count, Rate
 
 
 def make_divisible(value: float, divisor: int = 8) -> int:
@@ -21,7 +23,7 @@ def make_divisible(value: float, divisor: int = 8) -> int:
     return rounded + divisor if rounded < 0.9 * value else rounded
 
 
-class Block(nn.Module, kw_only=True):
+class Block(CheckedModule, kw_only=True):
     """What the blocks share.
 
     Attributes:
@@ -31,9 +33,9 @@ class Block(nn.Module, kw_only=True):
         batch_norm_axis_name: mapped axis over which BatchNorm's statistics are shared.
     """
 
-    convention: Convention | str = TENSORFLOW
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
+    convention: ConventionOrName = TENSORFLOW
+    dtype: FloatType | None = None
+    param_dtype: FloatType = jnp.float32
     batch_norm_axis_name: str | None = None
 
     def conv_norm(self, name: str, **fields: Any) -> ConvNorm:
@@ -41,7 +43,7 @@ class Block(nn.Module, kw_only=True):
         return ConvNorm(**common_fields(self), name=name, **fields)
 
 
-class SqueezeExcite(nn.Module):
+class SqueezeExcite(CheckedModule):
     """Squeeze-and-excitation: each channel scaled by a gate made of all channels' means.
 
     Hu et al. 2018 (1709.01507), Figure 2; with the hard-sigmoid gate of MobileNetV3 (1905.02244, section 5.3).
@@ -56,13 +58,13 @@ class SqueezeExcite(nn.Module):
         param_dtype: of the parameters.
     """
 
-    reduction_ratio: float = 4
-    squeeze_features: int | None = None
-    activation: str = 'relu'
-    gate: str = 'hard_sigmoid'
-    convention: Convention | str = TENSORFLOW
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
+    reduction_ratio: Multiplier = 4
+    squeeze_features: Count | None = None
+    activation: Activation = 'relu'
+    gate: Activation = 'hard_sigmoid'
+    convention: ConventionOrName = TENSORFLOW
+    dtype: FloatType | None = None
+    param_dtype: FloatType = jnp.float32
 
     @nn.compact
     def __call__(self, images: Array) -> Array:
@@ -98,12 +100,12 @@ class DepthwiseSeparable(Block):
         activation: after both convolutions, by name.
     """
 
-    features: int
-    kernel_size: int = 3
-    strides: int = 1
-    dilation: int = 1
-    depth_multiplier: int = 1
-    activation: str = 'relu6'
+    features: Count
+    kernel_size: KernelSize = 3
+    strides: Count = 1
+    dilation: Count = 1
+    depth_multiplier: Count = 1
+    activation: Activation = 'relu6'
 
     @nn.compact
     def __call__(self, images: Array, *, train: bool = False) -> Array:
@@ -145,19 +147,19 @@ class InvertedResidual(Block):
         stochastic_depth_rate: share of examples whose residual branch is dropped in training.
     """
 
-    features: int
-    expansion_ratio: float = 6
-    kernel_size: int = 3
-    strides: int = 1
-    dilation: int = 1
-    activation: str = 'relu6'
+    features: Count
+    expansion_ratio: Multiplier = 6
+    kernel_size: KernelSize = 3
+    strides: Count = 1
+    dilation: Count = 1
+    activation: Activation = 'relu6'
     squeeze_excite: bool = False
-    squeeze_reduction: float = 4
-    squeeze_divisor: int = 8
-    squeeze_activation: str | None = 'relu'
-    squeeze_gate: str = 'hard_sigmoid'
+    squeeze_reduction: Multiplier = 4
+    squeeze_divisor: Count = 8
+    squeeze_activation: Activation | None = 'relu'
+    squeeze_gate: Activation = 'hard_sigmoid'
     residual: bool = True
-    stochastic_depth_rate: float = 0.0
+    stochastic_depth_rate: Rate = 0.0
 
     @nn.compact
     def __call__(self, images: Array, *, train: bool = False) -> Array:
@@ -208,8 +210,8 @@ class ResidualBlock(Block):
         squeeze_excite: put squeeze-excite after the second BatchNorm.
     """
 
-    features: int
-    strides: int = 1
+    features: Count
+    strides: Count = 1
     squeeze_excite: bool = True
 
     @nn.compact

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from flaxmobile.messages import unknown
+from flaxmobile.rules import Positive, Rate, check_fields
 
 Initializer = Callable[..., Array]
 
@@ -29,10 +30,13 @@ class Convention:
     """
 
     padding: Literal['same', 'symmetric'] = 'same'
-    epsilon: float = 1e-3
-    momentum: float = 0.99
+    epsilon: Positive = 1e-3
+    momentum: Rate = 0.99
     initialization: Literal['truncated_normal', 'fan_out', 'kaiming_fan_out'] = 'truncated_normal'
     folded: bool = False
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def conv_initializer(self, groups: int = 1) -> Initializer:
         """Initialiser of a kernel `[height, width, channels / groups, features]`."""
@@ -82,6 +86,6 @@ def get_convention(convention: Convention | str) -> Convention:
     """
     if isinstance(convention, Convention):
         return convention
-    if convention not in CONVENTIONS:
-        raise ValueError(unknown('convention', convention, CONVENTIONS))
+    if not isinstance(convention, str) or convention not in CONVENTIONS:
+        raise ValueError(unknown('convention', str(convention), CONVENTIONS))
     return CONVENTIONS[convention]

@@ -7,6 +7,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array, jit, lax
 
+from flaxmobile.layers.fields import CheckedModule, FloatType
+from flaxmobile.rules import Positive, Rate
+
 
 @partial(jit, inline=True)  # Outside of a program, as in `init`, one thing to compile instead of seven.
 def _normalize(values: Array, mean: Array, variance: Array, scale: Array, bias: Array, epsilon: float) -> Array:
@@ -14,7 +17,7 @@ def _normalize(values: Array, mean: Array, variance: Array, scale: Array, bias: 
     return values * factor + (bias - mean * factor)
 
 
-class BatchNorm(nn.Module):
+class BatchNorm(CheckedModule):
     """Batch normalisation over all axes but the channels (Ioffe and Szegedy 2015, 1502.03167, Algorithm 1).
 
     `[..., channels]`, of the same shape and type. As one multiplication and one addition of each value: its derivative
@@ -30,9 +33,9 @@ class BatchNorm(nn.Module):
     """
 
     use_running_average: bool
-    momentum: float = 0.99
-    epsilon: float = 1e-3
-    param_dtype: Any = jnp.float32
+    momentum: Rate = 0.99
+    epsilon: Positive = 1e-3
+    param_dtype: FloatType = jnp.float32
     axis_name: str | None = None
 
     @nn.compact

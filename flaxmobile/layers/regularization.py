@@ -1,15 +1,16 @@
 """Stochastic depth and layer scale. (Dropout is Flax's own.)"""
 
-from typing import Any
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
 from jax import Array
 
+from flaxmobile.layers.fields import CheckedModule, FloatType
+from flaxmobile.rules import NotNegative, Rate
 
-class StochasticDepth(nn.Module):
+
+class StochasticDepth(CheckedModule):
     """Zero a whole example's residual branch at `rate` and scale the others by `1 / (1 - rate)` when `train`.
 
     Huang et al. 2016 (1603.09382); timm calls it drop path. Draws from the 'dropout' key.
@@ -18,7 +19,7 @@ class StochasticDepth(nn.Module):
         rate: share of the examples that lose their branch, from 0 to below 1.
     """
 
-    rate: float
+    rate: Rate
 
     @nn.compact
     def __call__(self, branch: Array, *, train: bool = False) -> Array:
@@ -30,7 +31,7 @@ class StochasticDepth(nn.Module):
         return branch * kept.astype(branch.dtype) / (1 - self.rate)
 
 
-class LayerScale(nn.Module):
+class LayerScale(CheckedModule):
     """A learnt factor, `gamma`, for each channel of a residual branch (Touvron et al. 2021, 2103.17239).
 
     Attributes:
@@ -39,9 +40,9 @@ class LayerScale(nn.Module):
         param_dtype: of the parameters.
     """
 
-    initial: float = 1e-5
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
+    initial: NotNegative = 1e-5
+    dtype: FloatType | None = None
+    param_dtype: FloatType = jnp.float32
 
     @nn.compact
     def __call__(self, branch: Array) -> Array:

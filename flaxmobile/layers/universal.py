@@ -1,11 +1,14 @@
 """MobileNetV4's bottlenecks (2404.10518, Figure 3): the universal one and the fused one."""
 
+from typing import Annotated
+
 import flax.linen as nn
 from jax import Array
 
-from flaxmobile.layers.basic import AntiAliasing
 from flaxmobile.layers.blocks import Block, make_divisible
+from flaxmobile.layers.fields import Activation, AntiAliasing, KernelSize, Multiplier, OptionalKernelSize
 from flaxmobile.layers.regularization import LayerScale, StochasticDepth
+from flaxmobile.rules import Count, NotNegative, Rate, at_least
 
 
 class UniversalInvertedBottleneck(Block):
@@ -31,16 +34,16 @@ class UniversalInvertedBottleneck(Block):
         ValueError: strides without a depthwise convolution that could take them.
     """
 
-    features: int
-    expansion_ratio: float = 4
-    start_kernel_size: int = 0
-    kernel_size: int = 3
-    strides: int = 1
-    dilation: int = 1
-    activation: str = 'relu'
+    features: Count
+    expansion_ratio: Multiplier = 4
+    start_kernel_size: OptionalKernelSize = 0
+    kernel_size: OptionalKernelSize = 3
+    strides: Count = 1
+    dilation: Count = 1
+    activation: Activation = 'relu'
     anti_aliasing: AntiAliasing | None = None
-    layer_scale: float | None = None
-    stochastic_depth_rate: float = 0.0
+    layer_scale: NotNegative | None = None
+    stochastic_depth_rate: Rate = 0.0
 
     @nn.compact
     def __call__(self, images: Array, *, train: bool = False) -> Array:
@@ -101,15 +104,15 @@ class FusedInvertedBottleneck(Block):
         ValueError: the expanded channels are no multiple of `group_size`.
     """
 
-    features: int
-    expansion_ratio: float = 4
-    kernel_size: int = 3
-    strides: int = 1
-    dilation: int = 1
-    group_size: int = 0
-    activation: str = 'relu'
+    features: Count
+    expansion_ratio: Multiplier = 4
+    kernel_size: KernelSize = 3
+    strides: Count = 1
+    dilation: Count = 1
+    group_size: Annotated[int, at_least(0)] = 0
+    activation: Activation = 'relu'
     anti_aliasing: AntiAliasing | None = None
-    stochastic_depth_rate: float = 0.0
+    stochastic_depth_rate: Rate = 0.0
 
     @nn.compact
     def __call__(self, images: Array, *, train: bool = False) -> Array:

@@ -6,6 +6,7 @@ from jax import Array
 
 from flaxmobile.layers import DepthwiseSeparable, make_divisible
 from flaxmobile.models.network import BlockSpec, MobileNet, pool
+from flaxmobile.rules import Count, Rate
 
 
 class Row(NamedTuple):
@@ -35,8 +36,8 @@ class MobileNetV1(MobileNet):
         head_features: channels of a pointwise convolution before the pooling (timm's `100h`); None for none.
     """
 
-    dropout_rate: float = 0.001
-    head_features: int | None = None
+    dropout_rate: Rate = 0.001
+    head_features: Count | None = None
 
     def stem_fields(self) -> dict[str, Any]:
         """32 channels, ReLU6."""

@@ -7,7 +7,9 @@ from jax import Array
 
 from flaxmobile import ops
 from flaxmobile.layers import Conv, ConvNorm, InvertedResidual, get_convention, make_divisible
+from flaxmobile.layers.fields import Activation, Multiplier
 from flaxmobile.models.network import BlockSpec, MobileNet, pool, stages
+from flaxmobile.rules import Count
 
 
 class Row(NamedTuple):
@@ -74,9 +76,9 @@ class MobileNetV3(MobileNet):
     """
 
     minimalistic: bool = False
-    depth_multiplier: float = 1.0
-    squeeze_divisor: int = 8
-    squeeze_activation: str | None = 'relu'
+    depth_multiplier: Multiplier = 1.0
+    squeeze_divisor: Count = 8
+    squeeze_activation: Activation | None = 'relu'
     first_residual: bool = True
     head_bias: bool = True
 

@@ -3,15 +3,16 @@
 import itertools
 import math
 from collections.abc import Sequence
-from numbers import Integral
-from typing import Any, ClassVar, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from flaxmobile.layers import TENSORFLOW, Convention, ConvNorm, Dense, common_fields, get_convention
+from flaxmobile.layers import TENSORFLOW, ConvNorm, Dense, common_fields
+from flaxmobile.layers.fields import CheckedModule, ConventionOrName, FloatType, Multiplier
+from flaxmobile.rules import Rate, among, at_least
 
 
 class BlockSpec(NamedTuple):
@@ -61,7 +62,7 @@ def scale_repeats(repeats: Sequence[int], depth_multiplier: float) -> list[int]:
     return scaled[::-1]
 
 
-class MobileNet(nn.Module):
+class MobileNet(CheckedModule):
     """The base of every generation.
 
     `apply(variables, images)` takes float images `[batch, height, width, channels]` and returns logits
@@ -87,36 +88,18 @@ class MobileNet(nn.Module):
         ValueError: a field out of its range; images of another rank, type or number of channels.
     """
 
-    num_classes: int = 1000
-    width_multiplier: float = 1.0
-    stem_stride: int = 2
-    output_stride: int = 32
-    dropout_rate: float = 0.2
-    stochastic_depth_rate: float = 0.0
-    convention: Convention | str = TENSORFLOW
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
+    num_classes: Annotated[int, at_least(0)] = 1000
+    width_multiplier: Multiplier = 1.0
+    stem_stride: Annotated[int, among(1, 2)] = 2
+    output_stride: Annotated[int, among(8, 16, 32)] = 32
+    dropout_rate: Rate = 0.2
+    stochastic_depth_rate: Rate = 0.0
+    convention: ConventionOrName = TENSORFLOW
+    dtype: FloatType | None = None
+    param_dtype: FloatType = jnp.float32
     batch_norm_axis_name: str | None = None
 
     dilate_first: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        allowed = {
-            'num_classes': (
-                isinstance(self.num_classes, Integral) and self.num_classes >= 0,
-                '0 (no classifier) or more',
-            ),
-            'width_multiplier': (0 < self.width_multiplier < math.inf, 'above 0'),
-            'stem_stride': (self.stem_stride in (1, 2), '1 or 2'),
-            'output_stride': (self.output_stride in (8, 16, 32), '8, 16 or 32'),
-            'dropout_rate': (0 <= self.dropout_rate < 1, 'from 0 to below 1'),
-            'stochastic_depth_rate': (0 <= self.stochastic_depth_rate < 1, 'from 0 to below 1'),
-        }
-        for name, (holds, words) in allowed.items():
-            if not holds:
-                raise ValueError(f'{type(self).__name__}: {name}={getattr(self, name)!r}, allowed is {words}')
-        get_convention(self.convention)
-        super().__post_init__()
 
     def setup(self) -> None:
         """Stem, blocks, head and classifier."""
@@ -190,6 +173,11 @@ class MobileNet(nn.Module):
         name = type(self).__name__
         if images.ndim != 4:
             raise ValueError(f'{name}: images are [batch, height, width, channels], was given shape {images.shape}')
+        if images.shape[1] in (1, 3) and min(images.shape[2:]) >= 8:
+            raise ValueError(
+                f'{name}: images are [batch, height, width, channels] (NHWC), and {images.shape} looks like channels '
+                'first: images.transpose(0, 2, 3, 1)'
+            )
         if not jnp.issubdtype(images.dtype, jnp.floating):
             raise ValueError(
                 f'{name}: images are floats, was given {images.dtype}; '

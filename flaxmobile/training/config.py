@@ -1,18 +1,43 @@
 """What a training run is: one flat, frozen dataclass, written in a Python file and overridden on the command line."""
 
 import dataclasses
-import math
 import runpy
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import jax.numpy as jnp
 from flax import linen as nn
 
-from flaxmobile.data.preprocessing import Augmentation, AutoAugment, Interpolation, Preprocessing, TrainInterpolation
+from flaxmobile.data.preprocessing import (
+    Augmentation,
+    AutoAugment,
+    Channels,
+    CropFraction,
+    CropRatio,
+    CropScale,
+    ImageSize,
+    Interpolation,
+    Magnitude,
+    MagnitudeStd,
+    Preprocessing,
+    TrainInterpolation,
+)
+from flaxmobile.layers.convention import CONVENTIONS
 from flaxmobile.messages import unknown
 from flaxmobile.models import create_model
+from flaxmobile.rules import (
+    Count,
+    NotNegative,
+    OneOf,
+    Positive,
+    Rate,
+    Share,
+    above,
+    among,
+    between,
+    check_fields,
+    tuples_from_lists,
+)
 from flaxmobile.training.mixing import Mixing
 
 Optimizer = Literal['rmsprop', 'torch_rmsprop', 'sgd', 'adamw', 'lamb']
@@ -30,13 +55,13 @@ class TrainConfig:
 
     model: str
     """Name of the network, as `flaxmobile list` prints it."""
-    stem_stride: int | None = None
+    stem_stride: Annotated[int, among(1, 2)] | None = None
     """Stride of the first convolution: 1 for images of 28 to 64 pixels; None: the network's own, 2."""
-    dropout_rate: float | None = None
+    dropout_rate: Rate | None = None
     """Share of features dropped before the classifier; None: the network's own."""
-    stochastic_depth_rate: float | None = None
+    stochastic_depth_rate: Rate | None = None
     """Chance to skip the last residual block, rising from 0 at the first; None: the network's own."""
-    convention: str | None = None
+    convention: Annotated[str, OneOf(tuple(CONVENTIONS))] | None = None
     """Padding, BatchNorm and initialisation: torch, tensorflow or torchvision_v3; None: the name's own."""
     init: str | None = None
     """Weights to start from: a run's folder, a published name (mobilenetv3_small_100.lamb_in1k) or a file. All but the
@@ -58,125 +83,126 @@ class TrainConfig:
     """Images evaluated during training, which choose the best checkpoint."""
     test_split: str = 'test'
     """Images read once, at the end."""
-    image_size: int = 224
+    image_size: ImageSize = 224
     """Height and width the network sees, in pixels."""
-    channels: int = 3
+    channels: Channels = 3
     """Channels of an image: 1 grey, 3 colour."""
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
     """Mean of each channel, pixels counted from 0 to 1, which is subtracted."""
-    std: tuple[float, ...] = (0.5, 0.5, 0.5)
+    std: tuple[Positive, ...] = (0.5, 0.5, 0.5)
     """Standard deviation of each channel, pixels counted from 0 to 1, which divides."""
-    crop_fraction: float = 0.875
+    crop_fraction: CropFraction = 0.875
     """Side of the centre crop in evaluation, as a share of the resized image."""
     interpolation: Interpolation = 'bicubic'
     """How images are resized in evaluation."""
-    crop_scale: tuple[float, float] = (0.08, 1.0)
+    crop_scale: CropScale = (0.08, 1.0)
     """Least and greatest area of a random training crop, as a share of the image."""
-    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    crop_ratio: CropRatio = (3 / 4, 4 / 3)
     """Least and greatest width over height of a random training crop."""
     flip: bool = True
     """Mirror half of the training images left to right."""
     auto_augment: AutoAugment | None = None
     """Policy that varies training images: randaugment as timm has it, autoaugment (ImageNet's) and trivialaugment
     (wide) as torchvision has them."""
-    randaugment_magnitude: float = 9.0
+    randaugment_magnitude: Magnitude = 9.0
     """Strength of randaugment's operations, 0 to 10."""
-    randaugment_layers: int = 2
+    randaugment_layers: Count = 2
     """Operations that randaugment draws for an image, each made with probability 1/2."""
-    randaugment_magnitude_std: float = 0.0
+    randaugment_magnitude_std: MagnitudeStd = 0.0
     """Standard deviation of randaugment's magnitude; above 100: drawn evenly from 0 to randaugment_magnitude."""
     randaugment_increasing: bool = False
     """Whether all of randaugment's operations become more severe with the magnitude (timm's inc1)."""
-    color_jitter: float = 0.0
+    color_jitter: Share = 0.0
     """Greatest random change of brightness, contrast and saturation: 0.4 gives factors from 0.6 to 1.4."""
-    random_erasing: float = 0.0
+    random_erasing: Share = 0.0
     """Probability that a rectangle of a training image is filled with noise."""
-    mixup_alpha: float = 0.0
+    mixup_alpha: NotNegative = 0.0
     """Mix each batch with its neighbours, by a share from Beta(alpha, alpha); 0: never. With cutmix_alpha too, one of
     both is drawn for each batch."""
-    cutmix_alpha: float = 0.0
+    cutmix_alpha: NotNegative = 0.0
     """Paste a rectangle of the neighbour into each image, its area by Beta(alpha, alpha); 0: never."""
-    repeated_augmentation: int = 1
+    repeated_augmentation: Count = 1
     """Times that an image comes in a batch, varied differently; an epoch sees so many times fewer images."""
     train_interpolation: TrainInterpolation | None = None
     """How training images are resized and warped; random: bicubic or bilinear by chance; None: as in evaluation."""
-    train_image_size: int | None = None
+    train_image_size: ImageSize | None = None
     """Height and width of training images, in pixels; None: image_size."""
-    max_unreadable: float = 0.01
+    max_unreadable: Share = 0.01
     """Share of images that may be unreadable before the run stops."""
-    workers: int = 0
+    workers: Annotated[int, between(0, 1024)] = 0
     """Processes that read and augment training images; 0: threads of this process, as many as it has cores, up to
     16. The batches are the same."""
 
-    batch_size: int = 256
+    batch_size: Count = 256
     """Images a step, over all devices together."""
-    epochs: float = 100.0
+    epochs: Positive = 100.0
     """Passes over the training images."""
-    seed: int = 0
+    seed: Annotated[int, between(0, 2**32 - 1)] = 0
     """Where all randomness comes from: initial parameters, order, crops, dropout."""
     optimizer: Optimizer = 'rmsprop'
     """rmsprop is TensorFlow's, as the papers used it, torch_rmsprop torch's; sgd has momentum."""
-    learning_rate: float = 0.045
+    learning_rate: Positive = 0.045
     """Greatest learning rate, that of the schedule before any decay."""
-    layer_decay: float | None = None
+    layer_decay: Annotated[float, above(0, 1)] | None = None
     """Factor of the learning rate for each block further from the head: 1 for the head convolution and the classifier,
     layer_decay for the last block, its square for the one before, and so on to the stem; None: one rate for all."""
     schedule: Schedule = 'exponential'
     """cosine falls to 0 at the end; exponential multiplies by decay_rate every decay_epochs, step at the milestones."""
-    warmup_epochs: float = 0.0
+    warmup_epochs: NotNegative = 0.0
     """Epochs of linear warm-up, part of `epochs`; the decay counts from the start of training all the same."""
-    decay_rate: float = 0.98
+    decay_rate: Annotated[float, above(0, 1)] = 0.98
     """Factor of the schedules exponential and step."""
-    decay_epochs: float = 1.0
+    decay_epochs: Positive = 1.0
     """Epochs between two decays of the schedule exponential."""
-    milestones: tuple[float, ...] = ()
+    milestones: tuple[Positive, ...] = ()
     """Epochs at which the schedule step decays."""
-    momentum: float = 0.9
+    momentum: Rate = 0.9
     """Decay of the momentum (both rmsprop, sgd), or of the gradient's average (adamw, lamb)."""
-    rmsprop_decay: float = 0.9
+    rmsprop_decay: Rate = 0.9
     """Decay of rmsprop's average of squared gradients."""
-    epsilon: float | None = None
+    epsilon: Positive | None = None
     """Added to the denominator (rmsprop: under the root); None: 1e-3 for rmsprop, 1e-6 for lamb, 1e-8 for
     torch_rmsprop and adamw."""
-    weight_decay: float = 0.0
+    weight_decay: NotNegative = 0.0
     """Of kernels: added to the gradient (both rmsprop, sgd) or to the update (adamw, lamb)."""
     decay_depthwise: bool = False
     """Whether weight decay reaches depthwise kernels; the papers spare them."""
     decay_norms: bool = False
     """Whether weight decay reaches all that is no kernel as well: BatchNorm, biases."""
-    clip_gradient_norm: float | None = None
+    clip_gradient_norm: Positive | None = None
     """Greatest global norm of an update's gradient; None: no clipping."""
-    accumulation_steps: int = 1
+    accumulation_steps: Count = 1
     """Steps whose gradients are averaged into one update, as in a batch so many times larger but for BatchNorm."""
-    label_smoothing: float = 0.0
+    label_smoothing: Rate = 0.0
     """Share of the target spread evenly over all classes."""
     teacher: str | None = None
     """A trained model to learn from, named as for init, which knows every class; None: labels alone."""
-    distillation_weight: float = 1.0
+    distillation_weight: Share = 1.0
     """With a teacher, the share of the loss that is the distance to its answers; the labels have the rest."""
-    distillation_temperature: float = 1.0
+    distillation_temperature: Positive = 1.0
     """Divides both networks' logits before they are compared: above 1, small probabilities count for more."""
-    ema_decay: float | None = None
+    ema_decay: Rate | None = None
     """Decay, per update, of the average of parameters and BatchNorm statistics that is evaluated; None: no average."""
-    max_skipped_updates: int = 10
+    max_skipped_updates: Count = 10
     """Updates in a row that may be skipped, as the loss or the gradient was not finite, before the run stops."""
     dtype: Precision = 'float32'
     """Type the network computes in; parameters, loss and optimizer stay in float32."""
 
-    log_every: int = 50
+    log_every: Count = 50
     """Steps between two lines of metrics."""
-    evaluate_every: float = 1.0
+    evaluate_every: Positive = 1.0
     """Epochs between two evaluations, each with a checkpoint."""
-    checkpoint_every: float | None = None
+    checkpoint_every: Positive | None = None
     """Epochs between two checkpoints, besides those of the evaluations; None: those are enough."""
-    keep_checkpoints: int = 2
+    keep_checkpoints: Count = 2
     """Newest checkpoints kept, besides the best."""
     linear_probe: bool = False
     """With init, first see how well a linear classifier and nearest neighbours do on its unchanged features, for the
     report: one more pass over the training and validation images."""
 
     def __post_init__(self) -> None:
-        _check_fields(self)
+        tuples_from_lists(self)
+        check_fields(self, 'config')
         _check_schedule(self)
         _ = self.preprocessing, self.augmentation, self.mixing
         if self.batch_size % self.repeated_augmentation:
@@ -248,55 +274,6 @@ def _config_folder() -> Path:
     package = Path(__file__).parent.parent
     packaged = package / 'configs'
     return packaged if packaged.is_dir() else package.parent / 'configs'
-
-
-_RULES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
-    (
-        'a whole number, 1 or more',
-        lambda value: isinstance(value, int) and value >= 1,
-        ('batch_size', 'accumulation_steps', 'log_every', 'keep_checkpoints', 'stem_stride', 'max_skipped_updates'),
-    ),
-    (
-        'a number above 0',
-        lambda value: 0 < value < math.inf,
-        (
-            'epochs',
-            'learning_rate',
-            'decay_epochs',
-            'evaluate_every',
-            'checkpoint_every',
-            'clip_gradient_norm',
-            'epsilon',
-            'distillation_temperature',
-        ),
-    ),
-    ('a number, 0 or more', lambda value: 0 <= value < math.inf, ('warmup_epochs', 'weight_decay')),
-    ('a whole number, 0 or more', lambda value: isinstance(value, int) and value >= 0, ('seed', 'workers')),
-    ('a number above 0, at most 1', lambda value: 0 < value <= 1, ('decay_rate', 'layer_decay')),
-    ('a number from 0 to 1', lambda value: 0 <= value <= 1, ('max_unreadable', 'distillation_weight')),
-    (
-        'a number from 0 to 1, but not 1 itself',
-        lambda value: 0 <= value < 1,
-        ('dropout_rate', 'stochastic_depth_rate', 'momentum', 'rmsprop_decay', 'label_smoothing', 'ema_decay'),
-    ),
-)
-_CHOICES = {'optimizer': Optimizer, 'schedule': Schedule, 'dtype': Precision}
-
-
-def _check_fields(config: TrainConfig) -> None:
-    for name, choices in _CHOICES.items():
-        if getattr(config, name) not in get_args(choices):
-            raise ValueError(unknown(name, str(getattr(config, name)), get_args(choices)))
-    optional = {field.name for field in dataclasses.fields(config) if field.default is None}
-    for words, holds, names in _RULES:
-        for name in names:
-            value = getattr(config, name)
-            if value is None and name in optional:
-                continue
-            if not isinstance(value, int | float) or not holds(value):
-                raise ValueError(f'{name} must be {words}, not {value!r}')
-    if not isinstance(config.freeze, tuple) or not all(isinstance(pattern, str) for pattern in config.freeze):
-        raise ValueError(f"freeze must be a tuple of shell patterns, like ('stem', 'block_0*'), not {config.freeze!r}")
 
 
 def _check_schedule(config: TrainConfig) -> None:

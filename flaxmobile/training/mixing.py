@@ -5,11 +5,12 @@ batch, as timm and torchvision do.
 """
 
 import dataclasses
-import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+
+from flaxmobile.rules import Count, NotNegative, check_fields
 
 
 class Mixture(NamedTuple):
@@ -40,18 +41,15 @@ class Mixing:
         distance: places from an image to its partner, 1 or more.
 
     Raises:
-        ValueError: an alpha is negative or not finite.
+        ValueError: an alpha is negative or not finite; the distance is below 1.
     """
 
-    mixup_alpha: float = 0.0
-    cutmix_alpha: float = 0.0
-    distance: int = 1
+    mixup_alpha: NotNegative = 0.0
+    cutmix_alpha: NotNegative = 0.0
+    distance: Count = 1
 
     def __post_init__(self) -> None:
-        for name in ('mixup_alpha', 'cutmix_alpha'):
-            value = getattr(self, name)
-            if not isinstance(value, int | float) or not 0 <= value < math.inf:
-                raise ValueError(f'{name} must be a number, 0 or more, not {value!r}')
+        check_fields(self)
 
     def __bool__(self) -> bool:
         return self.mixup_alpha > 0 or self.cutmix_alpha > 0

@@ -286,13 +286,17 @@ def test_create_model_overrides():
         (
             'mobilenetv2_100',
             {'num_classes': -1},
-            r'MobileNetV2: num_classes=-1, allowed is 0 \(no classifier\) or more',
+            'MobileNetV2: num_classes must be a whole number, 0 or more, not -1',
         ),
-        ('mobilenetv2_100', {'width_multiplier': 0}, 'width_multiplier=0, allowed is above 0'),
-        ('mobilenetv1_100', {'output_stride': 4}, 'output_stride=4, allowed is 8, 16 or 32'),
-        ('mobilenetv1_100', {'stem_stride': 3}, 'stem_stride=3, allowed is 1 or 2'),
-        ('mobilenetv3_small_100', {'dropout_rate': 1.0}, 'dropout_rate=1.0, allowed is from 0 to below 1'),
-        ('mobilenetv3_small_100', {'stochastic_depth_rate': -0.1}, 'stochastic_depth_rate=-0.1, allowed'),
+        ('mobilenetv2_100', {'width_multiplier': 0}, 'width_multiplier must be a number above 0, not 0'),
+        ('mobilenetv1_100', {'output_stride': 4}, 'output_stride must be a whole number, 8, 16 or 32, not 4'),
+        ('mobilenetv1_100', {'stem_stride': 3}, 'stem_stride must be a whole number, 1 or 2, not 3'),
+        ('mobilenetv3_small_100', {'dropout_rate': 1.0}, 'dropout_rate must be a number from 0 to below 1, not 1.0'),
+        (
+            'mobilenetv3_small_100',
+            {'stochastic_depth_rate': -0.1},
+            'stochastic_depth_rate must be a number from 0',
+        ),
     ],
 )
 def test_refused_names_and_fields(name, fields, message):

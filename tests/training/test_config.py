@@ -116,7 +116,7 @@ def test_help_explains_every_field(capsys: pytest.CaptureFixture[str]):
         ({'epochs': float('nan')}, 'epochs must be a number above 0, not nan'),
         ({'learning_rate': -0.1}, 'learning_rate must be a number above 0'),
         ({'weight_decay': -1e-4}, 'weight_decay must be a number, 0 or more'),
-        ({'label_smoothing': 1.0}, 'label_smoothing must be a number from 0 to 1, but not 1 itself'),
+        ({'label_smoothing': 1.0}, 'label_smoothing must be a number from 0 to below 1, not 1.0'),
         ({'ema_decay': 1.5}, 'ema_decay must be'),
         ({'decay_rate': 0.0}, 'decay_rate must be a number above 0, at most 1'),
         ({'optimizer': 'rmspop'}, "unknown optimizer 'rmspop'. Did you mean: rmsprop"),
@@ -127,7 +127,7 @@ def test_help_explains_every_field(capsys: pytest.CaptureFixture[str]):
         ({'channels': 1}, 'mean has 3 numbers for 1 channels'),
         ({'crop_scale': (0.5, 1.2)}, 'crop_scale'),
         ({'auto_augment': 'autoagument'}, "unknown auto_augment 'autoagument'. Did you mean: autoaugment"),
-        ({'randaugment_magnitude': 31}, 'randaugment_magnitude is 31: it has to be from 0 to 10'),
+        ({'randaugment_magnitude': 31}, 'randaugment_magnitude must be a number from 0 to 10, not 31'),
         ({'mixup_alpha': -1}, 'mixup_alpha must be a number, 0 or more'),
         ({'cutmix_alpha': float('inf')}, 'cutmix_alpha must be a number, 0 or more'),
         (

@@ -42,6 +42,7 @@ def test_what_cannot_be_is_refused(command, config):
         'flaxmobile: rounds is 0: it has to be 1 or more\n',
     )
     assert (
-        'workers must be a whole number, 0 or more, not -1' in command('benchmark', 'input', config, '--workers=-1')[2]
+        'workers must be a whole number from 0 to 1,024, not -1'
+        in command('benchmark', 'input', config, '--workers=-1')[2]
     )
     assert "unknown config 'photo'" in command('benchmark', 'input', 'photo')[2]

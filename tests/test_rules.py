@@ -1,0 +1,190 @@
+"""Every public field of networks, layers, preprocessing and configuration is held to a type and a range."""
+
+import dataclasses
+import inspect
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flaxmobile import layers, models
+from flaxmobile.data.preprocessing import Augmentation, Preprocessing
+from flaxmobile.layers.attention import Attention, Projection
+from flaxmobile.layers.normalization import BatchNorm
+from flaxmobile.rules import checker
+from flaxmobile.training.config import TrainConfig
+from flaxmobile.training.mixing import Mixing
+
+NAN, INF = math.nan, math.inf
+NO_COUNT = (0, -1, 2.5, 8.0, '8', True, NAN, (1, 1))
+NO_SHARE = (-0.1, 1.1, '0.5', True, NAN, INF, (0.5,))
+NO_RATE = (-0.1, 1, 1.0, '0.5', True, NAN)
+NOT_POSITIVE = (0, -0.5, '0.5', None, True, NAN, INF)
+NEGATIVE = (-1, '1', True, NAN, INF)
+NO_BOOL = (0, 1, 'yes', None)
+NO_NAME = ('no such name', 3, ('relu',), b'relu')
+NO_TEXT = (3, None, b'x', ('x',))
+
+
+def each(names: str, values: tuple[Any, ...]) -> dict[str, tuple[Any, ...]]:
+    return dict.fromkeys(names.split(), values)
+
+
+WRONG: dict[str, tuple[Any, ...]] = {
+    **each(
+        'strides dilation groups squeeze_divisor heads key_features key_strides '
+        'batch_size distance accumulation_steps max_skipped_updates log_every keep_checkpoints '
+        'randaugment_layers repeated_augmentation',
+        (*NO_COUNT, None),
+    ),
+    **each('features squeeze_features head_features', NO_COUNT),
+    'depth_multiplier': (0, -1, '8', True, NAN, None),
+    'kernel_size': (-1, 2.5, '3', True, None, (3, 3)),
+    'start_kernel_size': (-1, 2.5, '3', True, None),
+    'group_size': (-1, 2.5, '3', True, None),
+    'num_classes': (-1, 2.5, '10', True, None),
+    'stem_stride': (0, 3, 2.0, '2', True),
+    'output_stride': (4, 64, 32.0, '32', None),
+    **each(
+        'dropout_rate stochastic_depth_rate rate momentum rmsprop_decay label_smoothing ema_decay',
+        NO_RATE,
+    ),
+    **each('random_erasing color_jitter max_unreadable distillation_weight', NO_SHARE),
+    **each(
+        'width_multiplier expansion_ratio reduction_ratio squeeze_reduction epochs learning_rate '
+        'decay_epochs evaluate_every distillation_temperature',
+        NOT_POSITIVE,
+    ),
+    **each('epsilon checkpoint_every clip_gradient_norm', (0, -0.5, '0.5', True, NAN, INF)),
+    **each('mixup_alpha cutmix_alpha weight_decay warmup_epochs', (*NEGATIVE, None)),
+    **each('initial layer_scale', NEGATIVE),
+    'randaugment_magnitude': (-1, 11, '9', True, NAN, None),
+    'randaugment_magnitude_std': (-1, '0.5', True, NAN, None),
+    'decay_rate': (0, 1.5, '0.9', NAN, None),
+    'layer_decay': (0, 1.5, '0.9', NAN, True),
+    'image_size': (0, -224, 224.5, 224.0, '224', True, None, 10**6),
+    'train_image_size': (0, 224.5, '224', True, 10**6),
+    'channels': (0, 2, 4, 3.0, '3', True, None),
+    'crop_fraction': (0, 1e-9, 1.1, '0.9', NAN, True, None),
+    'mean': (0.5, '0.5', ('0.5',) * 3, (NAN,) * 3, (INF,) * 3, (True,) * 3, None),
+    'std': (0.5, ('0.5',) * 3, (0.0,) * 3, (-1.0,) * 3, (NAN,) * 3, None),
+    'crop_scale': ((0.1,), (0, 1), (0.1, 1.5), ('0.1', 1), (0.1, NAN), 0.5, None),
+    'crop_ratio': ((1,), (0, 1), (0.5, INF), ('1', 2), (0.5, NAN), 1.0, None),
+    'milestones': (1.0, ('1',), (0,), (-1.0,), (NAN,), None),
+    'seed': (-1, 0.5, '0', True, None, 2**32),
+    'workers': (-1, 0.5, '0', True, None, 10**6),
+    **each(
+        'use_bias squeeze_excite residual use_running_average folded flip randaugment_increasing '
+        'download decay_depthwise decay_norms linear_probe minimalistic first_residual head_bias '
+        'fix_stem_and_head',
+        NO_BOOL,
+    ),
+    **each(
+        'activation gate squeeze_gate kind padding initialization interpolation optimizer schedule',
+        (*NO_NAME, None),
+    ),
+    **each('squeeze_activation anti_aliasing auto_augment train_interpolation', NO_NAME),
+    'convention': ('pytorch', 3, layers.Conv, ('torch',)),
+    'dtype': ('x', 'int8', np.int32, jnp.uint8, 3),
+    'param_dtype': ('x', 'int8', np.int32, None, 3),
+    'kernel_init': ('zeros', 3),
+    'batch_norm_axis_name': (3, ('data',), b'data'),
+    'axis_name': (3, ('data',), b'data'),
+    'freeze': ('stem', ['stem', 3], (3,), None),
+    **each('model dataset train_split validation_split test_split', NO_TEXT),
+    **each('init data_dir teacher', (3, b'x', ('x',))),
+}
+NEEDED = {'features': 8, 'heads': 2, 'key_features': 8, 'use_running_average': True, 'rate': 0.1}
+NEEDED |= {'model': 'mobilenetv2_100', 'dataset': 'cifar10'}
+
+
+def classes() -> list[type]:
+    exported = [getattr(part, name) for part in (layers, models) for name in part.__all__]
+    public = [
+        kind for kind in exported if inspect.isclass(kind) and issubclass(kind, nn.Module) and kind is not nn.Dropout
+    ]
+    return [
+        *public,
+        BatchNorm,
+        Attention,
+        Projection,
+        layers.Convention,
+        Preprocessing,
+        Augmentation,
+        Mixing,
+        TrainConfig,
+    ]
+
+
+def fields(owner: type) -> list[str]:
+    return [field.name for field in dataclasses.fields(owner) if field.name not in ('parent', 'name')]
+
+
+def build(owner: type, **given: Any) -> Any:
+    return owner(**{name: value for name, value in NEEDED.items() if name in fields(owner)} | given)
+
+
+@pytest.mark.parametrize('owner', classes(), ids=lambda owner: owner.__name__)
+def test_every_field_refuses_what_it_cannot_be(owner: type) -> None:
+    title = 'config' if owner is TrainConfig else owner.__name__
+    for name in fields(owner):
+        for value in WRONG[name]:
+            with pytest.raises(ValueError, match=rf'^{title}: .*{name}') as refused:
+                build(owner, **{name: value})
+            assert '\n' not in str(refused.value)
+            assert len(str(refused.value)) < 500
+
+
+@pytest.mark.parametrize(
+    'owner', [layers.Conv, layers.DepthwiseSeparable, layers.InvertedResidual, layers.FusedInvertedBottleneck]
+)
+def test_a_kernel_has_a_size_where_it_cannot_be_left_out(owner: type) -> None:
+    with pytest.raises(ValueError, match=r'kernel_size must be a whole number, 1 or more, not 0'):
+        build(owner, kernel_size=0)
+    assert layers.UniversalInvertedBottleneck(features=8, kernel_size=0).kernel_size == 0
+
+
+def test_depthwise_features_per_channel_are_a_whole_number() -> None:
+    with pytest.raises(ValueError, match=r'^DepthwiseSeparable: depth_multiplier must be a whole number, 1 or more'):
+        layers.DepthwiseSeparable(features=8, depth_multiplier=1.5)
+
+
+@pytest.mark.parametrize('shape', [(1, 3, 64, 64), (2, 1, 32, 48)])
+def test_images_with_their_channels_first_are_refused(shape: tuple[int, ...]) -> None:
+    model = models.MobileNetV2(width_multiplier=0.35)
+    with pytest.raises(ValueError, match=r'NHWC.*channels first.*transpose\(0, 2, 3, 1\)'):
+        jax.eval_shape(model.init, jax.random.key(0), jnp.zeros(shape))
+
+
+@pytest.mark.parametrize(
+    ('owner', 'given'),
+    [
+        (models.MobileNetV2, {'width_multiplier': np.float32(0.35), 'num_classes': np.int64(0), 'dtype': 'bfloat16'}),
+        (models.MobileNetV2, {'width_multiplier': 2, 'output_stride': 8, 'dropout_rate': 0, 'convention': 'torch'}),
+        (models.MobileNetV2, {'dtype': jnp.float16, 'param_dtype': np.dtype('float64'), 'batch_norm_axis_name': 'i'}),
+        (layers.Conv, {'features': None, 'kernel_init': nn.initializers.zeros, 'strides': np.int32(2)}),
+        (layers.InvertedResidual, {'squeeze_activation': None, 'expansion_ratio': 1}),
+        (Preprocessing, {'mean': [0.5] * 3, 'std': [1, 1, 1], 'crop_fraction': 1}),
+        (Preprocessing, {'channels': 1, 'mean': (0,), 'std': (1,), 'image_size': 1}),
+        (Augmentation, {'randaugment_magnitude_std': INF, 'crop_scale': [1, 1], 'color_jitter': 0}),
+        (TrainConfig, {'milestones': [1, 2.5], 'ema_decay': None, 'seed': 2**32 - 1, 'freeze': ['stem']}),
+    ],
+)
+def test_what_is_allowed_stays_allowed(owner: type, given: dict[str, Any]) -> None:
+    built = build(owner, **given)
+    for name, value in given.items():
+        assert getattr(built, name) == (tuple(value) if isinstance(value, list) else value)
+
+
+def test_the_nearest_names_are_shown() -> None:
+    with pytest.raises(ValueError, match=r"^ConvNorm: unknown activation 'relu7'\. Did you mean: relu, relu6"):
+        layers.ConvNorm(activation='relu7')
+
+
+def test_an_annotation_without_a_rule_is_an_error_of_ours() -> None:
+    with pytest.raises(TypeError, match='there is no rule'):
+        checker(Any)
