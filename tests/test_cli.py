@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from flaxmobile.cli import command as command_module
 from flaxmobile.cli import main
 from flaxmobile.training import interruption, loop
 from flaxmobile.training.config import TrainConfig
+from flaxmobile.training.metrics import Display
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -79,6 +81,50 @@ def test_wrong_input_is_said_without_a_traceback(command: Run, words: list[str],
     assert status == 2
     assert wanted in ' '.join((out + err).split())
     assert 'Traceback' not in out + err
+
+
+HOSTILE = 'x\x1b]0;owned\x07\nflaxmobile: all is well\u202e'
+HARMLESS = r'x\x1b]0;owned\x07\nflaxmobile: all is well\u202e'
+
+
+def test_a_file_s_name_cannot_act_on_the_terminal(command: Run, tmp_path: Path) -> None:
+    path = tmp_path / f'{HOSTILE}.safetensors'
+    path.write_bytes(b'no weights')
+    status, out, err = command('evaluate', path, '--data', 'cifar10')
+    assert (status, out) == (2, '')
+    assert err.startswith('flaxmobile: ')
+    assert f'{HARMLESS}.safetensors: ' in err
+    assert err.count('\n') == 1
+
+
+def test_the_names_of_classes_cannot_act_on_the_terminal(
+    command: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    found = [
+        {'image': HOSTILE, 'predictions': [{'class': HOSTILE, 'probability': 1.0}]},
+        {'image': 'b', 'error': HOSTILE},
+    ]
+    monkeypatch.setattr(
+        'flaxmobile.cli.models.open_model', lambda *_: SimpleNamespace(model=SimpleNamespace(loaded=None))
+    )
+    monkeypatch.setattr('flaxmobile.training.prediction.predict_files', lambda *_: found)
+    status, out, _ = command('predict', 'mine', tmp_path)
+    assert status == 1
+    assert out.splitlines() == [HARMLESS, f'  100.0%  {HARMLESS}', 'b', f'  cannot be read: {HARMLESS}']
+
+
+def test_a_long_message_is_bounded(command: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise ValueError('no' * 100_000)
+
+    monkeypatch.setattr('flaxmobile.cli.models.open_model', fail)
+    assert len(command('evaluate', 'mine')[2]) < 2_100
+
+
+def test_what_a_run_shows_cannot_act_on_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    with Display(3, 1.0) as display:
+        display.say(f'[red]{HOSTILE.replace(chr(10), "")}\nsecond line')
+    assert capsys.readouterr().out == '[red]' + HARMLESS.replace(r'\n', '') + '\nsecond line\n'
 
 
 def test_debug_shows_the_traceback() -> None:

@@ -22,10 +22,13 @@ from flaxmobile.cli.training import benchmark_input, compile_step, preview, trai
 from flaxmobile.cli.weights import convert, list_weights
 from flaxmobile.compilation import keep_programs
 from flaxmobile.memory import use_huge_pages
+from flaxmobile.messages import printable
 from flaxmobile.training.config import TrainConfig, list_configs, load_config
 from flaxmobile.weights.download import cache_folder
 
 _PYTHONS_FORMAT = warnings.formatwarning
+LONGEST_MESSAGE = 2_000
+"""Characters of an error or a warning that are printed at most."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -65,7 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _format_warning(message: Warning | str, category: type[Warning], *place: Any, **_: Any) -> str:
     """What a warning for people says, without the line of code that says it."""
-    return f'{message}\n' if category is UserWarning else _PYTHONS_FORMAT(message, category, *place)
+    words = printable(message, LONGEST_MESSAGE)
+    return f'{words}\n' if category is UserWarning else _PYTHONS_FORMAT(words, category, *place)
 
 
 def _asks_for_help(words: Sequence[str]) -> bool:
@@ -147,6 +151,11 @@ def _configuration(words: Sequence[str]) -> TrainConfig:
 
 
 def _message(error: BaseException) -> str:
+    """One line for people: whatever stands in it, from a file or a path, cannot act on the terminal."""
+    return printable(_words(error), LONGEST_MESSAGE)
+
+
+def _words(error: BaseException) -> str:
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         what = f'{error.filename} was not written' if error.filename else error.strerror
         return f'no space is left on the disk: {what}; what was there before is untouched'

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import arg
 
+from flaxmobile.messages import printable
+
 if TYPE_CHECKING:
     from flaxmobile.training.sources import Source
     from flaxmobile.weights import NamedModel
@@ -31,10 +33,15 @@ def open_model(given: str, file: Path | None = None, image_size: int | None = No
 
     source = open_source(given, file=file, image_size=image_size)
     if source.weight and source.weight.name != given:
-        print(f'{given}: taking {source.weight.name}', file=sys.stderr)
+        tell(f'{given}: taking {source.weight.name}')
     if source.model.assumed:
-        print(assumed_of(file or given, source.model), file=sys.stderr)
+        tell(assumed_of(file or given, source.model))
     return source
+
+
+def tell(text: str) -> None:
+    """Say something on the side, as one line on stderr."""
+    print(printable(text, None), file=sys.stderr)
 
 
 def assumed_of(file: str | Path, model: 'NamedModel') -> str:

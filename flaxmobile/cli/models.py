@@ -1,6 +1,5 @@
 """The subcommands that try a trained model on images: evaluate, predict and probe."""
 
-import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
-from flaxmobile.cli.common import ImageSize, Model, WeightsFile, as_json, open_model
+from flaxmobile.cli.common import ImageSize, Model, WeightsFile, as_json, open_model, tell
+from flaxmobile.messages import printable
 from flaxmobile.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -63,10 +63,10 @@ def evaluate(
         classes=loaded.classes,
     )
     for name in dataset.unreadable:
-        print(f'left out, as it cannot be read: {name}', file=sys.stderr)
+        tell(f'left out, as it cannot be read: {name}')
     if jax.process_index() > 0:
         return 0
-    print(f'{named.title} on {dataset.name} ({dataset.split})')
+    print(printable(f'{named.title} on {dataset.name} ({dataset.split})', None))
     _print_evaluation(result, loaded.classes)
     if named.weight and named.weight.top1:
         print(_published(named.weight, loaded.preprocessing.image_size))
@@ -111,7 +111,7 @@ def _print_evaluation(result: 'Evaluation', classes: Sequence[str]) -> None:
     seen = [number for number in range(len(classes)) if images[number]]
     recall = {number: result.confusion[number, number] / images[number] for number in seen}
     worst = sorted(seen, key=lambda number: recall[number])[:5]
-    print('worst classes: ' + ', '.join(f'{classes[number]} {recall[number]:.1%}' for number in worst))
+    print('worst classes: ' + ', '.join(f'{printable(classes[number])} {recall[number]:.1%}' for number in worst))
 
 
 def predict(
@@ -139,9 +139,9 @@ def predict(
 
 def _lines(result: dict[str, Any]) -> str:
     if 'error' in result:
-        return f'{result["image"]}\n  cannot be read: {result["error"]}'
-    lines = [f'  {guess["probability"]:6.1%}  {guess["class"]}' for guess in result['predictions']]
-    return '\n'.join([result['image'], *lines])
+        return f'{printable(result["image"], None)}\n  cannot be read: {printable(result["error"], None)}'
+    lines = [f'  {guess["probability"]:6.1%}  {printable(guess["class"])}' for guess in result['predictions']]
+    return '\n'.join([printable(result['image'], None), *lines])
 
 
 def probe(
@@ -171,8 +171,9 @@ def probe(
     mesh = make_mesh()
     found = run_probe(named.model.loaded, train, test, -(-batch_size // mesh.size) * mesh.size, mesh)
     print(
-        f'{named.title} on {train.name}: fitted to {found.train_images:,} images of {train.split}, tested on '
-        f'{found.test_images:,} of {test.split}, at {named.model.loaded.preprocessing.image_size} pixels'
+        f'{printable(named.title, None)} on {printable(train.name, None)}: fitted to {found.train_images:,} images '
+        f'of {train.split}, tested on {found.test_images:,} of {test.split}, '
+        f'at {named.model.loaded.preprocessing.image_size} pixels'
     )
     print(f'{NEIGHBOURS} nearest neighbours {found.knn_accuracy:.2%}')
     print(f'linear probe {found.linear_accuracy:.2%} (penalty {found.penalty:g})')

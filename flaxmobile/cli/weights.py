@@ -1,14 +1,13 @@
 """The subcommands for files of weights: weights list and convert."""
 
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
-from flaxmobile.cli.common import as_json, assumed_of, open_model
-from flaxmobile.messages import unknown
+from flaxmobile.cli.common import as_json, assumed_of, open_model, tell
+from flaxmobile.messages import printable, unknown
 
 if TYPE_CHECKING:
     from flaxmobile.weights import NamedModel, Weight
@@ -75,9 +74,9 @@ def convert(
     files.check_target(target, layout, overwrite=overwrite)
     given = path if path.is_file() else open_model(source).model
     written = files.convert(given, target, model_name=model, layout=layout, overwrite=overwrite)
-    print(f'{target}: {written.name}, {len(written.loaded.classes)} classes')
+    print(f'{printable(target, None)}: {written.name}, {len(written.loaded.classes)} classes')
     for note in _notes(source, written, layout or files.named_by(target)):
-        print(note, file=sys.stderr)
+        tell(note)
     return 0
 
 

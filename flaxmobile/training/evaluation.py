@@ -11,6 +11,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from flaxmobile.data import Dataset, Preprocessing
+from flaxmobile.messages import listing
 from flaxmobile.training.step import shard_batch
 from flaxmobile.weights.class_names import synsets
 
@@ -70,8 +71,7 @@ def label_positions(data_classes: Sequence[str], model_classes: Sequence[str]) -
     if foreign:
         raise ValueError(
             f'the model does not know {len(foreign)} of the {len(data_classes)} classes of the data set '
-            f'({", ".join(foreign[:5])}{", ..." if len(foreign) > 5 else ""}); it knows '
-            f'{", ".join(model_classes[:5])}{", ..." if len(model_classes) > 5 else ""}'
+            f'({listing(foreign, 5)}); it knows {listing(model_classes, 5)}'
         )
     return np.array([positions[name] for name in data_classes], np.int32)
 

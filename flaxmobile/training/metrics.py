@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from flaxmobile.files import write_whole
+from flaxmobile.messages import printable
 
 Record = dict[str, Any]
 PLACE = ('split', 'step', 'epoch', 'seconds')
@@ -199,8 +200,8 @@ class Display:
         self._bar.stop()
 
     def say(self, text: str) -> None:
-        """Print one line; it stays above the bar."""
-        self.console.print(text)
+        """Print lines that stay above the bar; nothing in them can act on the terminal."""
+        self.console.print('\n'.join(printable(line, None) for line in text.split('\n')))
 
     def training(self, step: int, epoch: float, values: Mapping[str, float]) -> None:
         """Show the training metrics of the last steps."""

@@ -12,6 +12,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from flaxmobile.data import Dataset
+from flaxmobile.messages import listing
 from flaxmobile.training.losses import cross_entropy
 from flaxmobile.training.splits import overlap
 from flaxmobile.training.step import replicate, shard_batch
@@ -66,7 +67,7 @@ def probe(loaded: LoadedModel, train: Dataset, test: Dataset, batch_size: int, m
     if train.classes != test.classes:
         raise ValueError(
             f'the classes of {train.name} ({train.split}) and of {test.name} ({test.split}) differ: '
-            f'{", ".join(train.classes[:5])}, ... and {", ".join(test.classes[:5])}, ...'
+            f'{listing(train.classes, 5)} and {listing(test.classes, 5)}'
         )
     if shared := overlap(train, test):
         raise ValueError(f'{shared:,} images of {test.split!r} are also in {train.split!r}: take parts that share none')
