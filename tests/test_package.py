@@ -152,10 +152,10 @@ def test_readme_code_runs() -> None:
     found: dict = {}
     exec(program + fast, found)
     assert found['logits'].shape == (8, 1000)
-    assert {name: maps.shape for name, maps in found['maps'].items()} == {
-        'stride_2': (8, 112, 112, 16),
-        'stride_4': (8, 56, 56, 24),
-        'stride_8': (8, 28, 28, 32),
-        'stride_16': (8, 14, 14, 96),
-        'stride_32': (8, 7, 7, 320),
-    }
+    assert [maps.shape for maps in found['maps']] == [
+        (8, 112, 112, 16),
+        (8, 56, 56, 24),
+        (8, 28, 28, 32),
+        (8, 14, 14, 96),
+        (8, 7, 7, 320),
+    ]

@@ -67,7 +67,8 @@ class MobileNet(CheckedModule):
 
     `apply(variables, images)` takes float images `[batch, height, width, channels]` and returns logits
     `[batch, num_classes]`; with `num_classes=0` what the classifier would have been given, `[batch, channels]`.
-    `apply(variables, images, method='features')` returns the last map at each stride, `{'stride_2': ...}`.
+    `apply(variables, images, method='features')` returns a tuple of maps, the last at each stride, from fine to coarse;
+    `feature_strides` and `feature_channels` say what they are.
     Training passes `train=True, mutable=['batch_stats'], rngs={'dropout': key}`.
 
     Attributes:
@@ -152,20 +153,41 @@ class MobileNet(CheckedModule):
         taken = {name: value for name, value in own.items() if name in spec.module.__dataclass_fields__}
         return spec.module(**taken, **common_fields(self), **spec.fields)
 
-    def features(self, images: Array, *, train: bool = False) -> dict[str, Array]:
-        """The last map at each stride, `{'stride_2': [batch, height / 2, width / 2, channels], ...}`."""
+    @property
+    def feature_strides(self) -> tuple[int, ...]:
+        """Of each map that `features` returns, pixels of the image to one of the map, as `(2, 4, 8, 16, 32)`."""
+        return tuple(self._last_channels())
+
+    @property
+    def feature_channels(self) -> tuple[int, ...]:
+        """Channels of each map that `features` returns."""
+        return tuple(self._last_channels().values())
+
+    def _last_channels(self) -> dict[int, int]:
+        """Channels of the last map at each stride; a block that names none keeps those it is given."""
+        channels = self.stem_fields()['features']
+        found = {self.stem_stride: channels}
+        for spec, placed in zip(self.block_specs(), self.places(), strict=True):
+            channels = spec.fields.get('features', channels)
+            found[placed.stride_after] = channels
+        return found
+
+    def features(self, images: Array, *, train: bool = False) -> tuple[Array, ...]:
+        """The last map at each stride, `[batch, height / stride, width / stride, channels]`, from fine to coarse.
+
+        The strides are `feature_strides`, the channels `feature_channels`.
+        """
         self._check(images)
-        maps = {}
         values = self.stem(images, train=train)
-        maps[f'stride_{self.stem_stride}'] = values
+        maps = {self.stem_stride: values}
         for block, placed in zip(self.block.values(), self.places(), strict=True):
             values = block(values, train=train)
-            maps[f'stride_{placed.stride_after}'] = values
-        return maps
+            maps[placed.stride_after] = values
+        return tuple(maps.values())
 
     def __call__(self, images: Array, *, train: bool = False) -> Array:
         """Logits `[batch, num_classes]`, or with `num_classes=0` the classifier's input."""
-        *_, deepest = self.features(images, train=train).values()
+        *_, deepest = self.features(images, train=train)
         values = self.dropout(self.head(deepest, train=train), deterministic=not train)
         return self.classifier(values) if self.num_classes else values
 

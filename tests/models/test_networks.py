@@ -11,6 +11,7 @@ from flax.traverse_util import flatten_dict
 
 import flaxmobile
 from benchmarks.random_variables import random_variables
+from flaxmobile import layers
 from flaxmobile.models import (
     MobileNetEdgeTPUV1,
     MobileNetV1,
@@ -59,21 +60,50 @@ def test_the_last_map_at_each_stride(network, stem_stride, output_stride, size):
     reached = [stride for stride in strides if stride <= output_stride]
     want = dict(zip(strides, channels, strict=True))
     want[reached[-1]] = channels[-1]
-    maps, _ = shapes(network(stem_stride=stem_stride, output_stride=output_stride), image(size), 'features')
-    assert {key: leaf.shape for key, leaf in maps.items()} == {
-        f'stride_{stride}': (1, -(-size[0] // stride), -(-size[1] // stride), want[stride]) for stride in reached
-    }
+    model = network(stem_stride=stem_stride, output_stride=output_stride)
+    maps, _ = shapes(model, image(size), 'features')
+    assert [leaf.shape for leaf in maps] == [
+        (1, -(-size[0] // stride), -(-size[1] // stride), want[stride]) for stride in reached
+    ]
+    assert model.feature_strides == tuple(reached)
+    assert model.feature_channels == tuple(want[stride] for stride in reached)
+
+
+def test_strides_and_channels_of_a_folded_network_are_its_own():
+    model = MobileNetV4HybridMedium(width_multiplier=0.5, stem_stride=1, output_stride=8)
+    folded = model.clone(convention=dataclasses.replace(layers.TORCH, folded=True))
+    assert folded.feature_strides == model.feature_strides == (1, 2, 4, 8)
+    # A stem never shrinks; half of 48, 80 and of the last 960, each a multiple of 8.
+    assert folded.feature_channels == model.feature_channels == (32, 24, 40, 480)
+
+
+def test_maps_keep_their_order_under_jit():
+    model = MobileNetV3Small(width_multiplier=0.35, stem_stride=1)
+    variables = jax.eval_shape(model.init, KEY, image())
+    outside = []
+
+    @jax.jit
+    def features(variables, images):
+        maps = model.apply(variables, images, method='features')
+        outside.extend(leaf.shape for leaf in maps)
+        return maps
+
+    *others, deepest = jax.eval_shape(features, variables, image((64, 64)))
+    assert [leaf.shape for leaf in (*others, deepest)] == outside
+    assert deepest.shape == (1, 4, 4, 200)  # 0.35 of 576, a multiple of 8
+
+
+def test_more_than_a_hundred_blocks_keep_their_order():
+    model = MobileNetV3Small(width_multiplier=0.1, depth_multiplier=12)
+    depths = [spec.fields['features'] for spec in model.block_specs()]
+    assert len(depths) > 100
+    assert [block.features for block in model.bind({}).block.values()] == depths
 
 
 def test_average_pooling_floors_odd_sizes_and_gives_way_to_dilation():
     model = MobileNetV4ConvMedium(anti_aliasing='average', output_stride=16)
     maps, _ = shapes(model, image((97, 131)), 'features')
-    assert {stride: leaf.shape[1:3] for stride, leaf in maps.items()} == {
-        'stride_2': (49, 66),
-        'stride_4': (24, 33),
-        'stride_8': (12, 16),
-        'stride_16': (6, 8),
-    }
+    assert [leaf.shape[1:3] for leaf in maps] == [(49, 66), (24, 33), (12, 16), (6, 8)]
 
 
 @pytest.mark.parametrize(

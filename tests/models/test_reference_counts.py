@@ -1,4 +1,4 @@
-"""Parameters and multiply-adds of every registered name, to the last digit (reference_counts.json says whence)."""
+"""Parameters and multiply-adds, to the last digit (reference_counts.json says whence), and maps of every name."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import flaxmobile
-from flaxmobile.analysis.counts import count
+from flaxmobile.analysis.counts import count, layers
 
 REFERENCE = json.loads((Path(__file__).parent / 'reference_counts.json').read_text())
 BY_IMAGE_SIZE = [
@@ -21,7 +21,7 @@ def slow_where_prefixed(name):
 
 
 @pytest.mark.parametrize('name', [slow_where_prefixed(name) for name in flaxmobile.list_models()])
-def test_counts_equal_the_reference(name):
+def test_counts_equal_the_reference_and_features_are_those_of_the_trace(name):
     assert name in REFERENCE['models'], f'{name} is registered and has no reference count'
     reference = REFERENCE['models'][name]
     counted = count(name)
@@ -29,6 +29,12 @@ def test_counts_equal_the_reference(name):
     assert counted.image_size == reference['image_size']
     assert counted.multiply_adds == reference['multiply_adds']
     assert counted.attention_multiply_adds == reference.get('attention_multiply_adds', 0)
+    # The same trace has the maps: height, width and channels of what each block ends with, the last at each height.
+    model = flaxmobile.create_model(name)
+    ends = {row.name.split('/')[0]: row.output_shape for row in layers(model, counted.image_size)}
+    maps = {shape[0]: shape for part, shape in ends.items() if part == 'stem' or part.startswith('block_')}
+    assert [counted.image_size // stride for stride in model.feature_strides] == list(maps)
+    assert model.feature_channels == tuple(shape[-1] for shape in maps.values())
 
 
 def test_every_reference_is_registered():
