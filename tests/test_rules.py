@@ -78,7 +78,7 @@ WRONG: dict[str, tuple[Any, ...]] = {
     'seed': (-1, 0.5, '0', True, None, 2**32),
     'workers': (-1, 0.5, '0', True, None, 10**6),
     **each(
-        'use_bias squeeze_excite residual use_running_average folded flip randaugment_increasing '
+        'use_bias squeeze_excite residual use_running_average dilate_strided folded flip randaugment_increasing '
         'download decay_depthwise decay_norms linear_probe minimalistic first_residual head_bias '
         'fix_stem_and_head',
         NO_BOOL,

@@ -1,4 +1,4 @@
-"""How a weight's origin pads, normalises and initialises."""
+"""How a weight's origin pads, normalises, initialises and dilates."""
 
 import dataclasses
 import math
@@ -17,7 +17,7 @@ Initializer = Callable[..., Array]
 
 @dataclasses.dataclass(frozen=True)
 class Convention:
-    """Padding, BatchNorm constants and initialisation of one origin of weights.
+    """Padding, BatchNorm constants, initialisation and dilation of one origin of weights.
 
     Attributes:
         padding: 'same' (TensorFlow's SAME) or 'symmetric' (`dilation * (kernel - 1) // 2` on both sides).
@@ -26,6 +26,8 @@ class Convention:
         initialization: 'truncated_normal' (TensorFlow slim: 0.09 everywhere), 'fan_out' (timm: normal of variance
             `2 / (k * k * features / groups)`, the classifier uniform in `+-1 / sqrt(features)`) or 'kaiming_fan_out'
             (torchvision: groups not counted, the classifier normal of 0.01). Biases start at zero in all.
+        dilate_strided: where an `output_stride` takes a block's stride away, that block is dilated too (torchvision's
+            rule), not only those after it (timm's rule, and DeepLab's in TensorFlow).
         folded: convolutions have a bias in place of the BatchNorm behind them (`models.inference.fold_batch_norm`).
     """
 
@@ -33,6 +35,7 @@ class Convention:
     epsilon: Positive = 1e-3
     momentum: Rate = 0.99
     initialization: Literal['truncated_normal', 'fan_out', 'kaiming_fan_out'] = 'truncated_normal'
+    dilate_strided: bool = False
     folded: bool = False
 
     def __post_init__(self) -> None:
@@ -73,7 +76,7 @@ class Convention:
 
 TENSORFLOW = Convention()
 TORCH = Convention('symmetric', 1e-5, 0.9, 'fan_out')
-TORCHVISION_V3 = Convention('symmetric', 1e-3, 0.99, 'kaiming_fan_out')
+TORCHVISION_V3 = Convention('symmetric', 1e-3, 0.99, 'kaiming_fan_out', dilate_strided=True)
 
 CONVENTIONS = {'tensorflow': TENSORFLOW, 'torch': TORCH, 'torchvision_v3': TORCHVISION_V3}
 

@@ -63,8 +63,7 @@ class MobileNetV3(MobileNet):
 
     Expanded channels keep the table's ratio to the block's own (scaled) input; the last pointwise convolution scales
     with the width and is the deepest map; the head behind the pooling never scales; below a width of 0.75 the stem
-    keeps its 16 channels. Dilation is torchvision's: the block that loses its stride is dilated too.
-    Fields: see `MobileNet`.
+    keeps its 16 channels. Fields: see `MobileNet`.
 
     Attributes:
         minimalistic: the form without squeeze-excite, hard-swish and 5x5 kernels.
@@ -82,7 +81,6 @@ class MobileNetV3(MobileNet):
     first_residual: bool = True
     head_bias: bool = True
 
-    dilate_first: ClassVar[bool] = True
     table: ClassVar[tuple[Row, ...]]
     last_features: ClassVar[int]
     head_features: ClassVar[int]

@@ -162,8 +162,7 @@ class MobileNetV4(MobileNet):
     """What the variants share; their tables, stems and activations differ.
 
     The last pointwise convolution scales with the width and is the deepest map; the head behind the pooling never
-    scales, nor does a stem below a width of 1, nor heads and channels of attention. Dilation is torchvision's for V3:
-    every depthwise convolution of the block that loses its stride is dilated too. Fields: see `MobileNet`.
+    scales, nor does a stem below a width of 1, nor heads and channels of attention. Fields: see `MobileNet`.
 
     Attributes:
         anti_aliasing: 'average' or 'blur' pools after the blocks' strided convolutions, which then move by one pixel
@@ -172,7 +171,6 @@ class MobileNetV4(MobileNet):
 
     anti_aliasing: AntiAliasing | None = None
 
-    dilate_first: ClassVar[bool] = True
     table: ClassVar[Table]
     stem_features: ClassVar[int] = 32
     activation: ClassVar[str] = 'relu'

@@ -3,14 +3,14 @@
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Annotated, Any, ClassVar, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from flaxmobile.layers import TENSORFLOW, ConvNorm, Dense, common_fields
+from flaxmobile.layers import TENSORFLOW, ConvNorm, Dense, common_fields, get_convention
 from flaxmobile.layers.fields import CheckedModule, ConventionOrName, FloatType, Multiplier
 from flaxmobile.rules import Rate, among, at_least
 
@@ -32,21 +32,21 @@ class Placed(NamedTuple):
     stride_after: int
 
 
-def place(strides: Sequence[int], stem_stride: int, output_stride: int, dilate_first: bool) -> list[Placed]:
+def place(strides: Sequence[int], stem_stride: int, output_stride: int, dilate_strided: bool) -> list[Placed]:
     """Turn the strides past `output_stride` into dilation of what follows.
 
     Args:
         strides: of each block as the paper's table has it.
         stem_stride: of the stem.
         output_stride: the deepest stride that the network may reach.
-        dilate_first: dilate the block that loses its stride too (torchvision's rule), or only those after it (timm's).
+        dilate_strided: dilate the block that loses its stride too, or only those after it: see `Convention`.
     """
     placed, stride, dilation = [], stem_stride, 1
     for own in strides:
         fits = stride * own <= output_stride
         after = dilation if fits else dilation * own
         stride = stride * own if fits else stride
-        placed.append(Placed(own if fits else 1, after if dilate_first else dilation, stride))
+        placed.append(Placed(own if fits else 1, after if dilate_strided else dilation, stride))
         dilation = after
     return placed
 
@@ -75,12 +75,13 @@ class MobileNet(CheckedModule):
         num_classes: logits; 0 for none.
         width_multiplier: scales the channels, rounded to multiples of 8 (timm's rules).
         stem_stride: of the first convolution; 1 keeps small images large.
-        output_stride: 8, 16 or 32; past it, strides become dilation. With `stem_stride=1` everything is half as coarse,
-            and it takes an `output_stride` of 8 to change anything.
+        output_stride: 8, 16 or 32; past it, strides become dilation, by the convention's rule. With `stem_stride=1`
+            everything is half as coarse, and it takes an `output_stride` of 8 to change anything.
         dropout_rate: before the classifier.
         stochastic_depth_rate: of residual branches, growing linearly from 0 at the first of n blocks to
             `rate * (n - 1) / n` at the last (timm's rule).
-        convention: padding, BatchNorm and initialisation: 'tensorflow', 'torch', 'torchvision_v3' or a `Convention`.
+        convention: padding, BatchNorm, initialisation and the rule of dilation: 'tensorflow', 'torch', 'torchvision_v3'
+            or a `Convention`.
         dtype: of the computation; None follows input and parameters.
         param_dtype: of the parameters.
         batch_norm_axis_name: mapped axis that BatchNorm's statistics are shared over (`pmap`, `shard_map`, `vmap`).
@@ -99,8 +100,6 @@ class MobileNet(CheckedModule):
     dtype: FloatType | None = None
     param_dtype: FloatType = jnp.float32
     batch_norm_axis_name: str | None = None
-
-    dilate_first: ClassVar[bool] = False
 
     def setup(self) -> None:
         """Stem, blocks, head and classifier."""
@@ -141,7 +140,7 @@ class MobileNet(CheckedModule):
     def places(self) -> list[Placed]:
         """Stride and dilation of each block under `output_stride`."""
         strides = [spec.strides for spec in self.block_specs()]
-        return place(strides, self.stem_stride, self.output_stride, self.dilate_first)
+        return place(strides, self.stem_stride, self.output_stride, get_convention(self.convention).dilate_strided)
 
     def build(self, spec: BlockSpec, placed: Placed, stochastic_depth_rate: float) -> nn.Module:
         """The block of `spec` at its place."""

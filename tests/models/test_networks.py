@@ -100,6 +100,21 @@ def test_more_than_a_hundred_blocks_keep_their_order():
     assert [block.features for block in model.bind({}).block.values()] == depths
 
 
+@pytest.mark.parametrize(
+    ('convention', 'dilation'),
+    [
+        # The blocks with index 3 and 8 lose their strides; the last entry is the last pointwise convolution.
+        ('torch', [1, 1, 1, 1, 2, 2, 2, 2, 2, 4, 4, 4]),
+        ('tensorflow', [1, 1, 1, 1, 2, 2, 2, 2, 2, 4, 4, 4]),
+        ('torchvision_v3', [1, 1, 1, 2, 2, 2, 2, 2, 4, 4, 4, 4]),
+    ],
+)
+def test_only_torchvision_dilates_the_block_that_loses_its_stride(convention, dilation):
+    places = MobileNetV3Small(output_stride=8, convention=convention).places()
+    assert [placed.dilation for placed in places] == dilation
+    assert [placed.strides for placed in places] == [2, 2] + [1] * 10
+
+
 def test_average_pooling_floors_odd_sizes_and_gives_way_to_dilation():
     model = MobileNetV4ConvMedium(anti_aliasing='average', output_stride=16)
     maps, _ = shapes(model, image((97, 131)), 'features')

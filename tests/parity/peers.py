@@ -120,8 +120,8 @@ def variables_like(block, weights, channels):
     return unflatten_dict(filled)
 
 
-def logits_and_maps(model, variables, batch):
-    """Our logits and the map at each stride, in one compiled pass."""
+def logits_and_maps(model, variables, batch, *, optimized=True):
+    """Our logits and the map at each stride, in one compiled pass; XLA is done sooner where LLVM may leave it slow."""
 
     def run(variables, batch):
         logits, captured = model.apply(
@@ -132,7 +132,8 @@ def logits_and_maps(model, variables, batch):
         )
         return logits, captured['intermediates']['features'][0]
 
-    return jax.tree.map(np.asarray, jax.jit(run)(variables, batch))
+    options = None if optimized else {'xla_backend_optimization_level': 0}
+    return jax.tree.map(np.asarray, jax.jit(run, compiler_options=options)(variables, batch))
 
 
 def apply(model, variables, batch):
