@@ -43,11 +43,12 @@ class PlainConvNorm(nn.Module):
     def __call__(self, values: Array, train: bool) -> Array:
         """Convolve, normalise, activate."""
         margin = (self.kernel_size - 1) // 2
+        paddings: dict[str, Any] = {'same': 'SAME', 'symmetric': ((margin, margin), (margin, margin))}
         values = nn.Conv(
             self.features,
             (self.kernel_size, self.kernel_size),
             self.strides,
-            padding='SAME' if self.convention.padding == 'same' else ((margin, margin), (margin, margin)),
+            padding=paddings[self.convention.padding],
             feature_group_count=self.features if self.depthwise else 1,
             use_bias=False,
             dtype=self.dtype,

@@ -82,11 +82,12 @@ def convert(
 
 def _notes(source: str, written: 'NamedModel', named_by: str) -> Iterator[str]:
     """What the numbers alone do not tell."""
-    from flaxmobile.layers import TENSORFLOW, get_convention
+    from flaxmobile.layers import get_convention
 
     if written.assumed:
         yield assumed_of(source, written)
-    tensorflow = get_convention(written.loaded.model.convention) == TENSORFLOW
+    padding = get_convention(written.loaded.model.convention).padding
+    tensorflow = padding != 'symmetric'
     if not tensorflow and 'keras' in (named_by, written.assumed):
         yield (
             f'{written.name} pads and normalises as torch does: with these numbers Keras answers something else. '
@@ -96,4 +97,5 @@ def _notes(source: str, written: 'NamedModel', named_by: str) -> Iterator[str]:
         yield (
             f'{written.name} pads and normalises as TensorFlow does: with these numbers a torch network answers the '
             "same only if it does too, as timm's with pad_type='same' and bn_eps=1e-3"
+            + (', for images whose height and width are multiples of 32' if padding == 'bottom_right' else '')
         )

@@ -12,12 +12,13 @@ from flaxmobile.layers.blocks import (
     SqueezeExcite,
     make_divisible,
 )
-from flaxmobile.layers.convention import TENSORFLOW, TORCH, TORCHVISION_V3, Convention, get_convention
+from flaxmobile.layers.convention import KERAS_V1, TENSORFLOW, TORCH, TORCHVISION_V3, Convention, get_convention
 from flaxmobile.layers.fields import AntiAliasing
 from flaxmobile.layers.regularization import LayerScale, StochasticDepth
 from flaxmobile.layers.universal import FusedInvertedBottleneck, UniversalInvertedBottleneck
 
 __all__ = [
+    'KERAS_V1',
     'TENSORFLOW',
     'TORCH',
     'TORCHVISION_V3',

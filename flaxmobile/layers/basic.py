@@ -73,7 +73,8 @@ class Conv(CheckedModule):
             outputs = ops.pointwise_conv(images, kernel, strides=self.strides)
         else:
             convolve = ops.depthwise_conv if self.kind == 'depthwise' else partial(ops.conv, groups=groups)
-            outputs = convolve(images, kernel, strides=self.strides, padding=convention.padding, dilation=self.dilation)
+            padding = convention.conv_padding(self.kind)
+            outputs = convolve(images, kernel, strides=self.strides, padding=padding, dilation=self.dilation)
         return outputs if bias is None else outputs + bias
 
     def _groups(self, images: Array) -> int:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from flaxmobile.messages import unknown
+from flaxmobile.ops.padding import NamedPadding
 from flaxmobile.rules import Positive, Rate, check_fields
 
 Initializer = Callable[..., Array]
@@ -20,7 +21,9 @@ class Convention:
     """Padding, BatchNorm constants, initialisation and dilation of one origin of weights.
 
     Attributes:
-        padding: 'same' (TensorFlow's SAME) or 'symmetric' (`dilation * (kernel - 1) // 2` on both sides).
+        padding: 'same' (TensorFlow's SAME), 'symmetric' (`dilation * (kernel - 1) // 2` on both sides) or
+            'bottom_right' (Keras's MobileNetV1: a depthwise convolution of stride 2 by one pixel below and at the
+            right, whatever the size; all else by SAME): see `ops.padding_pairs`.
         epsilon: what BatchNorm adds to the variance.
         momentum: of BatchNorm's running statistics as Flax has it: `new = momentum * old + (1 - momentum) * batch`.
         initialization: 'truncated_normal' (TensorFlow slim: 0.09 everywhere), 'fan_out' (timm: normal of variance
@@ -31,7 +34,7 @@ class Convention:
         folded: convolutions have a bias in place of the BatchNorm behind them (`models.inference.fold_batch_norm`).
     """
 
-    padding: Literal['same', 'symmetric'] = 'same'
+    padding: NamedPadding = 'same'
     epsilon: Positive = 1e-3
     momentum: Rate = 0.99
     initialization: Literal['truncated_normal', 'fan_out', 'kaiming_fan_out'] = 'truncated_normal'
@@ -40,6 +43,10 @@ class Convention:
 
     def __post_init__(self) -> None:
         check_fields(self)
+
+    def conv_padding(self, kind: str) -> NamedPadding:
+        """Padding of a convolution of that kind, 'standard', 'depthwise' or 'pointwise'."""
+        return 'same' if self.padding == 'bottom_right' and kind != 'depthwise' else self.padding
 
     def conv_initializer(self, groups: int = 1) -> Initializer:
         """Initialiser of a kernel `[height, width, channels / groups, features]`."""
@@ -75,14 +82,15 @@ class Convention:
 
 
 TENSORFLOW = Convention()
+KERAS_V1 = Convention('bottom_right')
 TORCH = Convention('symmetric', 1e-5, 0.9, 'fan_out')
 TORCHVISION_V3 = Convention('symmetric', 1e-3, 0.99, 'kaiming_fan_out', dilate_strided=True)
 
-CONVENTIONS = {'tensorflow': TENSORFLOW, 'torch': TORCH, 'torchvision_v3': TORCHVISION_V3}
+CONVENTIONS = {'tensorflow': TENSORFLOW, 'keras_v1': KERAS_V1, 'torch': TORCH, 'torchvision_v3': TORCHVISION_V3}
 
 
 def get_convention(convention: Convention | str) -> Convention:
-    """The convention itself, or the one of that name: 'tensorflow', 'torch' or 'torchvision_v3'.
+    """The convention itself, or the one of that name: 'tensorflow', 'keras_v1', 'torch' or 'torchvision_v3'.
 
     Raises:
         ValueError: there is none of that name.

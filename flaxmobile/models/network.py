@@ -80,8 +80,8 @@ class MobileNet(CheckedModule):
         dropout_rate: before the classifier.
         stochastic_depth_rate: of residual branches, growing linearly from 0 at the first of n blocks to
             `rate * (n - 1) / n` at the last (timm's rule).
-        convention: padding, BatchNorm, initialisation and the rule of dilation: 'tensorflow', 'torch', 'torchvision_v3'
-            or a `Convention`.
+        convention: padding, BatchNorm, initialisation and the rule of dilation: 'tensorflow', 'keras_v1', 'torch',
+            'torchvision_v3' or a `Convention`.
         dtype: of the computation; None follows input and parameters.
         param_dtype: of the parameters.
         batch_norm_axis_name: mapped axis that BatchNorm's statistics are shared over (`pmap`, `shard_map`, `vmap`).
@@ -182,6 +182,12 @@ class MobileNet(CheckedModule):
         for block, placed in zip(self.block.values(), self.places(), strict=True):
             values = block(values, train=train)
             maps[placed.stride_after] = values
+            if 0 in values.shape[1:3]:
+                height, width = images.shape[1:3]
+                raise ValueError(
+                    f'{type(self).__name__}: images of {height}x{width} pixels are too small: '
+                    f'nothing is left of them at stride {placed.stride_after}'
+                )
         return tuple(maps.values())
 
     def __call__(self, images: Array, *, train: bool = False) -> Array:

@@ -7,7 +7,7 @@ import dataclasses
 import fnmatch
 from typing import Any, NamedTuple
 
-from flaxmobile.layers import TENSORFLOW, TORCH, TORCHVISION_V3, Convention
+from flaxmobile.layers import KERAS_V1, TENSORFLOW, TORCH, TORCHVISION_V3, Convention
 from flaxmobile.messages import unknown
 from flaxmobile.models.mnasnet import MnasNet, MnasNetSmall, SemNASNet
 from flaxmobile.models.mobilenet_edgetpu import (
@@ -52,7 +52,7 @@ def _one(module: type[MobileNet], convention: Convention, image_size: int = 224,
 REGISTRY: dict[str, Entry] = {
     **_widths('mobilenetv1', MobileNetV1, TORCH, '025 050 075 100 125'),
     'mobilenetv1_100h': _one(MobileNetV1, TORCH, head_features=1024),
-    **_widths('tf_mobilenetv1', MobileNetV1, TENSORFLOW, '025 050 075 100'),
+    **_widths('tf_mobilenetv1', MobileNetV1, KERAS_V1, '025 050 075 100'),
     **_widths('mobilenetv2', MobileNetV2, TORCH, '035 050 075 100 130 140'),
     'mobilenetv2_110d': _one(MobileNetV2, TORCH, width_multiplier=1.1, depth_multiplier=1.2, fix_stem_and_head=True),
     'mobilenetv2_120d': _one(MobileNetV2, TORCH, width_multiplier=1.2, depth_multiplier=1.4, fix_stem_and_head=True),

@@ -25,7 +25,7 @@ def conv(
         images: `[batch, height, width, channels]`.
         kernel: `[kernel height, kernel width, channels / groups, features]`, of the dtype of the images.
         strides: in pixels, one number or (height, width).
-        padding: 'same', 'symmetric' or pairs, see `padding_pairs`.
+        padding: 'same', 'symmetric', 'bottom_right' or pairs, see `padding_pairs`.
         dilation: distance in pixels between the kernel's taps.
         groups: parts of the channels and features that see only each other.
 
@@ -70,7 +70,7 @@ def depthwise_conv(
         kernel: `[kernel height, kernel width, 1, channels * depth multiplier]`; features `c * m` to `c * m + m - 1` see
             channel `c`.
         strides: in pixels, one number or (height, width).
-        padding: 'same', 'symmetric' or pairs, see `padding_pairs`.
+        padding: 'same', 'symmetric', 'bottom_right' or pairs, see `padding_pairs`.
         dilation: distance in pixels between the kernel's taps.
 
     Returns:

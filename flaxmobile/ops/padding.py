@@ -1,15 +1,16 @@
-"""Padding: the two conventions of the family, as explicit pairs of pixels."""
+"""Padding: the conventions of the family, as explicit pairs of pixels."""
 
 from collections.abc import Sequence
 from numbers import Integral
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
 Pair = tuple[int, int]
 Size = tuple[int, ...]
 PaddingPairs = tuple[Pair, Pair]
-Padding = Literal['same', 'symmetric'] | PaddingPairs
+NamedPadding = Literal['same', 'symmetric', 'bottom_right']
+Padding = NamedPadding | PaddingPairs
 
 
 def pair(name: str, value: int | Pair) -> Pair:
@@ -25,7 +26,9 @@ def padding_pairs(padding: Padding, input_size: Size, kernel_size: Size, strides
 
     Args:
         padding: 'same' as TensorFlow's SAME (output `ceil(input / stride)`, the odd pixel after), 'symmetric' as torch
-            networks have it (`dilation * (kernel - 1) // 2` on both sides), or the pairs themselves.
+            networks have it (`dilation * (kernel - 1) // 2` on both sides), 'bottom_right' as Keras's MobileNetV1 does
+            (SAME's pixels for a multiple of the stride, whatever the size: (0, 1) for 3 pixels by strides of 2; output
+            `input // stride`), or the pairs themselves.
         input_size: height and width in pixels.
         kernel_size: height and width of the kernel.
         strides: per axis.
@@ -37,15 +40,17 @@ def padding_pairs(padding: Padding, input_size: Size, kernel_size: Size, strides
     if padding == 'symmetric':
         rows, columns = (step * (kernel - 1) // 2 for kernel, step in zip(kernel_size, dilation, strict=True))
         return (rows, rows), (columns, columns)
-    if padding == 'same':
+    if padding == 'same' or padding == 'bottom_right':
+        sizes = input_size if padding == 'same' else strides
         rows, columns = (
             max(0, (-(-size // stride) - 1) * stride + step * (kernel - 1) + 1 - size)
-            for size, kernel, stride, step in zip(input_size, kernel_size, strides, dilation, strict=True)
+            for size, kernel, stride, step in zip(sizes, kernel_size, strides, dilation, strict=True)
         )
         return (rows // 2, rows - rows // 2), (columns // 2, columns - columns // 2)
     pairs = np.asarray(padding if isinstance(padding, tuple | list) else ())
     if pairs.shape != (2, 2) or pairs.dtype.kind != 'i':
-        raise ValueError(f"padding {padding!r} is not known: 'same', 'symmetric' or ((top, bottom), (left, right))")
+        names = ', '.join(map(repr, get_args(NamedPadding)))
+        raise ValueError(f'padding {padding!r} is not known: {names} or ((top, bottom), (left, right))')
     return padding
 
 

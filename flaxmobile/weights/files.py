@@ -11,7 +11,7 @@ import numpy as np
 
 from flaxmobile.data import Preprocessing
 from flaxmobile.files import write_whole
-from flaxmobile.layers import TENSORFLOW, get_convention
+from flaxmobile.layers import get_convention
 from flaxmobile.messages import unknown
 from flaxmobile.models.network import MobileNet
 from flaxmobile.models.registry import create_model, entry
@@ -154,7 +154,7 @@ def _usual(name: str, channels: int) -> Preprocessing:
     if channels == 3 and any(weight.model == name for weight in CATALOGUE.values()):
         return find(name).preprocessing()
     image_size = entry(name).image_size
-    if channels == 3 and get_convention(create_model(name).convention) != TENSORFLOW:
+    if channels == 3 and get_convention(create_model(name).convention).padding == 'symmetric':
         return Preprocessing(image_size)
     half = (0.5,) * channels
     return Preprocessing(image_size, channels, half, half)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import lax
 
 from flaxmobile import layers, ops
 from flaxmobile.layers import Convention
@@ -20,6 +21,12 @@ TRUNCATED = 0.09 * 0.8796256610342398  # standard deviation of a normal cut at t
         ('same', 7, 5, 1, 1, (2, 2)),
         ('same', 14, 3, 1, 2, (2, 2)),
         ('same', 8, 1, 2, 1, (0, 0)),
+        ('bottom_right', 224, 3, 2, 1, (0, 1)),
+        ('bottom_right', 97, 3, 2, 1, (0, 1)),
+        ('bottom_right', 97, 5, 2, 1, (1, 2)),
+        ('bottom_right', 7, 3, 1, 1, (1, 1)),
+        ('bottom_right', 13, 3, 1, 2, (2, 2)),
+        ('bottom_right', 9, 1, 2, 1, (0, 0)),
         ('symmetric', 224, 3, 2, 1, (1, 1)),
         ('symmetric', 97, 5, 2, 1, (2, 2)),
         ('symmetric', 14, 5, 1, 2, (4, 4)),
@@ -42,9 +49,38 @@ def test_a_layer_pads_by_its_convention(kind):
         np.testing.assert_array_equal(outputs[0, :, :, 0], seen)
 
 
+@pytest.mark.parametrize('size', [(6, 8), (5, 8), (6, 7), (5, 7), (1, 2)])
+@pytest.mark.parametrize(('strides', 'dilation', 'pixels'), [(2, 1, (0, 1)), (1, 1, (1, 1)), (1, 2, (2, 2))])
+def test_keras_v1_pads_a_strided_depthwise_convolution_below_and_at_the_right(size, strides, dilation, pixels):
+    rng = np.random.default_rng(0)
+    images, kernel = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((2, *size, 4), (3, 3, 1, 4)))
+    conv = layers.Conv(kernel_size=3, strides=strides, dilation=dilation, kind='depthwise', convention='keras_v1')
+    outputs = conv.apply({'params': {'kernel': kernel}}, images)
+    wanted = lax.conv_general_dilated(
+        images,
+        kernel,
+        (strides, strides),
+        (pixels, pixels),
+        rhs_dilation=(dilation, dilation),
+        feature_group_count=4,
+        dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+    )
+    assert outputs.shape == wanted.shape
+    np.testing.assert_allclose(outputs, wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize('size', [(6, 8), (5, 7)])
+def test_keras_v1_pads_all_else_as_tensorflow_does(size):
+    rng = np.random.default_rng(0)
+    images, kernel = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((2, *size, 3), (3, 3, 3, 4)))
+    conv = layers.Conv(features=4, kernel_size=3, strides=2, convention='keras_v1')
+    wanted = lax.conv_general_dilated(images, kernel, (2, 2), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
+    np.testing.assert_allclose(conv.apply({'params': {'kernel': kernel}}, images), wanted, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ('convention', 'momentum', 'epsilon'),
-    [('tensorflow', 0.99, 1e-3), ('torch', 0.9, 1e-5), ('torchvision_v3', 0.99, 1e-3)],
+    [('tensorflow', 0.99, 1e-3), ('keras_v1', 0.99, 1e-3), ('torch', 0.9, 1e-5), ('torchvision_v3', 0.99, 1e-3)],
 )
 def test_batch_norm_by_hand(convention, momentum, epsilon):
     block = layers.ConvNorm(features=1, kind='pointwise', activation='linear', convention=convention)
@@ -119,7 +155,12 @@ def test_initialization_of_the_layer_behind_v3_s_pooling(convention, deviation):
 
 @pytest.mark.parametrize(
     ('name', 'convention'),
-    [('tensorflow', layers.TENSORFLOW), ('torch', layers.TORCH), ('torchvision_v3', layers.TORCHVISION_V3)],
+    [
+        ('tensorflow', layers.TENSORFLOW),
+        ('keras_v1', layers.KERAS_V1),
+        ('torch', layers.TORCH),
+        ('torchvision_v3', layers.TORCHVISION_V3),
+    ],
 )
 def test_a_convention_s_name_is_the_convention(name, convention):
     images = jnp.asarray(np.random.default_rng(0).normal(size=(2, 6, 5, 8)), jnp.float32)

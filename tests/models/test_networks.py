@@ -115,6 +115,26 @@ def test_only_torchvision_dilates_the_block_that_loses_its_stride(convention, di
     assert [placed.strides for placed in places] == [2, 2] + [1] * 10
 
 
+@pytest.mark.parametrize(
+    ('side', 'maps', 'torch_s'),
+    # Keras's stem rounds up, its strided depthwise convolutions round down.
+    [(224, [112, 56, 28, 14, 7], 7), (200, [100, 50, 25, 12, 6], 7), (225, [113, 56, 28, 14, 7], 8)],
+)
+def test_maps_of_keras_s_mobilenetv1(side, maps, torch_s):
+    found, _ = shapes(flaxmobile.create_model('tf_mobilenetv1_025'), image((side, 132)), 'features')
+    assert [leaf.shape[1:3] for leaf in found] == list(zip(maps, [66, 33, 16, 8, 4], strict=True))
+    for convention in ('tensorflow', 'torch'):
+        *_, deepest = shapes(MobileNetV1(convention=convention), image((side, 132)), 'features')[0]
+        assert deepest.shape[1:3] == (torch_s, 5)
+
+
+def test_images_of_which_nothing_is_left_are_refused():
+    model = MobileNetV1(convention='keras_v1')
+    shapes(model, image((32, 31)))
+    with pytest.raises(ValueError, match='images of 32x30 pixels are too small: nothing is left of them at stride 32'):
+        shapes(model, image((32, 30)))
+
+
 def test_average_pooling_floors_odd_sizes_and_gives_way_to_dilation():
     model = MobileNetV4ConvMedium(anti_aliasing='average', output_stride=16)
     maps, _ = shapes(model, image((97, 131)), 'features')
@@ -307,6 +327,7 @@ def test_list_models():
     [
         ('mobilenetv2_100', 'symmetric', 1e-5, 0.9),
         ('mobilenetv3_rw', 'symmetric', 1e-3, 0.9),
+        ('tf_mobilenetv1_025', 'bottom_right', 1e-3, 0.99),
         ('tf_mobilenetv2_100', 'same', 1e-3, 0.99),
         ('tv_mobilenetv3_large_100', 'symmetric', 1e-3, 0.99),
         ('mobilenetv4_hybrid_large', 'symmetric', 1e-5, 0.9),

@@ -1,6 +1,7 @@
 """The `tf_` names against keras.applications on the same weights, float32 on both sides."""
 
 import functools
+import itertools
 import re
 
 import jax
@@ -75,16 +76,26 @@ def is_depthwise(path, array):
     return len(array.shape) == 4 and ('depthwise' in path or 'conv_dw' in path)
 
 
-# Keras's V1 pads (0, 1) at every stride-2 block, which is SAME only where the sizes are even.
-def sizes(name):
-    return [(224, 224), (96, 160) if 'v1' in name else (97, 131)]
+SIZES = [(200, 200), (225, 225), (100, 132), (75, 75)]  # Even and odd maps, and no multiples of 32.
+CASES = [
+    (name, size)
+    for generation in ('v1', 'v2', 'v3')
+    for name, size in zip(flaxmobile.list_models(f'tf_mobilenet{generation}*'), itertools.cycle(SIZES), strict=False)
+]
 
 
-@pytest.mark.parametrize('name', flaxmobile.list_models('tf_*'))
-def test_logits(name):
+def test_every_name_is_compared_and_every_generation_at_every_size():
+    assert [name for name, _ in CASES] == flaxmobile.list_models('tf_*')
+    assert {(name[: len('tf_mobilenetv1')], size) for name, size in CASES} == {
+        (f'tf_mobilenetv{generation}', size) for generation in (1, 2, 3) for size in SIZES
+    }
+
+
+@pytest.mark.parametrize(('name', 'other'), CASES)
+def test_logits(name, other):
     model = flaxmobile.create_model(name)
     kept = None
-    for size in reversed(sizes(name)):
+    for size in (other, (224, 224)):
         network = keras_twin(name, size)
         if kept is None:
             calibrate(network, peers.images(4, size, seed=1), seed=len(name))
