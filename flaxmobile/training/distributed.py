@@ -8,6 +8,7 @@ import functools
 import itertools
 import json
 import os
+import re
 import signal
 import socket
 import sys
@@ -25,6 +26,8 @@ from jax._src import clusters
 from jax._src import distributed as runtime  # Its key-value store has no public name.
 from jax.experimental import multihost_utils
 
+from flaxmobile.messages import printable
+
 LOST = 75
 """Exit status of a process that ends because another one failed, died or hangs (EX_TEMPFAIL of sysexits.h)."""
 BOUND = 100
@@ -33,6 +36,14 @@ is found out in less than half of it."""
 _KEY = 'flaxmobile/'
 _GRACE = 3  # Seconds that process 0 stays for the others to hear what it says.
 _PATIENCE = 3  # So many times BOUND processes wait for each other at the start.
+_ADDRESS, _COUNT, _NUMBER = 'JAX_COORDINATOR_ADDRESS', 'JAX_NUM_PROCESSES', 'JAX_PROCESS_ID'
+_HOST_AND_PORT = re.compile(r'(?:\[[0-9A-Fa-f:.]+(?:%\w+)?\]|[^\s:/\[\]]+):([0-9]{1,5})')
+_WHOLE = re.compile('[0-9]{1,18}')
+_OF_CLUSTERS = {
+    'slurm': ('SLURM_NTASKS', 'SLURM_PROCID', 'SLURM_LOCALID', 'SLURM_JOB_ID'),
+    'ompi': ('OMPI_COMM_WORLD_SIZE', 'OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_LOCAL_RANK'),
+}
+"""Whole numbers that JAX reads: how many processes there are, which this is, and more."""
 Describe = Callable[[BaseException], tuple[int, str]]
 
 
@@ -49,16 +60,16 @@ def joined(describe: Describe, advice: str = '', *, stoppable: bool = False) -> 
         stoppable: whether `asked` is called in the body; SIGTERM ends the process at once if not.
 
     Raises:
-        ValueError: the environment names a coordinator, but not how many processes there are or which this is.
+        ValueError: what the environment says of the processes is wrong or not all that is needed.
     """
     arguments = launched()
     if arguments is None:
         yield
         return
-    ended = None
+    ended, names = None, list[str]()
     try:
         jax.config.update('jax_enable_preemption_service', stoppable)
-        leave = _connect(arguments, advice)
+        leave = _connect(arguments, names, advice)
         try:
             yield
         except SystemExit as one:
@@ -68,7 +79,11 @@ def joined(describe: Describe, advice: str = '', *, stoppable: bool = False) -> 
                 _fail(status, f'it ended with exit status {status}')
         leave()
     except BaseException as error:
-        _despair(error, *describe(error))
+        status, text = describe(error)
+        if isinstance(error, Exception):
+            _await_the_others(error, names, advice)
+        print(f'{text} [{_here()}]', file=sys.stderr, flush=True)
+        _fail(status, text)
     if ended is not None:
         raise ended
 
@@ -80,33 +95,65 @@ def launched() -> dict[str, Any] | None:
     Kubernetes are asked, as JAX knows them.
 
     Raises:
-        ValueError: the three variables are not all there, or no numbers.
+        ValueError: one of the variables is missing or has a value that it cannot have; the message names it.
     """
-    if 'JAX_COORDINATOR_ADDRESS' in os.environ:
+    if any(variable in os.environ for variable in (_ADDRESS, _COUNT, _NUMBER)):
         return _by_environment()
     # In a pod that is not one of a job JAX would warn, or fail.
     foreign = () if 'JOB_COMPLETION_INDEX' in os.environ else (clusters.K8sCluster,)
     kinds = [kind for kind in clusters.ClusterEnv._cluster_types if not kind.opt_in_only_method and kind not in foreign]
     try:
         kind = next((kind for kind in kinds if kind.is_env_present()), None)
-        return {} if kind and kind.get_process_count() > 1 else None
+        if kind and (variables := _OF_CLUSTERS.get(kind.name)):
+            _check_place(*variables)
+        if kind is None or kind.get_process_count() == 1:
+            return None
     except OSError as error:  # A TPU outside Google's cloud, whose server of metadata is not there.
         warnings.warn(
             f'could not find out whether this host is one of several, so it goes on alone: {error}', stacklevel=2
         )
         return None
+    _check_devices()
+    return {}
 
 
 def _by_environment() -> dict[str, Any] | None:
-    names = {'num_processes': 'JAX_NUM_PROCESSES', 'process_id': 'JAX_PROCESS_ID'}
-    try:
-        found = {name: int(os.environ[variable]) for name, variable in names.items()}
-    except (KeyError, ValueError) as error:
-        raise ValueError(
-            'JAX_COORDINATOR_ADDRESS is set, so this is one of several processes: JAX_NUM_PROCESSES must say how many, '
-            f'JAX_PROCESS_ID which, from 0 on ({error}); or unset JAX_COORDINATOR_ADDRESS'
-        ) from None
-    return found if found['num_processes'] > 1 else None
+    address = os.environ.get(_ADDRESS)
+    found = _HOST_AND_PORT.fullmatch(address or '')
+    if not found or not 0 < int(found[1]) < 1 << 16:
+        raise _wrong(_ADDRESS, 'the host and port of process 0, as in node-1:1234')
+    count, number = _check_place(_COUNT, _NUMBER)
+    if count == 1:
+        return None
+    _check_devices()
+    return {'num_processes': count, 'process_id': number}
+
+
+def _check_place(count: str, number: str, *others: str) -> tuple[int, int]:
+    """How many processes there are and which this is, by those two variables; `others` have to be whole numbers too."""
+    for variable in (count, number, *others):
+        if not _WHOLE.fullmatch(os.environ.get(variable, '')):
+            raise _wrong(variable, f'a whole number, {1 if variable == count else 0} or more')
+    of, which = int(os.environ[count]), int(os.environ[number])
+    if of < 1:
+        raise _wrong(count, 'a whole number, 1 or more')
+    if which >= of:
+        raise _wrong(number, f'less than {count}, which is {of}: processes are numbered from 0 on')
+    return of, which
+
+
+def _check_devices() -> None:
+    variable = 'JAX_LOCAL_DEVICE_IDS'
+    given = os.environ.get(variable, '')
+    if given and not all(_WHOLE.fullmatch(part.strip()) for part in given.split(',')):
+        raise _wrong(variable, "whole numbers with commas between, this process's devices")
+
+
+def _wrong(variable: str, allowed: str) -> ValueError:
+    given = os.environ.get(variable)
+    advice = f'; set {_ADDRESS}, {_COUNT} and {_NUMBER}, or none of them' if variable.startswith('JAX_') else ''
+    said = 'is not set' if given is None else f"is '{printable(given)}'"
+    return ValueError(f'{variable} {said}: it has to be {allowed}{advice}')
 
 
 def from_first(value: Any) -> Any:
@@ -154,9 +201,11 @@ def checksum(tree: Any) -> int:
     return functools.reduce(lambda sum, leaf: zlib.crc32(np.asarray(leaf).tobytes(), sum), jax.tree.leaves(tree), 0)
 
 
-def _connect(arguments: dict[str, Any], advice: str) -> Callable[[], None]:
-    """Join the other processes, and keep an eye on them; what is returned waits for all, and leaves them."""
-    names: list[str] = []
+def _connect(arguments: dict[str, Any], names: list[str], advice: str) -> Callable[[], None]:
+    """Join the other processes, name them in `names` and keep an eye on them.
+
+    What is returned waits for all, and leaves them.
+    """
     handler = _answer_abort(names, advice)
     try:
         jax.distributed.initialize(
@@ -166,10 +215,13 @@ def _connect(arguments: dict[str, Any], advice: str) -> Callable[[], None]:
         raise ConnectionError(f'the processes of this run cannot be joined: {error}') from error
     client: Any = runtime.global_state.client
     number, count = runtime.global_state.process_id, runtime.global_state.num_processes
+    names += [f'process {other} of {count}' for other in range(count)]
     client.key_value_set(f'{_KEY}host/{number}', socket.gethostname())
-    client.wait_at_barrier(f'{_KEY}hosts', 60_000)
-    hosts = _by_number(client, 'host')
-    names += [f'process {other} of {count} on {hosts[other]}' for other in range(count)]
+    for other in range(count):
+        try:
+            names[other] += f' on {client.blocking_key_value_get(f"{_KEY}host/{other}", 450 * BOUND)}'
+        except jax.errors.JaxRuntimeError:
+            _end(f'{names[other]} died or hangs: it did not say its host within {0.45 * BOUND:.0f} seconds{advice}')
     done = threading.Event()
     watch = threading.Thread(target=_watch, args=(client, names, advice, done), daemon=True)
     watch.start()
@@ -244,14 +296,32 @@ def _coordinator_answers() -> bool:
     return answered.wait(2)
 
 
-def _despair(error: BaseException, status: int, text: str) -> NoReturn:
-    """End this process for `error`, after a while in which another one may turn out to be the cause."""
-    if isinstance(error, jax.errors.JaxRuntimeError):
-        reason = str(error).splitlines()[0]
-        print(f'flaxmobile: {reason}; waiting to hear which process is lost [{_here()}]', file=sys.stderr, flush=True)
-        time.sleep(BOUND + _GRACE)
-    print(f'{text} [{_here()}]', file=sys.stderr, flush=True)
-    _fail(status, text)
+def _await_the_others(error: Exception, names: Sequence[str], advice: str) -> None:
+    """Return once all other processes have shown that they live after `error` came up.
+
+    Until then one of them may be its cause: `_watch` ends this process when it is known which, and so does JAX's
+    runtime where it is process 0. No kind of error tells: of some that Gloo has, JAX makes a ValueError.
+    """
+    client: Any = runtime.global_state.client
+    if client is None or not names:  # It has not come so far that others could be the cause.
+        return
+    start, told = time.monotonic(), False
+    silent = set(range(len(names))) - {runtime.global_state.process_id}
+    first: dict[int, int] = {}
+    while time.monotonic() - start < BOUND + _GRACE:
+        with suppress(jax.errors.JaxRuntimeError):  # Process 0 does not answer.
+            beats = {other: int(beat) for other, beat in _by_number(client, 'life').items()}
+            first = first or {other: beats.get(other, -1) for other in silent}
+            # The first beat to come may have been under way when its process died. Process 0 has answered.
+            silent = {other for other in silent if other and beats.get(other, -1) < first[other] + 2}
+        if not silent:
+            return
+        if not told and time.monotonic() - start > 5 * BOUND / 100:
+            told = True
+            reason = f'{printable(error)}; waiting to hear which process is lost'
+            print(f'flaxmobile: {reason} [{_here()}]', file=sys.stderr, flush=True)
+        time.sleep(BOUND / 500)
+    _end(f'{" and ".join(names[other] for other in sorted(silent))} died or hangs: it answers no more{advice}')
 
 
 def _end(text: str) -> NoReturn:
