@@ -221,7 +221,8 @@ def _connect(arguments: dict[str, Any], names: list[str], advice: str) -> Callab
         try:
             names[other] += f' on {client.blocking_key_value_get(f"{_KEY}host/{other}", 450 * BOUND)}'
         except jax.errors.JaxRuntimeError:
-            _end(f'{names[other]} died or hangs: it did not say its host within {0.45 * BOUND:.0f} seconds{advice}')
+            lost = names[other if number == 0 or _coordinator_answers() else 0]
+            _end(f'{lost} died or hangs: it was not heard of once all had come{advice}')
     done = threading.Event()
     watch = threading.Thread(target=_watch, args=(client, names, advice, done), daemon=True)
     watch.start()

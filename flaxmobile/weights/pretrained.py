@@ -48,7 +48,11 @@ def load_pretrained(
     preprocessing = weight.preprocessing(image_size)
     model = create_model(weight.model, num_classes=weight.num_classes)
     wanted = create_model(weight.model, num_classes=weight.num_classes if num_classes is None else num_classes)
-    variables = load_file(download(weight) if file is None else Path(file), model)
+    path = download(weight) if file is None else Path(file)
+    try:
+        variables = load_file(path, model)
+    except ValueError as error:
+        raise ValueError(f'{error}. Remove it, and it is fetched again') if file is None else error from error
     if wanted.num_classes == weight.num_classes:
         return LoadedModel(model, variables, preprocessing, vocabulary(weight.vocabulary).names)
     classifier = _classifier(wanted, jax.random.key(0) if key is None else key)

@@ -12,18 +12,23 @@ from time import sleep
 class Answer:
     """How one request is answered: which file, by which tag, and what goes wrong.
 
-    `cut` bytes into the body the connection breaks; `ranges` and `if_range` say whether those headers are heeded.
+    `cut` bytes into the body the connection breaks; `ranges` and `if_range` say whether those headers are heeded, and
+    `place` is said as Content-Range instead of the truth. The body comes `step` bytes every `pause` seconds, and again
+    and again where it is `endless`.
     """
 
     content: bytes = b''
     status: int = 200
     etag: str | None = '"first"'
-    headers: dict[str, str] = field(default_factory=dict)
+    headers: dict[str, str | list[str]] = field(default_factory=dict)
     cut: int | None = None
     ranges: bool = True
     if_range: bool = True
     length: bool = True
     pause: float = 0.0
+    step: int | None = None
+    endless: bool = False
+    place: str | None = None
 
 
 class FileServer(ThreadingHTTPServer):
@@ -58,22 +63,23 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.asked.append((self.path, headers))
         answer = self.server.next()
         start = self._start(answer, headers)
-        status = answer.status if answer.status != 200 else 206 if start is not None else 200
+        status = 206 if start is not None and answer.status == 200 else answer.status
         body = answer.content[start or 0 :]
         self.send_response(status)
         if status == 206:
             end = len(answer.content)
-            self.send_header('Content-Range', f'bytes {start}-{end - 1}/{end}')
+            self.send_header('Content-Range', answer.place or f'bytes {start}-{end - 1}/{end}')
         if answer.length:
             self.send_header('Content-Length', str(len(body)))
         if answer.etag:
             self.send_header('ETag', answer.etag)
-        for name, value in answer.headers.items():
-            self.send_header(name, value)
+        for name, values in answer.headers.items():
+            for value in [values] if isinstance(values, str) else values:
+                self.send_header(name, value)
         self.send_header('Connection', 'close')
         self.end_headers()
         self.close_connection = True
-        self._send(body if answer.cut is None else body[: answer.cut], answer.pause)
+        self._send(body if answer.cut is None else body[: answer.cut], answer)
 
     def _start(self, answer: Answer, headers: dict[str, str]) -> int | None:
         if not answer.ranges or 'range' not in headers:
@@ -82,12 +88,15 @@ class _Handler(BaseHTTPRequestHandler):
             return None
         return int(headers['range'].removeprefix('bytes=').rstrip('-'))
 
-    def _send(self, body: bytes, pause: float) -> None:
-        step = len(body) // 4 + 1 if pause else len(body) + 1
-        for start in range(0, len(body), step):
-            self.wfile.write(body[start : start + step])
-            self.wfile.flush()
-            sleep(pause)
+    def _send(self, body: bytes, answer: Answer) -> None:
+        step = answer.step or (len(body) // 4 + 1 if answer.pause else len(body) + 1)
+        again = True
+        while again:
+            for start in range(0, len(body), step):
+                self.wfile.write(body[start : start + step])
+                self.wfile.flush()
+                sleep(answer.pause)
+            again = answer.endless
 
     def log_message(self, *_: object) -> None:
         """Say nothing."""

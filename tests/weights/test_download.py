@@ -3,6 +3,8 @@ import dataclasses
 import errno
 import hashlib
 import importlib
+import itertools
+import json
 import random
 import re
 import socket
@@ -17,11 +19,26 @@ import pytest
 from file_server import Answer, FileServer, serving
 
 from flaxmobile import weights
+from flaxmobile.weights import transfer
 from flaxmobile.weights.catalogue import Weight
 
 module = importlib.import_module('flaxmobile.weights.download')
-CONTENT = random.Random(0).randbytes(300_000)
-OTHER = random.Random(1).randbytes(280_000)
+
+
+def tensors(count: int, size: int, seed: int) -> bytes:
+    """A safetensors file of `size` bytes with so many tensors of bytes, by the format's own description."""
+    data = random.Random(seed).randbytes(size - 30_000)
+    ends = [len(data) * number // count for number in range(count + 1)]
+    header = {
+        str(number): {'dtype': 'U8', 'shape': [end - start], 'data_offsets': [start, end]}
+        for number, (start, end) in enumerate(itertools.pairwise(ends))
+    }
+    return (30_000 - 8).to_bytes(8, 'little') + json.dumps(header).encode().ljust(30_000 - 8) + data
+
+
+# As many as MobileNetV2 has: 52 convolutions with a BatchNorm of four arrays each, a kernel and a bias.
+CONTENT = tensors(52 * 5 + 2, 300_000, seed=0)
+OTHER = tensors(52 * 5 + 2, 280_000, seed=1)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 MD5 = hashlib.md5(CONTENT).hexdigest()
 
@@ -46,7 +63,7 @@ def waits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[float]:
     monkeypatch.delenv('HF_ENDPOINT', raising=False)
     monkeypatch.setenv('no_proxy', '127.0.0.1')
     slept: list[float] = []
-    monkeypatch.setattr(module.time, 'sleep', slept.append)
+    monkeypatch.setattr(transfer.time, 'sleep', slept.append)
     return slept
 
 
@@ -103,7 +120,7 @@ def test_what_a_process_left_is_taken_up_by_the_next(
 
     server.plan = [Answer(CONTENT, cut=123_456), Answer(CONTENT)]
     with monkeypatch.context() as patch:
-        patch.setattr(module.time, 'sleep', interrupt)
+        patch.setattr(transfer.time, 'sleep', interrupt)
         with pytest.raises(KeyboardInterrupt):
             weights.download(weight)
     assert not weights.cache_path(weight).exists()
@@ -205,8 +222,8 @@ def test_a_server_that_stays_in_trouble(server: FileServer, weight: Weight, wait
 
 
 def test_a_server_that_hangs(server: FileServer, weight: Weight, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, 'TIMEOUT', 0.2)
-    monkeypatch.setattr(module, 'ATTEMPTS', 2)
+    monkeypatch.setattr(transfer, 'TIMEOUT', 0.2)
+    monkeypatch.setattr(transfer, 'ATTEMPTS', 2)
     with socket.create_server(('127.0.0.1', 0)) as silent:
         weight = dataclasses.replace(weight, address=f'http://127.0.0.1:{silent.getsockname()[1]}/model.bin')
         with pytest.raises(OSError, match='timed out'):
@@ -252,7 +269,7 @@ def test_no_space(weight: Weight, monkeypatch: pytest.MonkeyPatch, number: int) 
             raise OSError(number, 'it does not fit')
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, 'open', Full, raising=False)
+        patch.setattr(transfer, 'open', Full, raising=False)
         with pytest.raises(OSError, match='it does not fit') as error:
             weights.download(weight)
     assert (error.value.errno, error.value.filename) == (number, str(weights.cache_path(weight)))
@@ -353,7 +370,7 @@ def test_googles_storage_says_an_md5(server: FileServer, weight: Weight) -> None
 def test_https_does_not_become_http() -> None:
     request = urllib.request.Request('https://example.org/model.bin')
     with pytest.raises(Exception, match='is not https'):
-        module._Redirects().redirect_request(request, None, 302, 'Found', {}, 'http://example.org/model.bin')
+        transfer._Redirects().redirect_request(request, None, 302, 'Found', {}, 'http://example.org/model.bin')
 
 
 def test_a_cache_that_cannot_be_made(weight: Weight, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
