@@ -1,4 +1,5 @@
-import time
+from collections.abc import Callable
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from flaxmobile.analysis.latency import (
     speed,
     summarize,
 )
-from flaxmobile.analysis.trace import LayerTime
+from flaxmobile.analysis.trace import LayerTime, Program
 
 
 def test_median_and_quartiles() -> None:
@@ -33,19 +34,91 @@ def test_speed_by_hand() -> None:
     assert found.share_of_peak == pytest.approx(0.25)
 
 
-def test_every_call_in_turn_and_once_before(monkeypatch: pytest.MonkeyPatch) -> None:
+class Clock:
+    """A clock that only work moves, and what was done by it: calls give results that take a while to be ready."""
+
+    def __init__(self) -> None:
+        self.now, self.done = 0.0, list[str]()
+
+    def call(self, name: str, starting: float, waiting: float) -> Callable[[], 'Pending']:
+        def start() -> Pending:
+            self.work(f'{name} starts', starting)
+            return Pending(lambda: self.work(f'{name} is ready', waiting))
+
+        return start
+
+    def work(self, what: str, seconds: float) -> None:
+        self.done.append(what)
+        self.now += seconds
+
+
+class Pending:
+    """A result, as JAX gives them out: with a method that waits for it."""
+
+    def __init__(self, wait: Callable[[], None]) -> None:
+        self.wait = wait
+
+    def block_until_ready(self) -> 'Pending':
+        self.wait()
+        return self
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(latency, 'time', SimpleNamespace(perf_counter=lambda: clock.now))
+    return clock
+
+
+def test_every_call_in_turn_until_its_result_is_there(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(latency, 'WARM_UP', 0)
-    order: list[str] = []
-    calls = {name: lambda name=name: order.append(name) or np.zeros(1) for name in ('a', 'b')}
-    assert [times.rounds for times in interleave(calls, 3).values()] == [3, 3]
-    assert ''.join(order) == 'ab' * 4
+    times = interleave({'a': clock.call('a', 0.25, 2), 'b': clock.call('b', 0.5, 4)}, 3)
+    assert times == {'a': Times(2250, 2250, 2250, 3), 'b': Times(4500, 4500, 4500, 3)}
+    assert clock.done == ['a starts', 'a is ready', 'b starts', 'b is ready'] * 4
 
 
-def test_times_are_milliseconds_of_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(latency, 'WARM_UP', 0.05)
-    times = interleave({'slow': lambda: time.sleep(0.02), 'quick': lambda: None}, 3)
-    assert 20 <= times['slow'].median < 200
-    assert times['quick'].median < 5
+def test_calls_are_warm_before_they_are_timed(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(latency, 'WARM_UP', 1.0)
+    interleave({'a': clock.call('a', 0.125, 0.25), 'b': clock.call('b', 1, 1)}, 1)
+    # a takes 0.375 s: after the third call a second is over.
+    assert clock.done[::2] == ['a starts'] * 3 + ['b starts'] + ['a starts', 'b starts']
+
+
+def test_the_product_is_of_the_size_that_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert latency.product_size('cpu') == 1024
+    monkeypatch.setattr(latency, 'product_size', lambda platform: 3)
+    product, multiply_adds = latency._product('cpu')
+    assert product().shape == (3, 3)
+    assert product().dtype == np.float32
+    assert multiply_adds == 27
+
+
+def test_a_benchmark_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Products of 2 ms beside inference and of 1 ms beside the training step, on the same machine."""
+    medians = {
+        'inference': {'product': 2.0, 'inference': 4.0},
+        'training step': {'product': 1.0, 'training step': 10.0},
+    }
+
+    def timed(calls: dict[str, object], rounds: int) -> dict[str, Times]:
+        [name] = calls.keys() - {'product'}
+        return {call: Times(medians[name][call], 0, 0, rounds) for call in calls}
+
+    rows = tuple(Layer(str(cost), 'dense', (1, 1), (1, 1), (1,), 0, cost) for cost in (1_000_000, 4_000_000))
+    compiled = SimpleNamespace(as_text=lambda: '')
+    lowered = SimpleNamespace(lower=lambda images: SimpleNamespace(compile=lambda: compiled))
+    monkeypatch.setattr(latency, 'interleave', timed)
+    monkeypatch.setattr(latency, 'layers', lambda model, image_size, channels: rows)
+    monkeypatch.setattr(latency, 'inference_function', lambda model, variables: lowered)
+    step = Program(lambda: None, '')
+    result = benchmark(create_model('mobilenetv2_035'), {}, batch_size=8, image_size=32, rounds=5, train_step=step)
+    # 1024 x 1024 x 1024 multiply-adds in 1 ms.
+    assert result.peak == pytest.approx(1_073_741_824_000)
+    assert result.multiply_adds_per_image == 5_000_000
+    # 8 images in 4 ms; 8 x 5 M multiply-adds in 4 ms; a training step has 2 x 1 M + 3 x 4 M, in 10 ms.
+    inference, training = result.work['inference'], result.work['training step']
+    assert inference[1:] == pytest.approx((2000, 40_000_000, 10e9, 10e9 / 1073.741824e9))
+    assert training[1:] == pytest.approx((800, 112_000_000, 11.2e9, 11.2e9 / 1073.741824e9))
 
 
 def test_training_costs_two_gradients_but_one_in_the_first_layer() -> None:
