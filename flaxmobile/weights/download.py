@@ -104,7 +104,8 @@ def _check_whole(weight: Weight, path: Path) -> None:
     """Raise a ValueError for a file that does not read to its end, or has fewer tensors than the network."""
     from flaxmobile.weights import formats
 
-    found, needed = len(formats.read(path).tensors), _count_tensors(weight.model)
+    names, needed = formats.read(path).tensors, _count_tensors(weight.model)
+    found = sum(not name.endswith('num_batches_tracked') for name in names)  # torch counts batches; no other library.
     if found < needed:
         raise ValueError(f'{path}: it holds {found:,} tensors, and {weight.model} has {needed:,}')
 

@@ -25,12 +25,19 @@ from flaxmobile.weights.catalogue import Weight
 module = importlib.import_module('flaxmobile.weights.download')
 
 
-def tensors(count: int, size: int, seed: int) -> bytes:
-    """A safetensors file of `size` bytes with so many tensors of bytes, by the format's own description."""
+def tensors(count: int, size: int, seed: int, counters: int = 0) -> bytes:
+    """A safetensors file of `size` bytes with so many tensors of bytes, by the format's own description.
+
+    The first of them are `counters` of batches.
+    """
     data = random.Random(seed).randbytes(size - 30_000)
     ends = [len(data) * number // count for number in range(count + 1)]
     header = {
-        str(number): {'dtype': 'U8', 'shape': [end - start], 'data_offsets': [start, end]}
+        f'{number}.num_batches_tracked' if number < counters else f'{number}': {
+            'dtype': 'U8',
+            'shape': [end - start],
+            'data_offsets': [start, end],
+        }
         for number, (start, end) in enumerate(itertools.pairwise(ends))
     }
     return (30_000 - 8).to_bytes(8, 'little') + json.dumps(header).encode().ljust(30_000 - 8) + data

@@ -51,6 +51,9 @@ def test_from_the_cache(
     (tmp_path / NAME).mkdir()
     (tmp_path / NAME / 'model.safetensors').write_bytes(published.read_bytes())
     assert_same(flaxmobile.load_pretrained(NAME).variables, variables)
+    (tmp_path / NAME / 'model.safetensors').write_bytes(published.read_bytes()[:-1])
+    with pytest.raises(ValueError, match=r'model\.safetensors: is no whole .*\. Remove it, and it is fetched again'):
+        flaxmobile.load_pretrained(NAME)
 
 
 def test_a_bare_name_says_which(published: Path, caplog: pytest.LogCaptureFixture) -> None:
