@@ -91,7 +91,7 @@ def _fetch(weight: Weight, published: Facts, path: Path) -> None:
     except Interrupted as error:
         raise DownloadError(
             f'{weight.name} was not downloaded: {error.reason}\n  address: {address}\n'
-            f'  Without a connection, fetch that file elsewhere and put it at\n  {path}\n'
+            f'  Without a connection, fetch that file elsewhere and put it at\n  {printable(path, None)}\n'
             '  or name the file itself: --weights FILE to predict and evaluate, --init FILE to train, '
             'load_pretrained(..., file=...)'
         ) from error
@@ -128,7 +128,7 @@ def _check_kept(weight: Weight, published: Facts, path: Path) -> None:
             f', which was noted in {place.name} when it was fetched (remove that too if you put another file there)'
         )
     if place.exists() and not legible and not fault:
-        log.warning('%s is damaged: %s is read to its end instead, and it is written anew', place, path.name)
+        log.warning('%s is damaged: %s is read to its end instead, and it is written anew', printable(place), path.name)
         try:
             _check_whole(weight, path)
         except ValueError as error:
@@ -137,7 +137,8 @@ def _check_kept(weight: Weight, published: Facts, path: Path) -> None:
             with suppress(OSError):  # A cache that cannot be written will do.
                 write_whole(place, digest_of(path))
     if fault:
-        raise ValueError(f'{path} is not the file of {weight.name}: {fault}. Remove it, and it is fetched again')
+        shown = printable(path, None)
+        raise ValueError(f'{shown} is not the file of {weight.name}: {fault}. Remove it, and it is fetched again')
 
 
 def _digest_path(path: Path) -> Path:
@@ -153,6 +154,6 @@ def _writing_to(path: Path, weight: Weight) -> Iterator[None]:
         if error.errno not in UNWRITABLE:
             raise
         raise DownloadError(
-            f'{path.parent} cannot be written ({error.strerror}): set FLAXMOBILE_CACHE to a folder that can be, '
-            f'or put the file {address_of(weight)} at {path}'
+            f'{printable(path.parent, None)} cannot be written ({error.strerror}): set FLAXMOBILE_CACHE to a folder '
+            f'that can be, or put the file {address_of(weight)} at {printable(path, None)}'
         ) from error
