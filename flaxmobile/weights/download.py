@@ -90,10 +90,9 @@ def _fetch(weight: Weight, published: Facts, path: Path) -> None:
         fetch(address, partial, published, weight.name, functools.partial(_check_whole, weight))
     except Interrupted as error:
         raise DownloadError(
-            f'{weight.name} was not downloaded: {error.reason}\n  address: {address}\n'
-            f'  Without a connection, fetch that file elsewhere and put it at\n  {printable(path, None)}\n'
-            '  or name the file itself: --weights FILE to predict and evaluate, --init FILE to train, '
-            'load_pretrained(..., file=...)'
+            f'{weight.name} was not downloaded from {address}: {error.reason}. Without a connection, fetch that file '
+            f'elsewhere and put it at {printable(path, None)}, or name the file itself: --weights FILE to predict and '
+            'evaluate, --init FILE to train, load_pretrained(..., file=...)'
         ) from error
     write_whole(_digest_path(path), digest_of(partial))
     os.replace(partial, path)

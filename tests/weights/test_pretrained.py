@@ -106,5 +106,5 @@ def test_what_is_refused(published: Path, name: str, file: str | None, message: 
 
 
 def test_a_negative_number_of_classes(published: Path) -> None:
-    with pytest.raises(ValueError, match='num_classes=-1'):
+    with pytest.raises(ValueError, match='num_classes must be a whole number, 0 or more, not -1'):
         flaxmobile.load_pretrained(NAME, -1, file=published)
