@@ -137,6 +137,35 @@ def test_mutations(layout, form, monkeypatch):
     assert mutations / 5 < refused < mutations
 
 
+def test_a_flipped_bit_of_a_newer_structure_is_found(monkeypatch):
+    """Headers, groups, heaps, trees and indexes of chunks have checksums."""
+
+    def fill(file):
+        for number in range(40):
+            file[f'a/{"long_" * 20}{number}'] = np.float32(number)
+        for place, most in enumerate([None, (50,), (None,), (None, None)]):
+            sides = (4, 4) if most and len(most) == 2 else (40,)
+            shape = np.arange(np.prod(sides)).reshape(sides)
+            file.create_dataset(f'b/{place}', data=shape, chunks=(2,) * len(sides), maxshape=most)
+        for number in range(12):
+            file['b'].attrs[f'x{number}'] = 'y' * 100
+        file['b'].attrs['name'] = 'z'
+
+    content, blocks = file_of(fill, libver='latest'), []
+    with monkeypatch.context() as patch:
+        patch.setattr(Source, 'check', lambda *given: blocks.append(given[-2]))
+        list(plain_hdf5.arrays(content))
+    kinds = {block[:4] for block in blocks}
+    wanted = {'OHDR', 'OCHK', 'FRHP', 'FHIB', 'BTHD', 'BTLF', 'FAHD', 'FADB', 'EAHD', 'EAIB', 'EADB'}
+    assert kinds >= {kind.encode() for kind in wanted} | {plain_hdf5.SIGNATURE[:4]}
+    rng = random.Random(0)
+    for block in blocks:
+        mutant = bytearray(content)
+        mutant[content.index(block) + rng.randrange(len(block))] ^= 1 << rng.randrange(8)
+        with pytest.raises(ValueError, match=r'damaged|version|link|cut|closed|addresses|HDF5'):
+            list(plain_hdf5.arrays(bytes(mutant)))
+
+
 @pytest.mark.parametrize('layout', LAYOUTS)
 def test_a_flipped_bit_of_an_array_is_read_as_it_says(layout, monkeypatch):
     content = file_of(LAYOUTS[layout])

@@ -68,6 +68,15 @@ def test_chunks(dataset, version):
     same_as_h5py(file_of(lambda file: file.create_dataset('a/kernel', data=values, **options), libver=version))
 
 
+@pytest.mark.parametrize('most', [(5, 7, 4), (9, 8, 10), (None, 8, 10), (9, None, 10), (9, 8, None), (None, 8, None)])
+@pytest.mark.parametrize('options', [{}, {'compression': 'gzip'}])
+def test_chunks_in_three_dimensions(most, options):
+    """Each kind of index numbers them in an order of its own."""
+    values = np.arange(140, dtype=np.int32).reshape(5, 7, 4)
+    options = {'chunks': (2, 3, 1), 'maxshape': most, **options}
+    same_as_h5py(file_of(lambda file: file.create_dataset('a', data=values, **options), libver='latest'))
+
+
 @pytest.mark.parametrize('version', VERSIONS)
 def test_an_array_that_grew(version):
     def fill(file):
