@@ -18,6 +18,7 @@ from flaxmobile.models.registry import create_model, entry
 from flaxmobile.weights import formats, keras_names, names, torch_names
 from flaxmobile.weights.catalogue import CATALOGUE, find
 from flaxmobile.weights.class_names import VOCABULARIES, vocabulary
+from flaxmobile.weights.description import check_classes, understand
 from flaxmobile.weights.formats import OUR_NAMES, File, naming
 from flaxmobile.weights.loaded import LoadedModel
 
@@ -123,19 +124,17 @@ def open_model(path: str | Path, name: str | None = None) -> NamedModel:
 
 def _open_ours(path: Path, file: File, name: str | None) -> NamedModel:
     with naming(path):
-        try:
-            overrides = dict(file.metadata['model'])
-            said = overrides.pop('name')
-            model = create_model(said, **overrides)
-            preprocessing = Preprocessing(**file.metadata['preprocessing'])
-            classes = tuple(file.metadata['classes'])
-        except (KeyError, TypeError) as error:
-            raise ValueError(f'what it says of itself is not understood ({error!r})') from error
-        if name not in (None, said):
-            raise ValueError(f'holds {said}, not {name}')
-        if len(classes) != model.num_classes:
-            raise ValueError(f'names {len(classes)} classes for {model.num_classes} logits')
-    return NamedModel(LoadedModel(model, _variables(path, file, model), preprocessing, classes), said, overrides)
+        said = understand(file.metadata, file.tensors)
+        if name not in (None, said.name):
+            raise ValueError(f'holds {said.name}, not {name}')
+    variables = _variables(path, file, said.model)
+    channels = variables['params']['stem']['conv']['kernel'].shape[2]
+    with naming(path):
+        if channels != said.preprocessing.channels:
+            told = f'preprocessing.channels is {said.preprocessing.channels}'
+            raise ValueError(f'{told}, and its network takes images of {channels} channels')
+    loaded = LoadedModel(said.model, variables, said.preprocessing, said.classes)
+    return NamedModel(loaded, said.name, said.overrides)
 
 
 def _count_classes(file: File, model: MobileNet) -> int:
@@ -264,7 +263,7 @@ def _encoder(
     description = {
         'flaxmobile': importlib.metadata.version('flaxmobile'),
         'model': dict(described),
-        'classes': loaded.classes,
+        'classes': check_classes(loaded.classes, loaded.model.num_classes),
         'preprocessing': dataclasses.asdict(loaded.preprocessing),
     }
     return lambda tensors: safetensors_file.encode_ours(tensors, description)

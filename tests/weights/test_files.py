@@ -220,14 +220,17 @@ def described(loaded, **changes):
 @pytest.mark.parametrize(
     ('changes', 'words'),
     [
-        ({'model': None}, "what it says of itself is not understood .*'model'"),
-        ({'model': 7}, 'what it says of itself is not understood'),
-        ({'model': {'name': NAME, 'num_classes': 'x'}}, "MobileNetV1: num_classes='x'"),
+        ({'model': None}, 'it does not say its model'),
+        ({'model': 7}, 'model is 7, and has to be an object of fields'),
+        (
+            {'model': {'name': NAME, 'num_classes': 'x'}},
+            'MobileNetV1: num_classes must be a whole number',
+        ),
         ({'model': {'name': 'mobilenetv1_026'}}, "unknown model 'mobilenetv1_026'"),
         ({'model': {'name': NAME, 'colour': 1}}, 'unknown field'),
         ({'model': {'name': NAME, 'num_classes': 4}}, 'names 3 classes for 4 logits'),
         ({'classes': ['a']}, 'names 1 classes for 3 logits'),
-        ({'preprocessing': {'size': 3}}, 'what it says of itself is not understood'),
+        ({'preprocessing': {'size': 3}}, "unknown field of Preprocessing 'size'"),
         ({'model': {'name': 'mobilenetv1_050', 'num_classes': 3}}, 'the tensors do not fit MobileNetV1'),
     ],
 )

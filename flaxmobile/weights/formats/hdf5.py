@@ -7,14 +7,16 @@ import io
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import ml_dtypes
 import numpy as np
 
 from flaxmobile.files import write_whole
+from flaxmobile.messages import listing, printable
 from flaxmobile.models.network import MobileNet
 from flaxmobile.weights.formats import File, plain_hdf5, strict_zip
+from flaxmobile.weights.formats.plain_hdf5.source import NotReadError
 from flaxmobile.weights.keras_names import VARIABLES, Layer, dialects, layers
 from flaxmobile.weights.names import flat_shapes
 
@@ -33,28 +35,31 @@ def read(path: Path) -> File:
         OSError: the file cannot be read.
     """
     with path.open('rb') as file:
-        zipped = file.read(2) == b'PK'
-    if not zipped:
-        return File('keras', _tensors(path.read_bytes(), path))
+        if file.read(2) != b'PK':
+            return File('keras', _tensors(file, path))
     members = strict_zip.members(path)
     if MEMBER not in members:
-        raise ValueError(f'{path}: no {MEMBER} in it, which a .keras file has; it holds {", ".join(sorted(members))}')
-    return File('keras', _tensors(bytes(members[MEMBER]), path))
+        raise ValueError(
+            f'{printable(path, None)}: no {MEMBER} in it, which a .keras file has; it holds {listing(sorted(members))}'
+        )
+    return File('keras', _tensors(members[MEMBER], path))
 
 
-def _tensors(content: bytes, path: Path) -> dict[str, np.ndarray]:
+def _tensors(content: BinaryIO | memoryview, path: Path) -> dict[str, np.ndarray]:
     tensors: dict[str, np.ndarray] = {}
     try:
         for array in plain_hdf5.arrays(content, TRAINING):
             name = _name(array.path, array.group_name)
             if name in tensors:
-                raise ValueError(f'it holds {name} twice')
+                raise ValueError(f'it holds {printable(name)} twice')
             if 'seed_generator' not in array.path:
                 tensors[name] = array.values
+    except NotReadError as error:
+        raise ValueError(f'{printable(path, None)}: {error}') from error
     except ValueError as error:
-        raise ValueError(f'{path}: damaged, or not a file of Keras weights: {error}') from error
+        raise ValueError(f'{printable(path, None)}: damaged, or not a file of Keras weights: {error}') from error
     if not tensors:
-        raise ValueError(f'{path}: no Keras weights in it')
+        raise ValueError(f'{printable(path, None)}: no Keras weights in it')
     return tensors
 
 
@@ -91,7 +96,8 @@ def write(path: Path, tensors: Mapping[str, np.ndarray], model: MobileNet) -> No
     order = {f'{layer.name}/{variable}' for layer in known for variable in VARIABLES[layer.kind]}
     foreign = sorted(tensors.keys() - order)
     if foreign:
-        raise ValueError(f'{path}: not among the Keras names of {type(model).__name__}: {", ".join(foreign)}')
+        known_as = f'the Keras names of {type(model).__name__}'
+        raise ValueError(f'{printable(path, None)}: not among {known_as}: {listing(foreign)}')
     buffer = io.BytesIO()
     with h5py.File(buffer, 'w') as file:
         (_write_named if path.name.endswith('.weights.h5') else _write_legacy)(file, tensors, known)

@@ -14,6 +14,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from flaxmobile.messages import listing, printable
 from flaxmobile.weights.formats import OUR_NAMES, File, naming
 
 FORMAT = 1
@@ -49,10 +50,10 @@ def read(path: Path) -> File:
         try:
             entries = deserialize(data)
         except SafetensorError as error:
-            raise ValueError(f'is no whole safetensors file ({error})') from error
+            raise ValueError(f'is no whole safetensors file ({printable(error)})') from error
         metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], 'little')]).get('__metadata__') or {}
         if unknown := [f'{name} is {entry["dtype"]}' for name, entry in entries if entry['dtype'] not in TYPES]:
-            raise ValueError(f'holds tensors of types that cannot be read: {", ".join(unknown)}')
+            raise ValueError(f'holds tensors of types that cannot be read: {listing(unknown)}')
         tensors = {name: _array(entry) for name, entry in entries}
         if KEY in metadata or any(name.startswith(OUR_NAMES) for name in tensors):
             return File('flaxmobile', tensors, _verified(data, metadata.get(KEY, '')))
@@ -68,7 +69,7 @@ def _array(entry: Mapping[str, Any]) -> np.ndarray:
 def _verified(data: bytes, text: str) -> dict[str, Any]:
     """What the file says of itself, once its checksum holds."""
     try:
-        description = json.loads(text)
+        description = json.loads(text, object_pairs_hook=_once, parse_constant=_no_number)
         checksum, written = description.pop('sha256'), description.pop('format')
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
         raise ValueError("has flaxmobile's names and not its checksum: damaged, or written by something else") from None
@@ -77,8 +78,23 @@ def _verified(data: bytes, text: str) -> dict[str, Any]:
     if _checksum(data, checksum.encode()) != checksum:
         raise ValueError('is damaged: its contents are not those that its checksum was made of')
     if written != FORMAT:
-        raise ValueError(f'has format {written!r}, and this version of flaxmobile reads format {FORMAT}: update it')
+        raise ValueError(
+            f'has format {printable(repr(written))}, and this version of flaxmobile reads format {FORMAT}: update it'
+        )
     return description
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose keys are not said twice."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError('a key is said twice')
+    return found
+
+
+def _no_number(text: str) -> None:
+    """JSON has no NaN and no Infinity."""
+    raise ValueError(f'{text} is no number')
 
 
 def _checksum(data: bytes, digits: bytes) -> str:
