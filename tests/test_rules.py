@@ -42,7 +42,7 @@ WRONG: dict[str, tuple[Any, ...]] = {
         (*NO_COUNT, None),
     ),
     **each('features squeeze_features head_features', NO_COUNT),
-    'depth_multiplier': (0, -1, '8', True, NAN, None),
+    'depth_multiplier': (0, -1, '8', True, NAN, None, 1e5 + 0.5),
     'kernel_size': (-1, 2.5, '3', True, None, (3, 3)),
     'start_kernel_size': (-1, 2.5, '3', True, None),
     'group_size': (-1, 2.5, '3', True, None),

@@ -23,6 +23,7 @@ Activation = Annotated[str, OneOf(tuple(ACTIVATIONS))]
 AntiAliasing = Literal['average', 'blur']
 Kind = Literal['standard', 'depthwise', 'pointwise']
 Multiplier = Annotated[float, above(0)]
+DepthMultiplier = Annotated[float, above(0, 20)]  # A network of thousands of blocks takes minutes to build.
 KernelSize = Annotated[int, at_least(1)]
 OptionalKernelSize = Annotated[int, at_least(0)]
 

@@ -4,7 +4,7 @@ import math
 from typing import Any, NamedTuple
 
 from flaxmobile.layers import InvertedResidual, make_divisible
-from flaxmobile.layers.fields import Multiplier
+from flaxmobile.layers.fields import DepthMultiplier
 from flaxmobile.models.network import BlockSpec, ConvolutionHead
 
 
@@ -41,7 +41,7 @@ class MobileNetV2(ConvolutionHead):
         fix_stem_and_head: keep both at 32 and 1280 channels whatever the width (timm's `110d`, `120d`).
     """
 
-    depth_multiplier: Multiplier = 1.0
+    depth_multiplier: DepthMultiplier = 1.0
     fix_stem_and_head: bool = False
 
     def stem_fields(self) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from jax import Array
 
 from flaxmobile import ops
 from flaxmobile.layers import Conv, ConvNorm, InvertedResidual, get_convention, make_divisible
-from flaxmobile.layers.fields import Activation, Multiplier
+from flaxmobile.layers.fields import Activation, DepthMultiplier
 from flaxmobile.models.network import BlockSpec, MobileNet, pool, stages
 from flaxmobile.rules import Count
 
@@ -75,7 +75,7 @@ class MobileNetV3(MobileNet):
     """
 
     minimalistic: bool = False
-    depth_multiplier: Multiplier = 1.0
+    depth_multiplier: DepthMultiplier = 1.0
     squeeze_divisor: Count = 8
     squeeze_activation: Activation | None = 'relu'
     first_residual: bool = True

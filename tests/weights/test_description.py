@@ -74,10 +74,8 @@ def refusal(path):
         (changed('model', num_classes=True), 'MobileNetV2: num_classes must be a whole number'),
         (changed('model', width_multiplier=1e9), 'MobileNetV2: width_multiplier is 1000000000.0, and the file holds'),
         (changed('model', width_multiplier=0.2), 'the tensors do not fit MobileNetV2'),
-        (
-            changed('model', depth_multiplier=1e4),
-            'MobileNetV2: depth_multiplier is 10000.0, and .* 17 blocks',
-        ),
+        (changed('model', depth_multiplier=1e4), 'MobileNetV2: depth_multiplier must be a number above 0, at most 20'),
+        (changed('model', depth_multiplier=20), 'MobileNetV2: depth_multiplier is 20, and .* 17 blocks'),
         (changed('model', depth_multiplier=2), 'the tensors do not fit MobileNetV2'),
         (changed('model', name=7), 'model.name is 7'),
         (changed('model', name=['x' * 10**5]), 'model.name is '),
