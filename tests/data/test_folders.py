@@ -129,10 +129,10 @@ def test_layouts_that_are_refused(tmp_path):
     refused('deep', r'sub lies too deep')
     for name in ('train/cat', 'train/dog', 'val/Cat'):
         fill(tmp_path / 'extra' / name, 1)
-    refused('extra', r'val has classes that train has not: Cat')
+    refused('extra', r"val has classes that train has not: 'Cat' \(there is 'cat'\)")
     fill(tmp_path / 'phone' / 'cat', 1)
     (tmp_path / 'phone' / 'cat' / 'IMG_1.HEIC').write_bytes(b'')
-    refused('phone', r'1 images of a kind that is not read \(IMG_1\.HEIC\)')
+    refused('phone', r'images of kinds that are not read: 1 HEIC \(IMG_1\.HEIC\)')
 
 
 def test_a_folder_that_is_not_there(tmp_path):
