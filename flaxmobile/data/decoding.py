@@ -1,7 +1,7 @@
 """The pixels of an image file, as they are to be seen, a few rows at a time.
 
-Pillow decodes whole images, at one to four bytes a pixel. All else (turning them upright, transparency, colours) is
-done to a few rows, so that a large image needs little more memory than that.
+Pillow decodes whole images, at one to four bytes a pixel. What is made of them takes as much again at most: all that is
+done in between (transparency, colours) is done to a few rows.
 """
 
 import io
@@ -71,6 +71,7 @@ class Decoded:
     Attributes:
         height: of the upright image, in pixels.
         width: of the upright image, in pixels.
+        is_grey: whether it has no colours but greys.
     """
 
     def __init__(self, image: Image.Image) -> None:
@@ -83,6 +84,7 @@ class Decoded:
         self._inverted = image.format == 'TIFF' and _tag(image, 262) == 0 and image.mode.startswith('I')
         image.load()
         self._image, self._orientation = image, orientation(image)
+        self.is_grey = image.mode[0] in '1LI' and image.mode != 'LAB'
         swapped = self._orientation >= 5
         self.height, self.width = (image.width, image.height) if swapped else (image.height, image.width)
 
@@ -95,16 +97,14 @@ class Decoded:
 
     def part(self, mode: str, corners: Corners) -> Image.Image:
         """A part of the upright image, as a picture of mode `L` or `RGB`."""
-        return _joined(self.strips(mode, corners), mode, (corners[2] - corners[0], corners[3] - corners[1]))
-
-    def resized(self, mode: str, corners: Corners, size: tuple[int, int], resampling: Image.Resampling) -> Image.Image:
-        """`part(mode, corners).resize(size, resampling)`, bit for bit: Pillow, too, resizes the rows first."""
-        height = corners[3] - corners[1]
-        strips = self.strips(mode, corners)
-        if height * (corners[2] - corners[0]) <= _PIXELS_AT_ONCE:
-            return next(strips).resize(size, resampling)
-        narrow = (strip.resize((size[0], strip.height), resampling) for strip in strips)
-        return _joined(narrow, mode, (size[0], height)).resize(size, resampling)
+        if self._image.mode == mode and 'transparency' not in self._image.info:
+            return self._upright(corners)
+        whole = Image.new(mode, (corners[2] - corners[0], corners[3] - corners[1]))
+        top = 0
+        for strip in self.strips(mode, corners):
+            whole.paste(strip, (0, top))
+            top += strip.height
+        return whole
 
     def _upright(self, corners: Corners) -> Image.Image:
         left, top, right, bottom = corners
@@ -138,18 +138,6 @@ class Decoded:
         if 'transparency' in image.info:
             pixels[wide == image.info['transparency']] = 255
         return Image.fromarray(pixels)
-
-
-def _joined(strips: Iterator[Image.Image], mode: str, size: tuple[int, int]) -> Image.Image:
-    first = next(strips)
-    if first.size == size:
-        return first
-    whole, top = Image.new(mode, size), first.height
-    whole.paste(first, (0, 0))
-    for strip in strips:
-        whole.paste(strip, (0, top))
-        top += strip.height
-    return whole
 
 
 def _check_samples(image: Image.Image) -> int:

@@ -72,7 +72,8 @@ def read_image(source: Source, channels: int = 3) -> np.ndarray:
         decoded = Decoded(open_image(_bytes(source)))
         pixels = np.empty((decoded.height, decoded.width, channels), np.uint8)
         top = 0
-        for strip in decoded.strips(_MODES[channels], (0, 0, decoded.width, decoded.height)):
+        mode = 'L' if decoded.is_grey else _MODES[channels]
+        for strip in decoded.strips(mode, (0, 0, decoded.width, decoded.height)):
             pixels[top : top + strip.height] = _pixels(strip)
             top += strip.height
         return pixels
@@ -132,7 +133,11 @@ def _naming(source: Source) -> Iterator[None]:
 
 def _format(source: Source) -> str:
     kind = unread_kind(_bytes(source))
-    return f'{kind} is not read here: convert it to JPEG or PNG' if kind else 'its format is not known'
+    return (
+        f'{kind} is not read here: convert it to JPEG or PNG'
+        if kind
+        else 'neither its format nor its kind of pixels is known'
+    )
 
 
 def _read_part(image: Image.Image, encoded: bytes, mode: str, choose: Callable[[int, int], Part]) -> Image.Image:
@@ -151,12 +156,10 @@ def _read_part(image: Image.Image, encoded: bytes, mode: str, choose: Callable[[
 
 def _take(decoded: Decoded, mode: str, part: Part) -> Image.Image:
     corners = (part.left, part.top, part.left + part.width, part.top + part.height)
-    if part.size is None:
-        return decoded.part(mode, corners)
-    rows, columns = part.size
-    if part.inner:
-        return decoded.part(mode, corners).resize((columns, rows), part.resampling, box=part.inner)
-    return decoded.resized(mode, corners, (columns, rows), part.resampling)
+    picture = decoded.part('L' if decoded.is_grey else mode, corners)
+    if part.size:
+        picture = picture.resize(part.size[::-1], part.resampling, box=part.inner)
+    return picture if picture.mode == mode else picture.convert(mode)
 
 
 def _shorten(encoded: bytes, bottom: int) -> bytes:
