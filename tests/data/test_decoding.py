@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from image_files import blank, png, tiff
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, TiffImagePlugin
 
 from flaxmobile.data import (
     Augmentation,
@@ -115,11 +115,6 @@ def test_tiff_of_other_colours():
     grey = samples_of(8, 2)
     colours, alpha = grey[..., :1] / 255, grey[..., 1] / 255
     assert_read(tiff(grey, 8, 1, extra=2), on_white(colours, alpha))
-    assert_read(tiff(grey, 8, 1, extra=0), on_white(colours))
-    associated = np.rint(grey[..., :1] * alpha[..., None]).astype(int)
-    expected = 255 * (associated / 255 + 1 - alpha[..., None])
-    found = read_image(tiff(np.concatenate([associated, grey[..., 1:]], -1), 8, 1, extra=1), 1)
-    np.testing.assert_allclose(found, expected, atol=2)
     ramp = np.arange(256)
     more = {320: [*(257 * ramp), *(257 * ramp[::-1]), *[0] * 256]}
     indexed = grey[..., 0]
@@ -151,11 +146,30 @@ def test_what_is_refused(content, reason):
         read_image(content)
 
 
+PREMULTIPLIED_GREY = (b'II', 1, (1,), 1, (8, 8), (1,))
+
+
+@pytest.mark.skipif(PREMULTIPLIED_GREY not in TiffImagePlugin.OPEN_INFO, reason='a kind that old Pillows do not read')
+def test_grey_tiff_with_premultiplied_alpha():
+    grey = samples_of(8, 2)
+    assert_read(tiff(grey, 8, 1, extra=0), on_white(grey[..., :1] / 255))  # A second sample that says nothing.
+    alpha = grey[..., 1:] / 255
+    associated = np.rint(grey[..., :1] * alpha).astype(int)
+    found = read_image(tiff(np.concatenate([associated, grey[..., 1:]], -1), 8, 1, extra=1), 1)
+    np.testing.assert_allclose(found, 255 * (associated / 255 + 1 - alpha), atol=2)
+
+
 def test_portable_maps():
     wide = np.array([0, 257, 65535, 25700, 0, 0], '>u2').tobytes()
     assert_read(b'P5 3 2 65535\n' + wide, np.array([[0, 1, 255], [100, 0, 0]])[..., None])
     assert_read(b'P5 2 1 1023\n' + np.array([512, 1023], '>u2').tobytes(), np.array([[[127], [255]]]))
     assert_read(b'P6 2 1 65535\n' + wide, np.array([[[0, 1, 255], [100, 0, 0]]]))
+
+
+def written(*kinds: str) -> list[str]:
+    """Those of the formats that this Pillow writes: the oldest knows neither AVIF nor QOI."""
+    Image.init()
+    return [kind for kind in kinds if kind in Image.SAVE]
 
 
 def saved(image: Image.Image, kind: str, **options) -> bytes:
@@ -164,7 +178,7 @@ def saved(image: Image.Image, kind: str, **options) -> bytes:
     return content.getvalue()
 
 
-@pytest.mark.parametrize('kind', ['AVIF', 'DDS', 'ICO', 'JPEG2000', 'QOI', 'SGI', 'TGA', 'TIFF', 'WEBP'])
+@pytest.mark.parametrize('kind', written('AVIF', 'DDS', 'ICO', 'JPEG2000', 'QOI', 'SGI', 'TGA', 'TIFF', 'WEBP'))
 def test_transparency_of_other_formats(kind):
     image = Image.new('RGBA', (32, 16), (100, 100, 100, 255))
     image.paste((5, 5, 5, 0), (16, 0, 32, 16))
@@ -184,7 +198,7 @@ def test_the_first_of_several_frames():
     np.testing.assert_array_equal(read_image(animated), [[[10, 20, 30], [255, 255, 255]]])
 
 
-@pytest.mark.parametrize('kind', ['AVIF', 'JPEG', 'PNG', 'TIFF', 'WEBP'])
+@pytest.mark.parametrize('kind', written('AVIF', 'JPEG', 'PNG', 'TIFF', 'WEBP'))
 @pytest.mark.parametrize('orientation', range(1, 9))
 def test_orientation_in_every_format(kind, orientation):
     exif = Image.Exif()
@@ -255,6 +269,7 @@ def test_a_line_of_pixels_takes_little_memory():
         assert np.all(prepared == 77)
 
 
+@pytest.mark.filterwarnings('ignore:Image size')
 def test_a_file_that_cannot_honestly_hold_its_pixels(tmp_path):
     path = tmp_path / 'big.png'
     path.write_bytes(blank(13_300))
