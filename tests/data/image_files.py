@@ -39,8 +39,12 @@ def tiff(
     extra: int | None = None,
     sample_format: int = 1,
     more: dict[int, list[int]] | None = None,
+    before: bytes = b'',
 ) -> bytes:
-    """An uncompressed TIFF of one strip from samples [height, width, channels]; `more` are further tags of 16 bits."""
+    """An uncompressed TIFF of one strip from samples [height, width, channels].
+
+    `more` are further tags of 16 bits, `before` is what stands before the tags.
+    """
     height, width, channels = samples.shape
     if depth < 16:
         body = b''.join(packed(row.ravel(), depth) for row in samples)
@@ -51,7 +55,7 @@ def tiff(
     tags |= {277: [channels], 278: [height], 279: [len(body)], 339: [sample_format] * channels}
     tags |= ({} if extra is None else {338: [extra]}) | (more or {})
     values, entries = b'', b''
-    place = 8 + 2 + 12 * len(tags) + 4
+    place = 8 + len(before) + 2 + 12 * len(tags) + 4
     stored = {tag: struct.pack(f'{order}{len(numbers)}H', *numbers) for tag, numbers in tags.items() if tag != 273}
     after = place + sum(len(value) for value in stored.values() if len(value) > 4)
     for tag in sorted(tags):
@@ -62,8 +66,8 @@ def tiff(
         if len(value) > 4:
             value, values = struct.pack(f'{order}I', place + len(values)), values + value
         entries += struct.pack(f'{order}HHI', tag, 3, len(tags[tag])) + value.ljust(4, b'\0')
-    start = (b'II*\0' if order == '<' else b'MM\0*') + struct.pack(f'{order}IH', 8, len(tags))
-    return start + entries + bytes(4) + values + body
+    start = (b'II*\0' if order == '<' else b'MM\0*') + struct.pack(f'{order}I', 8 + len(before)) + before
+    return start + struct.pack(f'{order}H', len(tags)) + entries + bytes(4) + values + body
 
 
 def packed(samples: np.ndarray, depth: int) -> bytes:

@@ -25,6 +25,18 @@ from flaxmobile.data import (
 from flaxmobile.data.images import evaluation_part, read_for_evaluation, read_for_training
 
 
+def written(*kinds: str) -> list[str]:
+    """Those of the formats that this Pillow writes: the oldest knows neither AVIF nor QOI."""
+    Image.init()
+    return [kind for kind in kinds if kind in Image.SAVE]
+
+
+def saved(image: Image.Image, kind: str, **options) -> bytes:
+    content = io.BytesIO()
+    image.save(content, kind, **options)
+    return content.getvalue()
+
+
 def on_white(colours: np.ndarray, alpha: np.ndarray | float = 1.0) -> np.ndarray:
     """Colours in [0, 1] over white, from 0 to 255."""
     alpha = np.asarray(alpha, np.float64)[..., None] if np.ndim(alpha) else alpha
@@ -136,7 +148,7 @@ def test_tiff_of_other_colours():
         (tiff(np.array([[[1], [70000]]]), 32, 1), 'pixels of 32 bits'),
         (tiff(np.array([[[1], [2]]]), 8, 1, more={254: [1]}), 'its first picture is a preview'),
         (b'Pf\n1 1\n-1.0\n' + struct.pack('<f', np.inf), 'floating-point pixels'),
-        (b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n', 'EPS is not read here: convert it to JPEG or PNG'),
+        (saved(Image.new('RGB', (9, 9)), 'EPS'), 'EPS is not read here: convert it to JPEG or PNG'),
         (b'\0\0\0\x18ftypheic' + bytes(200), 'HEIC is not read here'),
         (b'\xff\x0a' + bytes(30), 'JPEG XL is not read here'),
     ],
@@ -164,18 +176,6 @@ def test_portable_maps():
     assert_read(b'P5 3 2 65535\n' + wide, np.array([[0, 1, 255], [100, 0, 0]])[..., None])
     assert_read(b'P5 2 1 1023\n' + np.array([512, 1023], '>u2').tobytes(), np.array([[[127], [255]]]))
     assert_read(b'P6 2 1 65535\n' + wide, np.array([[[0, 1, 255], [100, 0, 0]]]))
-
-
-def written(*kinds: str) -> list[str]:
-    """Those of the formats that this Pillow writes: the oldest knows neither AVIF nor QOI."""
-    Image.init()
-    return [kind for kind in kinds if kind in Image.SAVE]
-
-
-def saved(image: Image.Image, kind: str, **options) -> bytes:
-    content = io.BytesIO()
-    image.save(content, kind, **options)
-    return content.getvalue()
 
 
 @pytest.mark.parametrize('kind', written('AVIF', 'DDS', 'ICO', 'JPEG2000', 'QOI', 'SGI', 'TGA', 'TIFF', 'WEBP'))

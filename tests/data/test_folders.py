@@ -8,6 +8,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from image_files import tiff
 from PIL import Image
 
 from flaxmobile.data import Augmentation, Preprocessing, load_dataset
@@ -254,9 +255,9 @@ def test_what_pillow_reads_is_read(tmp_path):
         ('IMG_1', b'\0\0\0\x18ftypheic' + bytes(99), 'HEIC'),
         ('IMG_1', b'\0\0\0\x0cJXL \r\n\x87\n' + bytes(99), 'JPEG XL'),
         ('IMG_1.DNG', encoded('TIFF'), 'camera raw'),
-        ('IMG_1', b'II*\0\x10\0\0\0CR\x02\0' + bytes(99), 'camera raw'),
+        ('IMG_1', tiff(np.zeros((8, 8, 1), int), 8, 1, before=b'CR\x02\0\0\0\0\0'), 'camera raw'),
         ('drawing.svg', b'<svg>', 'SVG'),
-        ('drawing', b'%!PS-Adobe-3.0 EPSF-3.0', 'EPS'),  # Pillow would start Ghostscript.
+        ('drawing', encoded('EPS'), 'EPS'),  # Pillow would start Ghostscript.
     ],
 )
 def test_images_that_are_not_read_are_named(flowers, name, content, kind):
