@@ -132,8 +132,6 @@ def test_tiff_of_other_colours():
     indexed = grey[..., 0]
     expected = on_white(np.stack([indexed, 255 - indexed, 0 * indexed], -1) / 255, alpha)
     assert_read(tiff(grey, 8, 3, extra=2, more=more), expected)
-    colours = np.array([[[0, 128, 128], [255, 128, 128], [76, 85, 255]]])  # BT.601: black, white, red.
-    assert_read(tiff(colours, 8, 6), np.array([[[0, 0, 0], [255, 255, 255], [255, 0, 0]]]))
     lightness = np.array([[[0, 0, 0], [255, 0, 0], [137, 0, 0]]])  # CIE L* of 53.7: sRGB 128.
     assert_read(tiff(lightness, 8, 8), np.array([[[0], [255], [128]]]))
 
@@ -161,7 +159,9 @@ PREMULTIPLIED_GREY = (b'II', 1, (1,), 1, (8, 8), (1,))
 
 
 @pytest.mark.skipif(PREMULTIPLIED_GREY not in TiffImagePlugin.OPEN_INFO, reason='kinds that old Pillows do not read')
-def test_grey_tiff_of_rare_kinds():
+def test_tiff_of_rare_kinds():
+    colours = np.array([[[0, 128, 128], [255, 128, 128], [76, 85, 255]]])  # BT.601: black, white, red.
+    assert_read(tiff(colours, 8, 6), np.array([[[0, 0, 0], [255, 255, 255], [255, 0, 0]]]))
     assert_read(tiff(np.array([[[0], [2048], [4095], [1606]]]), 12, 1), np.array([[[0], [127.5], [255], [100]]]))
     grey = samples_of(8, 2)
     assert_read(tiff(grey, 8, 1, extra=0), on_white(grey[..., :1] / 255))  # A second sample that says nothing.
