@@ -14,8 +14,10 @@ import pytest
 from tiny_run import CLASSES, Blobs, blob_file, finished_run, tiny  # noqa: F401 - fixtures
 
 import flaxmobile
+from flaxmobile import data
 from flaxmobile.cli import command as command_module
 from flaxmobile.cli import main
+from flaxmobile.data import loading
 from flaxmobile.training import interruption, loop
 from flaxmobile.training.config import TrainConfig
 from flaxmobile.training.metrics import Display
@@ -227,6 +229,34 @@ def test_evaluate(command: Run, tiny: TrainConfig, finished_run: Path) -> None: 
     status, out, _ = command('evaluate', finished_run, '--split', 'validation')
     assert 'accuracy 90.00%' in out
     assert '30 images' in out
+
+
+def test_evaluate_says_that_it_takes_a_part(
+    command: Run,
+    tiny: TrainConfig,  # noqa: F811
+    finished_run: Path,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(data, 'load_dataset', loading.load_dataset, raising=False)
+    for number in range(20):
+        path = tmp_path / 'photos' / CLASSES[number % 4] / f'{number}.png'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(bytes(Blobs('test')[number].image))  # type: ignore[arg-type]
+    photos = str(tmp_path / 'photos')
+    for words, shown, count in (([], 'test', '4'), (['--split', 'train+test'], 'train+test', '20')):
+        status, out, _ = command('evaluate', finished_run, '--data', photos, *words)
+        first, second, *_ = out.splitlines()
+        assert status == 0
+        assert first.endswith(
+            f'{photos} ({shown}: {count} of its 20 images, as it has no folders of splits and a fifth of each class is '
+            'test; --split train+test takes all)'
+        )
+        assert second.endswith(f'{count} images')
+    for split in ('train', 'test'):
+        shutil.copytree(photos, tmp_path / 'divided' / split)
+    _, out, _ = command('evaluate', finished_run, '--data', tmp_path / 'divided')
+    assert out.splitlines()[0].endswith('divided (test)')
 
 
 def test_other_images_are_told(command: Run, tiny: TrainConfig, finished_run: Path, tmp_path: Path) -> None:  # noqa: F811

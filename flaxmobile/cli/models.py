@@ -66,7 +66,7 @@ def evaluate(
         tell(f'left out, as it cannot be read: {name}')
     if jax.process_index() > 0:
         return 0
-    print(printable(f'{named.title} on {dataset.name} ({dataset.split})', None))
+    print(printable(f'{named.title} on {dataset.name} ({dataset.split}{_drawn(dataset)})', None))
     _print_evaluation(result, loaded.classes)
     if named.weight and named.weight.top1:
         print(_published(named.weight, loaded.preprocessing.image_size))
@@ -87,6 +87,16 @@ def _dataset(named: 'Source', data: str | None, split: str | None, data_dir: str
         data_dir=data_dir or config.data_dir,
         download=download,
         max_unreadable=config.max_unreadable,
+    )
+
+
+def _drawn(dataset: 'Dataset') -> str:
+    """How much of a folder without splits its part is, where there is one."""
+    if not dataset.drawn_from:
+        return ''
+    return (
+        f': {len(dataset):,} of its {dataset.drawn_from:,} images, as it has no folders of splits and a fifth of each '
+        'class is test; --split train+test takes all'
     )
 
 

@@ -137,14 +137,12 @@ def benchmark_input(
     json: Annotated[FlagCreatePairsOff[bool], arg(help='Print JSON.')] = False,
 ) -> int:
     """Time the input of a training run: images a second by stage, and of all together."""
-    from flaxmobile.data import load_dataset
     from flaxmobile.training.input_speed import input_speed
+    from flaxmobile.training.splits import load_split
 
     given: dict[str, Any] = {'workers': workers, 'batch_size': batch_size}
     run = replace(load_config(config), **{name: value for name, value in given.items() if value is not None})
-    images = load_dataset(
-        run.dataset, run.train_split, data_dir=run.data_dir, seed=run.seed, max_unreadable=run.max_unreadable
-    )
+    images = load_split(run, run.train_split)
     speeds = input_speed(run, images, rounds)
     if json:
         print(as_json(speeds))

@@ -16,6 +16,7 @@ from flaxmobile.data.images import (
     image_size,
     prepare_for_evaluation,
     prepare_for_training,
+    read_for_evaluation,
     read_for_training,
     read_image,
 )
@@ -76,10 +77,12 @@ class Dataset(ABC):
         unreadable: images that were met and could not be decoded, by name.
         parts: the whole splits it is made of, each with the range of its examples, where that is known.
         identity: what tells its examples from others: of a folder a digest of their names, of TFDS its version.
+        drawn_from: the images of the whole folder, where it has no folders of splits and they were drawn; else 0.
     """
 
     parts: tuple[tuple[str, range], ...] = ()
     identity: str = ''
+    drawn_from: int = 0
 
     def __init__(self, name: str, split: str, classes: tuple[str, ...], length: int, max_unreadable: float) -> None:
         self.name, self.split, self.classes = name, split, classes
@@ -203,27 +206,21 @@ class RandomAccessDataset(Dataset):
     def _is_kept(self, height: int, width: int, channels: int) -> bool:
         return height * width * channels * len(self) <= _KEPT_BYTES
 
-    def _load(self, index: int, channels: int) -> tuple[np.ndarray, int]:
+    def _load(self, index: int, channels: int) -> tuple[np.ndarray | bytes, int]:
+        """An image and its label: decoded if it is kept so, else as it is encoded."""
         if (index, channels) in self._kept:
             return self._kept[index, channels]
-        example = self._examples[index]
-        image = read_image(example.image, channels)
-        if self._is_kept(*image.shape):
-            self._kept[index, channels] = image, example.label
-        return image, example.label
+        image, label, _ = self._examples[index]
+        encoded = _encoded(image)
+        if not self._is_kept(*image_size(encoded), channels):
+            return encoded, label
+        self._kept[index, channels] = read_image(encoded, channels), label
+        return self._kept[index, channels]
 
     def _load_for_training(
         self, index: int, preprocessing: Preprocessing, augmentation: Augmentation, rng: np.random.Generator
     ) -> list[Batch]:
-        channels = preprocessing.channels
-        image: np.ndarray | Source
-        if (index, channels) in self._kept:
-            image, label = self._kept[index, channels]
-        else:
-            image, label, _ = self._examples[index]
-            image = _encoded(image)
-            if self._is_kept(*image_size(image), channels):
-                image, label = self._load(index, channels)
+        image, label = self._load(index, preprocessing.channels)
         return training_elements(image, label, index, preprocessing, augmentation, rng)
 
     def train_batches(  # noqa: D102
@@ -271,12 +268,13 @@ class RandomAccessDataset(Dataset):
                 return Loaded([padding(preprocessing)], {})
             try:
                 image, label = self._load(index, preprocessing.channels)
+                element = evaluation_element(image, label, index, preprocessing)
             except UnreadableImage as error:
                 example = self._examples[index]
                 check_present(example)
                 missing = evaluation_element(None, example.label, index, preprocessing)
                 return Loaded([missing], {example.name: str(error)})
-            return Loaded([evaluation_element(image, label, index, preprocessing)], {})
+            return Loaded([element], {})
 
         elements = grain.MapDataset.range(share.start, share.start + length).map(load)
         return self._iterate(elements.batch(batch_size, batch_fn=_collate_loaded), 0)
@@ -321,12 +319,21 @@ def evaluation_share(length: int, batch_size: int, process_index: int, process_c
     return range(start, min(start + share, length)), -(-share // batch_size) * batch_size
 
 
-def evaluation_element(image: np.ndarray | None, label: int, index: int, preprocessing: Preprocessing) -> Batch:
-    """One example for evaluation; without an image, a black one that does not count."""
+def evaluation_element(
+    image: np.ndarray | Source | None, label: int, index: int, preprocessing: Preprocessing
+) -> Batch:
+    """One example for evaluation; without an image, a black one that does not count.
+
+    Raises:
+        UnreadableImage: it is encoded and cannot be decoded.
+    """
     size = preprocessing.image_size
     if image is None:
         return _element(np.zeros((size, size, preprocessing.channels), np.uint8), label, index, False)
-    return _element(prepare_for_evaluation(image, preprocessing), label, index, True)
+    prepare: Callable[..., np.ndarray] = (
+        prepare_for_evaluation if isinstance(image, np.ndarray) else read_for_evaluation
+    )
+    return _element(prepare(image, preprocessing), label, index, True)
 
 
 def padding(preprocessing: Preprocessing) -> Batch:

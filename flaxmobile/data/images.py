@@ -5,55 +5,89 @@ import io
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from flaxmobile.data.augmentation import RESAMPLING, choose_resampling, erase, vary
+from flaxmobile.data.decoding import Decoded, open_image, orientation
+from flaxmobile.data.kinds import unread_kind
 from flaxmobile.data.preprocessing import Augmentation, Preprocessing
+from flaxmobile.messages import printable
 
 _MODES = {1: 'L', 3: 'RGB'}
-_ORIENTATION = 0x0112
 _ROWS_BELOW = 8  # What a crop's last row needs below it: chroma is interpolated between rows.
+_LARGEST_RESIZED = 2**24
+"""Pixels of a resized image that is cut afterwards; of a larger one only the middle is made."""
 
-Box = tuple[int, int, int, int]
+Source = str | Path | bytes
 
 
 class UnreadableImage(ValueError):
     """An image that cannot be decoded."""
 
 
-def read_image(source: str | Path | bytes, channels: int = 3) -> np.ndarray:
+class Part(NamedTuple):
+    """A part of an image, and what is made of it.
+
+    Attributes:
+        top: its first row.
+        left: its first column.
+        height: its rows.
+        width: its columns.
+        size: (rows, columns) that it is resized to; None: it is left as it is.
+        resampling: the filter.
+        inner: (left, top, right, bottom) of what is resized, within the part; None: all of it.
+    """
+
+    top: int
+    left: int
+    height: int
+    width: int
+    size: tuple[int, int] | None = None
+    resampling: Image.Resampling = Image.Resampling.BICUBIC
+    inner: tuple[float, float, float, float] | None = None
+
+
+def read_image(source: Source, channels: int = 3) -> np.ndarray:
     """Decode a file, or the bytes of one.
 
     Turned upright by its EXIF orientation; transparent pixels lie on white; 16 bits become 8; grey, palette and CMYK
     images become what `channels` asks for.
 
     Args:
-        source: a path, or encoded bytes, of any format Pillow reads (the first frame of several).
+        source: a path, or encoded bytes, of any format Pillow decodes (the first frame of several).
         channels: 1 for grey (luma by ITU-R 601), 3 for RGB.
 
     Returns:
         uint8 [height, width, channels].
 
     Raises:
-        UnreadableImage: the file is missing, damaged, truncated or of a format that is not known.
+        UnreadableImage: the file is missing, damaged, truncated or of a format that is not known; its numbers have no
+            range that is known; or it has more pixels than Pillow allows or a file of its size can honestly hold.
     """
     _check_channels(channels)
-    with _naming(source), Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-        image.load()
-        return _pixels(_convert(_upright(image), _MODES[channels]))
+    with _naming(source):
+        decoded = Decoded(open_image(_bytes(source)))
+        pixels = np.empty((decoded.height, decoded.width, channels), np.uint8)
+        top = 0
+        mode = 'L' if decoded.is_grey else _MODES[channels]
+        for strip in decoded.strips(mode, (0, 0, decoded.width, decoded.height)):
+            pixels[top : top + strip.height] = _pixels(strip)
+            top += strip.height
+        return pixels
 
 
-def read_crop(source: str | Path | bytes, channels: int, choose: Callable[[int, int], Box]) -> Image.Image:
-    """Decode a part of a file: what `read_image` gives there, bit for bit.
+def read_part(source: Source, channels: int, choose: Callable[[int, int], Part]) -> Image.Image:
+    """Decode a part of a file: what `read_image` gives there, bit for bit, or what Pillow resizes that to.
 
     Of a baseline JPEG the rows below the part are not decoded.
 
     Args:
-        source: a path, or encoded bytes, of any format Pillow reads.
+        source: a path, or encoded bytes, of any format Pillow decodes.
         channels: 1 for grey, 3 for RGB.
-        choose: takes the height and width of the image, returns (top, left, height, width) of the part.
+        choose: takes the height and width of the image, returns the part.
 
     Returns:
         A picture of mode `L` or `RGB`.
@@ -63,18 +97,18 @@ def read_crop(source: str | Path | bytes, channels: int, choose: Callable[[int, 
     """
     _check_channels(channels)
     with _naming(source):
-        encoded = source if isinstance(source, bytes) else Path(source).read_bytes()
-        with Image.open(io.BytesIO(encoded)) as image:
-            return _crop(image, encoded, _MODES[channels], choose)
+        encoded = _bytes(source)
+        with open_image(encoded) as image:
+            return _read_part(image, encoded, _MODES[channels], choose)
 
 
 def image_size(encoded: bytes) -> tuple[int, int]:
     """Height and width of an encoded image as it is stored, without decoding it.
 
     Raises:
-        UnreadableImage: the format is not known.
+        UnreadableImage: the format is not known, or it has too many pixels.
     """
-    with _naming(encoded), Image.open(io.BytesIO(encoded)) as image:
+    with _naming(encoded), open_image(encoded) as image:
         return image.height, image.width
 
 
@@ -83,28 +117,49 @@ def _check_channels(channels: int) -> None:
         raise ValueError(f'channels is {channels}: it has to be 1 (grey) or 3 (RGB)')
 
 
+def _bytes(source: Source) -> bytes:
+    return source if isinstance(source, bytes) else Path(source).read_bytes()
+
+
 @contextlib.contextmanager
-def _naming(source: str | Path | bytes) -> Iterator[None]:
+def _naming(source: Source) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # Of broken data each of Pillow's plugins raises what it stumbles over.
-        name = f'{len(source)} bytes' if isinstance(source, bytes) else str(source)
-        reason = 'its format is not known' if isinstance(error, UnidentifiedImageError) else error
+        name = f'{len(source)} bytes' if isinstance(source, bytes) else printable(source)
+        reason = _format(source) if isinstance(error, UnidentifiedImageError) else printable(error)
         raise UnreadableImage(f'cannot read {name} as an image: {reason}') from error
 
 
-def _crop(image: Image.Image, encoded: bytes, mode: str, choose: Callable[[int, int], Box]) -> Image.Image:
-    simple = image.format == 'JPEG' and image.mode in _MODES.values() and _orientation(image) == 1
-    if not simple:
-        image.load()
-        image = _convert(_upright(image), mode)
-    top, left, height, width = choose(image.height, image.width)
-    corners = (left, top, left + width, top + height)
-    if simple:
-        # Only a full decoding says whether the image is at fault.
-        with contextlib.suppress(Exception), Image.open(io.BytesIO(_shorten(encoded, corners[3]))) as upper:
-            return _convert(upper.crop(corners), mode)
-    return _convert(image.crop(corners), mode)
+def _format(source: Source) -> str:
+    kind = unread_kind(_bytes(source))
+    return (
+        f'{kind} is not read here: convert it to JPEG or PNG'
+        if kind
+        else 'neither its format nor its kind of pixels is known'
+    )
+
+
+def _read_part(image: Image.Image, encoded: bytes, mode: str, choose: Callable[[int, int], Part]) -> Image.Image:
+    if image.format != 'JPEG' or image.mode not in _MODES.values() or orientation(image) != 1:
+        decoded = Decoded(image)
+        return _take(decoded, mode, choose(decoded.height, decoded.width))
+    part = choose(image.height, image.width)
+    # Only a full decoding says whether the image is at fault.
+    with (
+        contextlib.suppress(Exception),
+        Image.open(io.BytesIO(_shorten(encoded, part.top + part.height)), formats=['JPEG']) as upper,
+    ):
+        return _take(Decoded(upper), mode, part)
+    return _take(Decoded(image), mode, part)
+
+
+def _take(decoded: Decoded, mode: str, part: Part) -> Image.Image:
+    corners = (part.left, part.top, part.left + part.width, part.top + part.height)
+    picture = decoded.part('L' if decoded.is_grey else mode, corners)
+    if part.size:
+        picture = picture.resize(part.size[::-1], part.resampling, box=part.inner)
+    return picture if picture.mode == mode else picture.convert(mode)
 
 
 def _shorten(encoded: bytes, bottom: int) -> bytes:
@@ -127,34 +182,6 @@ def _shorten(encoded: bytes, bottom: int) -> bytes:
     return encoded[: frame + 5] + rows.to_bytes(2) + encoded[frame + 7 :]
 
 
-def _orientation(image: Image.Image) -> int:
-    try:
-        return int(image.getexif().get(_ORIENTATION, 1))
-    except Exception:  # Damaged EXIF data is no reason to lose a good picture.
-        return 1
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    try:
-        return image if _orientation(image) == 1 else ImageOps.exif_transpose(image)
-    except Exception:
-        return image
-
-
-def _convert(image: Image.Image, mode: str) -> Image.Image:
-    if image.mode == mode and 'transparency' not in image.info:
-        return image
-    if image.mode.startswith('I'):
-        # 257 * 255 = 65535: 16 bits that were made from 8 come back exactly.
-        image = Image.fromarray((np.clip(np.asarray(image), 0, 65535) // 257).astype(np.uint8))
-    elif image.mode == 'F':
-        raise ValueError('it holds floating-point pixels, whose range is not known')
-    if image.has_transparency_data:
-        picture = image.convert('RGBA')
-        image = Image.alpha_composite(Image.new('RGBA', picture.size, 'white'), picture).convert('RGB')
-    return image if image.mode == mode else image.convert(mode)
-
-
 def _picture(image: np.ndarray) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(image[..., 0] if image.shape[-1] == 1 else image))
 
@@ -162,6 +189,27 @@ def _picture(image: np.ndarray) -> Image.Image:
 def _pixels(picture: Image.Image) -> np.ndarray:
     pixels = np.asarray(picture)
     return pixels if pixels.ndim == 3 else pixels[..., np.newaxis]
+
+
+def evaluation_part(height: int, width: int, preprocessing: Preprocessing) -> Part:
+    """What evaluation resizes of an image: all of it, or, of one so long that this would be huge, its middle."""
+    size, resampling = preprocessing.image_size, RESAMPLING[preprocessing.interpolation]
+    shorter = math.floor(size / preprocessing.crop_fraction)
+    rows, columns = (shorter, shorter * width // height) if height < width else (shorter * height // width, shorter)
+    if rows * columns <= max(_LARGEST_RESIZED, height * width):
+        return Part(0, 0, height, width, (rows, columns), resampling)
+    top, bottom, above, below = _middle(height, rows, size)
+    left, right, before, after = _middle(width, columns, size)
+    inner = (before, above, after, below)
+    return Part(top, left, bottom - top, right - left, (size, size), resampling, inner)
+
+
+def _middle(length: int, resized: int, size: int) -> tuple[int, int, float, float]:
+    """Where the `size` pixels in the middle of a resized side come from: whole pixels, and what of them, from there."""
+    scale = length / resized
+    start, reach = round((resized - size) / 2) * scale, math.ceil(2 * max(scale, 1)) + 1  # As far as a filter sees.
+    first, last = max(0, math.floor(start) - reach), min(length, math.ceil(start + size * scale) + reach)
+    return first, last, max(0.0, start - first), min(start + size * scale, length) - first
 
 
 def prepare_for_evaluation(image: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
@@ -174,17 +222,36 @@ def prepare_for_evaluation(image: np.ndarray, preprocessing: Preprocessing) -> n
     Returns:
         uint8 [image_size, image_size, channels].
     """
-    size = preprocessing.image_size
-    shorter = math.floor(size / preprocessing.crop_fraction)
-    height, width = image.shape[:2]
-    if height < width:
-        height, width = shorter, shorter * width // height
-    else:
-        height, width = shorter * height // width, shorter
-    if image.shape[:2] != (height, width):
-        image = _pixels(_picture(image).resize((width, height), RESAMPLING[preprocessing.interpolation]))
-    top, left = round((height - size) / 2), round((width - size) / 2)
+    part = evaluation_part(image.shape[0], image.shape[1], preprocessing)
+    if part.size != image.shape[:2]:
+        rows, columns = part.size or image.shape[:2]
+        picture = _picture(image[part.top : part.top + part.height, part.left : part.left + part.width])
+        image = _pixels(picture.resize((columns, rows), part.resampling, box=part.inner))
+    return _centre(image, preprocessing.image_size)
+
+
+def _centre(image: np.ndarray, size: int) -> np.ndarray:
+    top, left = (round((length - size) / 2) for length in image.shape[:2])
     return image[top : top + size, left : left + size]
+
+
+def read_for_evaluation(source: Source, preprocessing: Preprocessing) -> np.ndarray:
+    """`prepare_for_evaluation(read_image(source), ...)`, bit for bit, without an array of the whole image.
+
+    Args:
+        source: a path, or encoded bytes, of any format Pillow decodes.
+        preprocessing: the image size, channels, crop fraction and interpolation.
+
+    Returns:
+        uint8 [image_size, image_size, channels].
+
+    Raises:
+        UnreadableImage: as `read_image` does.
+    """
+    picture = read_part(
+        source, preprocessing.channels, lambda height, width: evaluation_part(height, width, preprocessing)
+    )
+    return _centre(_pixels(picture), preprocessing.image_size)
 
 
 def random_crop(
@@ -225,17 +292,19 @@ def prepare_for_training(
     Returns:
         uint8 [size, size, channels], `size` being `augmentation.training_size(preprocessing)`.
     """
-    top, left, height, width = random_crop(image.shape[0], image.shape[1], augmentation, rng)
-    return _vary(_picture(image[top : top + height, left : left + width]), preprocessing, augmentation, rng)
+    part = _training_part(image.shape[0], image.shape[1], preprocessing, augmentation, rng)
+    picture = _picture(image[part.top : part.top + part.height, part.left : part.left + part.width])
+    rows, columns = part.size or image.shape[:2]
+    return _vary(picture.resize((columns, rows), part.resampling), preprocessing, augmentation, rng)
 
 
 def read_for_training(
-    source: str | Path | bytes, preprocessing: Preprocessing, augmentation: Augmentation, rng: np.random.Generator
+    source: Source, preprocessing: Preprocessing, augmentation: Augmentation, rng: np.random.Generator
 ) -> np.ndarray:
     """`prepare_for_training(read_image(source), ...)`, bit for bit, without decoding what lies below the crop.
 
     Args:
-        source: a path, or encoded bytes, of any format Pillow reads.
+        source: a path, or encoded bytes, of any format Pillow decodes.
         preprocessing: the image size, channels and interpolation.
         augmentation: what is varied, and how much.
         rng: where the chances come from.
@@ -246,19 +315,25 @@ def read_for_training(
     Raises:
         UnreadableImage: as `read_image` does.
     """
-    crop = read_crop(
-        source, preprocessing.channels, lambda height, width: random_crop(height, width, augmentation, rng)
+    picture = read_part(
+        source,
+        preprocessing.channels,
+        lambda height, width: _training_part(height, width, preprocessing, augmentation, rng),
     )
-    return _vary(crop, preprocessing, augmentation, rng)
+    return _vary(picture, preprocessing, augmentation, rng)
+
+
+def _training_part(
+    height: int, width: int, preprocessing: Preprocessing, augmentation: Augmentation, rng: np.random.Generator
+) -> Part:
+    crop, size = random_crop(height, width, augmentation, rng), augmentation.training_size(preprocessing)
+    resampling = choose_resampling(augmentation.train_interpolation or preprocessing.interpolation, rng)
+    return Part(*crop, (size, size), resampling)
 
 
 def _vary(
-    crop: Image.Image, preprocessing: Preprocessing, augmentation: Augmentation, rng: np.random.Generator
+    picture: Image.Image, preprocessing: Preprocessing, augmentation: Augmentation, rng: np.random.Generator
 ) -> np.ndarray:
-    size = augmentation.training_size(preprocessing)
-    picture = crop.resize(
-        (size, size), choose_resampling(augmentation.train_interpolation or preprocessing.interpolation, rng)
-    )
     if augmentation.flip and rng.random() < 0.5:
         picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     pixels = _pixels(vary(picture, preprocessing, augmentation, rng))

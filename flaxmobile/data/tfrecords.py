@@ -25,7 +25,7 @@ from flaxmobile.data.dataset import (
     padding,
     training_elements,
 )
-from flaxmobile.data.images import UnreadableImage, read_image
+from flaxmobile.data.images import UnreadableImage
 from flaxmobile.data.preprocessing import Augmentation, Preprocessing
 
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
@@ -120,8 +120,10 @@ class TfrecordDataset(Dataset):
 
         def load(item: tuple[int, bytes]) -> Batch:
             example = self._example(*item)
-            image = self._read(example, lambda encoded: read_image(encoded, preprocessing.channels))
-            return evaluation_element(image, example.label, item[0], preprocessing)
+            element: Batch | None = self._read(
+                example, lambda encoded: evaluation_element(encoded, example.label, item[0], preprocessing)
+            )
+            return element or evaluation_element(None, example.label, item[0], preprocessing)
 
         pieces = cut(self._pieces, share)
         records = _records(pieces, 1).as_numpy_iterator() if pieces else iter(())

@@ -1,5 +1,6 @@
 """How well a model does on a data set: accuracy, loss, confusion, and which examples it gets wrong."""
 
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -67,6 +68,8 @@ def label_positions(data_classes: Sequence[str], model_classes: Sequence[str]) -
     """
     named = [*synsets(model_classes), *model_classes]
     positions = {name: number % len(model_classes) for number, name in enumerate(named)}
+    # The folders of an older run may have written accents as characters of their own, which no longer is so.
+    positions = {unicodedata.normalize('NFC', name): number for name, number in positions.items()} | positions
     foreign = [name for name in data_classes if name not in positions]
     if foreign:
         raise ValueError(

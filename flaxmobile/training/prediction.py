@@ -1,6 +1,7 @@
 """What a trained model says of images."""
 
 import functools
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from flaxmobile.data import Preprocessing, UnreadableImage, prepare_for_evaluation, read_image
-from flaxmobile.data.folders import SUFFIXES
+from flaxmobile.data import Preprocessing, UnreadableImage
+from flaxmobile.data.folders import find_images, tell_passed_over
+from flaxmobile.data.images import read_for_evaluation
+from flaxmobile.messages import printable
 from flaxmobile.models.inference import compiler_options, forward
 from flaxmobile.weights import LoadedModel
 
@@ -48,7 +51,10 @@ def _probabilities(model: nn.Module, preprocessing: Preprocessing) -> Callable[[
 
 
 def predict_files(loaded: LoadedModel, paths: Iterable[Path], top: int, batch_size: int = 32) -> list[dict[str, Any]]:
-    """The `top` most probable classes of each image file, of a folder all that are in it.
+    """The `top` most probable classes of each image file, of a folder all images in it and in the folders within.
+
+    Of a folder the same files are images as for a data set: hidden ones are passed over, and files that are no images,
+    which a warning counts and names.
 
     One entry an image, in order: `{'image': path, 'predictions': [{'class': name, 'probability': share}, ...]}`, or
     `{'image': path, 'error': reason}` where it cannot be read. No more than `batch_size` images are in memory at once.
@@ -82,15 +88,18 @@ def _files(paths: Iterable[Path]) -> Iterator[Path]:
         if not path.is_dir():
             yield path
             continue
-        found = sorted(file for file in path.rglob('*') if file.suffix.lower() in SUFFIXES and file.is_file())
-        if not found:
-            raise FileNotFoundError(f'the folder {path} holds no image ({", ".join(SUFFIXES)})')
-        yield from found
+        found = find_images(path)
+        told = tell_passed_over(path, found.others)
+        if not (found.images or found.unread):
+            raise FileNotFoundError(f'the folder {printable(path)} holds no image' + (f'; {told}' if told else ''))
+        if told:
+            warnings.warn(told, stacklevel=4)
+        yield from sorted([*found.images, *found.unread])
 
 
 def _read(path: Path, preprocessing: Preprocessing) -> dict[str, Any]:
     try:
-        pixels = prepare_for_evaluation(read_image(path, preprocessing.channels), preprocessing)
+        pixels = read_for_evaluation(path, preprocessing)
     except UnreadableImage as error:
         return {'image': str(path), 'error': str(error)}
     return {'image': str(path), 'pixels': pixels}

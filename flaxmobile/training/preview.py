@@ -11,10 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
-from flaxmobile.data import Dataset, load_dataset
+from flaxmobile.data import Dataset
 from flaxmobile.files import write_whole
 from flaxmobile.training.config import TrainConfig
 from flaxmobile.training.plots import INK, MUTED, png, short, show
+from flaxmobile.training.splits import load_split
 
 VARIANTS = 6
 
@@ -109,18 +110,8 @@ def read_columns(config: TrainConfig, count: int) -> tuple[Column, list[Column]]
 
 def first_images(config: TrainConfig, count: int) -> Dataset:
     """The first `count` images of the training split, or all of them, as a data set."""
-
-    def load(split: str) -> Dataset:
-        return load_dataset(
-            config.dataset,
-            split,
-            data_dir=config.data_dir,
-            download=config.download,
-            max_unreadable=config.max_unreadable,
-        )
-
-    name, part = next((name, part) for name, part in load(config.train_split).parts if part)
-    return load(f'{name}[{part.start}:{min(part.stop, part.start + count)}]')
+    name, part = next((name, part) for name, part in load_split(config, config.train_split).parts if part)
+    return load_split(config, f'{name}[{part.start}:{min(part.stop, part.start + count)}]')
 
 
 def mix(images: np.ndarray, names: Sequence[str], config: TrainConfig, step: int) -> Column:

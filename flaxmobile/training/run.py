@@ -4,6 +4,7 @@ import dataclasses
 import importlib.metadata
 import json
 import shutil
+import unicodedata
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -218,7 +219,8 @@ def check_data(run_dir: Path, now: RunDescription) -> None:
         ValueError: they are others.
     """
     before = read_description(run_dir)
-    if before.classes != now.classes:
+    earlier, later = ([unicodedata.normalize('NFC', name) for name in one.classes] for one in (before, now))
+    if earlier != later:
         raise ValueError(
             f'{run_dir} was trained on the classes {", ".join(before.classes)}; now they are {", ".join(now.classes)}'
         )

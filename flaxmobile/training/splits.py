@@ -21,16 +21,7 @@ def load_splits(config: TrainConfig) -> Splits:
         ValueError: their classes differ, one of them is empty, or training images are among those of another part.
     """
     splits = Splits(
-        *(
-            load_dataset(
-                config.dataset,
-                split,
-                data_dir=config.data_dir,
-                download=config.download,
-                max_unreadable=config.max_unreadable,
-            )
-            for split in (config.train_split, config.validation_split, config.test_split)
-        )
+        *(load_split(config, split) for split in (config.train_split, config.validation_split, config.test_split))
     )
     for part, images in zip(('train', 'validation', 'test'), splits, strict=True):
         if not len(images):
@@ -47,6 +38,17 @@ def load_splits(config: TrainConfig) -> Splits:
                 "as 'train[:90%]' and 'train[90%:]'"
             )
     return splits
+
+
+def load_split(config: TrainConfig, split: str) -> Dataset:
+    """A part of a configuration's images, divided as its run divides them."""
+    return load_dataset(
+        config.dataset,
+        split,
+        data_dir=config.data_dir,
+        download=config.download,
+        max_unreadable=config.max_unreadable,
+    )
 
 
 def overlap(one: Dataset, other: Dataset) -> int:

@@ -144,6 +144,19 @@ def test_evaluation_equals_pillow(picture, interpolation):
     np.testing.assert_array_equal(turned, expected.transpose(1, 0, 2))
 
 
+def test_evaluation_of_noise_equals_pillow():
+    """Bit for bit at any size: of noise every rounding shows."""
+    rng = np.random.default_rng(0)
+    for height, width in ((333, 500), (97, 61), (40, 230), (31, 33), (480, 100)):
+        noise = rng.integers(0, 256, (height, width, 3), np.uint8)
+        shorter = 256
+        size = (shorter * width // height, shorter) if height < width else (shorter, shorter * height // width)
+        resized = np.asarray(Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC))
+        top, left = (round((length - 224) / 2) for length in resized.shape[:2])
+        prepared = prepare_for_evaluation(noise, Preprocessing())
+        np.testing.assert_array_equal(prepared, resized[top : top + 224, left : left + 224])
+
+
 def test_evaluation_leaves_an_image_of_the_size_alone(picture):
     square = picture[:40]
     np.testing.assert_array_equal(prepare_for_evaluation(square, Preprocessing(40, crop_fraction=1.0)), square)

@@ -1,5 +1,6 @@
 import io
 import math
+import unicodedata
 from typing import Any
 
 import jax
@@ -117,3 +118,9 @@ def test_classes_are_matched_by_name() -> None:
         ValueError, match=r'does not know 2 of the 3 classes of the data set \(hen, owl\); it knows ant'
     ):
         label_positions(('hen', 'ant', 'owl'), NAMES)
+
+
+def test_an_accent_that_an_older_run_wrote_apart() -> None:
+    composed, apart = (unicodedata.normalize(form, 'café') for form in ('NFC', 'NFD'))
+    assert label_positions((composed, 'ant'), ('ant', apart)).tolist() == [1, 0]
+    assert label_positions((composed,), (composed, apart)).tolist() == [0]

@@ -1,8 +1,14 @@
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from flaxmobile.data import load_dataset
+from flaxmobile.training import input_speed
+from flaxmobile.training.config import load_config
+from flaxmobile.training.splits import load_splits
 
 CONFIG = """
 from flaxmobile.training.config import TrainConfig
@@ -46,3 +52,15 @@ def test_what_cannot_be_is_refused(command, config):
         in command('benchmark', 'input', config, '--workers=-1')[2]
     )
     assert "unknown config 'photo'" in command('benchmark', 'input', 'photo')[2]
+
+
+def test_it_reads_the_images_that_the_run_trains_on(command, config, monkeypatch):
+    """A folder without splits is divided, and not by the run's own seed."""
+    folder = config.parent / 'photos' / 'train'
+    config.write_text(CONFIG.format(dataset=str(folder)).replace('batch_size=8', 'batch_size=8, seed=5'))
+    seen = []
+    monkeypatch.setattr(input_speed, 'input_speed', lambda run, images, rounds: seen.append(images) or {})
+    assert command('benchmark', 'input', config)[0] == 0
+    run = dataclasses.replace(load_config(str(config)), validation_split='test', test_split='test')
+    default, other = (load_dataset(str(folder), 'train', seed=seed).fingerprint for seed in (0, 5))
+    assert seen[0].fingerprint == load_splits(run).train.fingerprint == default != other

@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import unicodedata
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -309,6 +310,14 @@ def test_other_images_than_at_the_beginning(
     with pytest.raises(ValueError, match='other images: those of the train split were 96 images and are 97 images'):
         loop.train(tiny, finished_run, resume=True)
     assert contents(finished_run) == before
+
+
+def test_other_classes_than_at_the_beginning(tiny: TrainConfig, tmp_path: Path) -> None:
+    composed, apart = (unicodedata.normalize(form, 'café') for form in ('NFC', 'NFD'))
+    run.RunDescription(tiny, ('bar', apart), {}).write(tmp_path)
+    run.check_data(tmp_path, run.RunDescription(tiny, ('bar', composed), {}))  # One name, written in two ways.
+    with pytest.raises(ValueError, match='was trained on the classes bar, '):
+        run.check_data(tmp_path, run.RunDescription(tiny, (composed, 'bar'), {}))
 
 
 def test_another_teacher_than_at_the_beginning(tiny: TrainConfig, tmp_path: Path) -> None:

@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -5,6 +6,7 @@ import pytest
 from tiny_run import CLASSES, Blobs
 
 from flaxmobile.data import read_image
+from flaxmobile.data.loading import load_dataset
 from flaxmobile.training import prediction
 from flaxmobile.training.config import TrainConfig
 from flaxmobile.training.prediction import predict, predict_files
@@ -31,7 +33,11 @@ def test_files_and_folders(tiny: TrainConfig, finished_run: Path, tmp_path: Path
     (tmp_path / 'deep/notes.txt').write_text('no image')
     broken = tmp_path / 'broken.png'
     broken.write_bytes(b'\x89PNG broken')
-    results = predict_files(load_run(finished_run), [broken, tmp_path / 'deep', tmp_path / 'none.png'], top=2)
+    (tmp_path / 'deep/._0.PNG').write_bytes(b'what macOS leaves beside a file')
+    (tmp_path / 'deep/.hidden').mkdir()
+    shutil.copy(tmp_path / 'deep/0.PNG', tmp_path / 'deep/.hidden/0.PNG')
+    with pytest.warns(UserWarning, match=r'passed over files that are no images: 1 \(notes\.txt\)$'):
+        results = predict_files(load_run(finished_run), [broken, tmp_path / 'deep', tmp_path / 'none.png'], top=2)
     assert [result['image'] for result in results] == [str(broken), *sorted(sides), str(tmp_path / 'none.png')]
     assert 'broken.png' in results[0]['error']
     assert 'none.png' in results[-1]['error']
@@ -41,9 +47,32 @@ def test_files_and_folders(tiny: TrainConfig, finished_run: Path, tmp_path: Path
         assert 1 > first['probability'] > second['probability'] > 0
 
 
+def test_a_folder_shows_the_images_that_training_would_see(
+    tiny: TrainConfig, finished_run: Path, tmp_path: Path
+) -> None:
+    content = bytes(Blobs('test')[0].image)  # type: ignore[arg-type]
+    for name in ('photos/a/1', 'photos/a/2.jfif', 'photos/b/3.ppm', 'photos/b/4.png', 'photos/b/._4.png'):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    loaded, root = load_run(finished_run), tmp_path / 'photos'
+    results = predict_files(loaded, [root], top=1)
+    batches = load_dataset(str(root), 'train+test').evaluation_batches(4, loaded.preprocessing)
+    assert [result['image'] for result in results] == [
+        str(root / name) for name in ('a/1', 'a/2.jfif', 'b/3.ppm', 'b/4.png')
+    ]
+    assert sum(batch['mask'].sum() for batch in batches) == 4
+    (root / 'b/5.heic').write_bytes(b'\0\0\0\x18ftypheic' + bytes(99))
+    *_, last = predict_files(loaded, [root], top=1)
+    assert last['image'].endswith('5.heic')
+    assert 'HEIC is not read here: convert it to JPEG or PNG' in last['error']
+
+
 def test_what_cannot_be_asked(tiny: TrainConfig, finished_run: Path, tmp_path: Path) -> None:
     loaded = load_run(finished_run)
-    with pytest.raises(FileNotFoundError, match='holds no image'):
+    with pytest.raises(FileNotFoundError, match=r'holds no image$'):
+        predict_files(loaded, [tmp_path], top=5)
+    (tmp_path / 'notes.txt').write_text('no image')
+    with pytest.raises(FileNotFoundError, match=r'holds no image; .* no images: 1 \(notes\.txt\)'):
         predict_files(loaded, [tmp_path], top=5)
     with pytest.raises(ValueError, match='top must be 1 or more'):
         predict_files(loaded, [tmp_path], top=0)
