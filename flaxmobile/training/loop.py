@@ -171,7 +171,7 @@ def train(
                 if config.linear_probe and init is not None:
                     probe_features(session, state)
                 fit(session, state, step)
-            if not (resume and from_first((run_dir / 'results.json').exists())):
+            if not (resume and from_first(all((run_dir / name).exists() for name in ('results.json', 'report.md')))):
                 finish(session, run_dir, description, size=size, command=command)
     return run_dir
 

@@ -5,6 +5,7 @@ import logging
 import os
 import resource
 import signal
+import sys
 import threading
 from contextlib import closing
 from pathlib import Path
@@ -311,10 +312,14 @@ def test_an_open_folder_is_let_go(tmp_path: Path) -> None:
     assert not [path for path in opened if path.endswith('[1]/checkpoints')]
 
 
-def test_writes_that_fail_say_so_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_writes_that_fail_say_so_once(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """No file may grow beyond a hundred kilobytes; the arrays that are still being written then fail too."""
     params = {str(number): jax.random.normal(jax.random.key(number), 3000) for number in range(160)}
     state = TrainState(jnp.int32(1), params, params, optax.adam(1e-3).init(params), None)
+    told: list[str] = []
+    monkeypatch.setattr(sys, 'unraisablehook', lambda error: told.append(str(error.exc_value)))
     limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     checkpoints = Checkpoints(saved(tmp_path, 1))
     try:
@@ -327,7 +332,7 @@ def test_writes_that_fail_say_so_once(tmp_path: Path, capfd: pytest.CaptureFixtu
         signal.signal(signal.SIGXFSZ, handler)
     checkpoints.close()
     gc.collect()
-    assert capfd.readouterr() == ('', '')
+    assert (told, *capfd.readouterr()) == ([], '', '')
 
 
 def test_what_orbax_does_at_once_ends_with_the_first_error() -> None:
