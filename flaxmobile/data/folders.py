@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 
@@ -12,6 +12,8 @@ from flaxmobile.data.splits import split_ranges
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp')
 _OTHER_IMAGES = ('.avif', '.bmp', '.gif', '.heic', '.heif', '.jxl', '.tif', '.tiff')
 _TEST_SHARE = 0.2
+_SAMPLED = 16  # Files whose content is part of what tells a folder from another one with the same names,
+_SAMPLED_BYTES = 2**16  # and how much of each, besides its size.
 _LAYOUT = 'root/class/image.jpg or root/split/class/image.jpg is expected'
 
 Files = dict[str, list[Path]]  # The images of each class.
@@ -59,7 +61,8 @@ def open_folder(root: Path, split: str, *, seed: int, max_unreadable: float) -> 
     dataset = RandomAccessDataset(str(root), split, tuple(classes), FolderExamples(root, chosen), max_unreadable)
     dataset.parts = parts
     names = b'\n'.join(os.fsencode(path.relative_to(root)) for path, _ in chosen)
-    dataset.identity = f'names {hashlib.sha256(names).hexdigest()[:16]}'
+    contents = _sample([path for path, _ in chosen[:_SAMPLED]])
+    dataset.identity = f'names {hashlib.sha256(names).hexdigest()[:16]}, contents {contents}'
     return dataset
 
 
@@ -132,3 +135,16 @@ def _spread(root: Path, files: Files, seed: int) -> list[Path]:
 def _draw(root: Path, path: Path, seed: int) -> bytes:
     # A hash, so that an image that is added leaves the others where they are, on any machine.
     return hashlib.blake2b(f'{seed}/{path.relative_to(root).as_posix()}'.encode(), digest_size=8).digest()
+
+
+def _sample(paths: Sequence[Path]) -> str:
+    """A digest of the sizes and the beginnings of files; one that cannot be read counts as empty."""
+    digest = hashlib.sha256()
+    for path in paths:
+        try:
+            with open(path, 'rb') as file:
+                size, start = os.fstat(file.fileno()).st_size, file.read(_SAMPLED_BYTES)
+        except OSError:
+            size, start = 0, b''
+        digest.update(f'{size} '.encode() + start)
+    return digest.hexdigest()[:16]

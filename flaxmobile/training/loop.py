@@ -213,6 +213,7 @@ def prepare_folder(run_dir: Path, description: run.RunDescription, *, resume: bo
         run.check_folder(run_dir, description.config, resume=resume, overwrite=overwrite)
         if not resume:
             run.clear_folder(run_dir)
+        if not resume or run.read_description(run_dir) != description:  # Its images may lie elsewhere now.
             description.write(run_dir)
     multihost_utils.sync_global_devices('run folder')
     deadline = time.monotonic() + SHARED_WITHIN

@@ -28,7 +28,7 @@ def png(figure: Figure) -> bytes:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
         figure.savefig(content, format='png', dpi=200, facecolor='white', bbox_inches='tight', pad_inches=0.2)
-    missing = {}
+    missing: dict[str, None] = {}
     for warning in caught:
         if glyph := re.match(r'Glyph (\d+) .*missing from', str(warning.message)):
             missing[chr(int(glyph[1]))] = None

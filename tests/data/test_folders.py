@@ -175,3 +175,15 @@ def test_an_image_that_is_gone_is_no_damaged_image(flowers):
     (flowers / names(again)[5]).unlink()
     with pytest.raises(FileNotFoundError, match='was there at the beginning and is gone'):
         next(again.train_batches(32, TINY, Augmentation(), seed=0))
+
+
+def test_a_folder_is_known_by_its_names_and_some_contents(flowers, tmp_path_factory):
+    other = tmp_path_factory.mktemp('other')
+    fill(other / 'tulip', 30, 'red')
+    fill(other / 'iris', 10, 'blue')
+    fingerprint = load_dataset(str(flowers), 'train').fingerprint
+    assert load_dataset(f'{other}/', 'train').fingerprint == fingerprint
+    fill(other / 'tulip', 30, 'pink')
+    changed = load_dataset(str(other), 'train').fingerprint
+    assert changed.split(', contents')[0] == fingerprint.split(', contents')[0]
+    assert changed != fingerprint

@@ -165,8 +165,7 @@ def test_odd_names_are_written_literally(tmp_path: Path) -> None:
     assert html.unescape(page).startswith('<h1>mobilenetv3_small_100 on /a|`b`\\n: 7')
     assert '<li>1. a/_b_.jpg</li>\n<li>\\udce9</li>' in page
     assert (
-        html.unescape(re.findall('<td><code>init</code></td>\n<td[^>]*>(.*)</td>', page)[0])
-        == '<code>/a|`b`\\n</code>'
+        html.unescape(re.findall('<td><code>init</code></td>\n<td[^>]*>(.*)</td>', page)[0]) == '<code>/a|`b`\\n</code>'
     )
     assert not re.search(r'(?<!\\)\$', report)
     assert json.loads((tmp_path / 'results.json').read_text())['classes'] == list(ODD)
