@@ -198,7 +198,7 @@ def _unreadable(names: Sequence[str]) -> str:
 
 
 def _skipped(updates: int) -> str:
-    return f'{updates} updates were skipped, as the loss or the gradient was not finite.' if updates else ''
+    return f'{updates} updates were skipped, as the loss, the gradient or the update was not finite.' if updates else ''
 
 
 def _configuration(config: TrainConfig, command: str) -> str:
