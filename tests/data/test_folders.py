@@ -187,3 +187,13 @@ def test_a_folder_is_known_by_its_names_and_some_contents(flowers, tmp_path_fact
     changed = load_dataset(str(other), 'train').fingerprint
     assert changed.split(', contents')[0] == fingerprint.split(', contents')[0]
     assert changed != fingerprint
+
+
+def test_folders_classes_and_files_of_any_name(tmp_path):
+    root = tmp_path / 'a [1]*\\ $0_to_$5'
+    for label in ('[ab]*', '$0_to_$5', 'c\\d', ' ', '<b>'):
+        fill(root / label, 5, suffix=' [1]*?\\.png')
+    train = load_dataset(str(root), 'train')
+    assert train.classes == (' ', '$0_to_$5', '<b>', '[ab]*', 'c\\d')
+    assert sum(batch['mask'].sum() for batch in train.evaluation_batches(8, TINY)) == len(train) == 20
+    assert train.unreadable == []
