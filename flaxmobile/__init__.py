@@ -16,6 +16,7 @@ __version__ = '0.1.0'
 __all__ = [
     'compile_inference',
     'create_model',
+    'data',
     'layers',
     'list_models',
     'load_pretrained',
@@ -29,8 +30,8 @@ _LAZY = {'load_pretrained': 'flaxmobile.weights', 'load_run': 'flaxmobile.traini
 
 
 def __getattr__(name: str) -> Any:
-    if name == 'weights':
-        return importlib.import_module('flaxmobile.weights')
+    if name in ('data', 'weights'):
+        return importlib.import_module(f'{__name__}.{name}')
     if name in _LAZY:
         return getattr(importlib.import_module(_LAZY[name]), name)
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

@@ -299,3 +299,16 @@ def test_the_command_loads_nothing_heavy() -> None:
 def test_a_warning_is_for_people() -> None:
     assert command_module._format_warning('cut off', UserWarning, 'run.py', 3) == 'cut off\n'
     assert command_module._format_warning('old', DeprecationWarning, 'x.py', 3) == 'x.py:3: DeprecationWarning: old\n'
+
+
+def test_a_name_in_a_table_or_a_line_is_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    from rich.table import Table
+
+    from flaxmobile.cli.common import print_table
+
+    print_table(Table('[b]head[/b]', title='runs/[old] :smile: [/x]'))
+    Display(1, 1).say('runs/[old] :smile:')
+    out = capsys.readouterr().out
+    assert '[b]head[/b]' in out
+    assert 'runs/[old] :smile: [/x]' in ' '.join(out.split())
+    assert out.endswith('runs/[old] :smile:\n')

@@ -1,6 +1,7 @@
 import ast
 import importlib.metadata
 import importlib.util
+import pkgutil
 import re
 import subprocess
 import sys
@@ -134,6 +135,28 @@ def test_what_the_documents_name_exists() -> None:
         assert set(re.findall(r'flaxmobile train ([a-z]\w+)', text)) <= set(configs), document.name
         assert set(re.findall(r'(?:^|`)make (\w+)', text, re.MULTILINE)) <= set(targets), document.name
         assert [link for link in links if not (document.parent / link).exists()] == [], document.name
+
+
+def names_in(text: str) -> set[str]:
+    """`flaxmobile.data.Preprocessing` and the like; no files' names."""
+    return set(re.findall(r'(?<![\w./-])flaxmobile(?:\.[A-Za-z_]\w*)+', text))
+
+
+def test_every_name_that_is_told_can_be_reached() -> None:
+    """Those in the package's own strings after `import flaxmobile` alone, those in the documents by their module."""
+    told, documents = set(), [ROOT / 'README.md', *(ROOT / 'docs').glob('*.md')]
+    for _, path in files_by_part():
+        strings = [node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)]
+        told |= names_in('\n'.join(text for text in strings if isinstance(text, str)))
+    assert {'flaxmobile.data.Preprocessing.normalize', 'flaxmobile.load_run'} <= told
+    for name in sorted(set().union(*(names_in(document.read_text()) for document in documents))):
+        pkgutil.resolve_name(name)
+    program = f"""
+import operator, flaxmobile
+for name in {sorted(name.removeprefix('flaxmobile.') for name in told)}:
+    operator.attrgetter(name)(flaxmobile)
+"""
+    subprocess.run([sys.executable, '-c', program], check=True, timeout=120)
 
 
 @pytest.mark.slow

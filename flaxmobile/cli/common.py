@@ -58,8 +58,8 @@ def as_json(content: Any) -> str:
 
 
 def print_table(table: Any) -> None:
-    """Print a table of rich, as wide as the terminal."""
+    """Print a table of rich, as wide as the terminal; `[name]` and `:name:` in it mean nothing."""
     from rich.console import Console
 
     # A file or a pipe has no width of its own, and rich would take it for a narrow terminal.
-    Console(width=None if sys.stdout.isatty() else 140).print(table)
+    Console(width=None if sys.stdout.isatty() else 140, markup=False, emoji=False).print(table)

@@ -39,12 +39,17 @@ def evaluate(
     import jax
 
     from flaxmobile.training.evaluation import evaluate as run_evaluation
+    from flaxmobile.training.splits import same_images
     from flaxmobile.training.step import make_evaluation_step, make_mesh, replicate
 
     named = open_model(model, weights, image_size)
     loaded, config = named.model.loaded, named.config
     dataset = _dataset(named, data, split, data_dir, download)
-    if named.run and data is split is None and named.run.images.get('test', dataset.fingerprint) != dataset.fingerprint:
+    if (
+        named.run
+        and data is split is None
+        and not same_images(named.run.images.get('test', dataset.fingerprint), dataset.fingerprint)
+    ):
         warnings.warn(
             f'these are not the test images of the run: they were {named.run.images["test"]}, and those of '
             f'{named.run.config.dataset} here are {dataset.fingerprint}',

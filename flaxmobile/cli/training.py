@@ -1,7 +1,6 @@
 """The subcommands that take a config: train, preview, compile and benchmark input."""
 
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,7 +8,8 @@ from typing import Annotated, Any
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, arg
 
 import flaxmobile
-from flaxmobile.cli.common import as_json, print_table
+from flaxmobile.cli.common import as_json, print_table, tell
+from flaxmobile.messages import printable
 from flaxmobile.models.network import MobileNet
 from flaxmobile.training.config import TrainConfig, load_config
 
@@ -58,11 +58,11 @@ def train(
     try:
         run_training(configuration, folder, resume=resume, overwrite=overwrite, name=config, multiply_adds=count)
     except TrainingStopped as stopped:
-        print(stopped, file=sys.stderr)
+        tell(str(stopped))
         return 128 + stopped.number
     if jax.process_index() == 0:
         results = json.loads((folder / 'results.json').read_text())
-        print(f'test accuracy {results["test"]["accuracy"]:.2%}; the report: {folder / "report.md"}')
+        print(f'test accuracy {results["test"]["accuracy"]:.2%}; the report: {printable(folder / "report.md", None)}')
     return 0
 
 
@@ -78,7 +78,7 @@ def preview(
     from flaxmobile.training.preview import write_preview
 
     write_preview(configuration, output, name=config, count=images)
-    print(output)
+    print(printable(output, None))
     return 0
 
 
@@ -147,6 +147,7 @@ def benchmark_input(
     if json:
         print(as_json(speeds))
     else:
-        print(f'{images.name} ({images.split}), {run.image_size} pixels, workers: {run.workers}; images a second')
+        where = f'{printable(images.name)} ({images.split}), {run.image_size} pixels'
+        print(f'{where}, workers: {run.workers}; images a second')
         print('\n'.join(f'{name:<24}{speed:12,.0f}' for name, speed in speeds.items()))
     return 0

@@ -76,7 +76,8 @@ class Dataset(ABC):
         classes: the name of each class, in the order of the labels.
         unreadable: images that were met and could not be decoded, by name.
         parts: the whole splits it is made of, each with the range of its examples, where that is known.
-        identity: what tells its examples from others: of a folder a digest of their names, of TFDS its version.
+        identity: what tells its examples from others: of a folder digests of all names and of some contents, of TFDS
+            its version.
         drawn_from: the images of the whole folder, where it has no folders of splits and they were drawn; else 0.
     """
 

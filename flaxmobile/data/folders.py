@@ -5,7 +5,7 @@ import os
 import unicodedata
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +16,8 @@ from flaxmobile.data.splits import split_ranges
 from flaxmobile.messages import listing, printable
 
 _TEST_SHARE = 0.2
+_SAMPLED = 16  # Files whose content is part of what tells a folder from another one with the same names,
+_SAMPLED_BYTES = 2**16  # and how much of each, besides its size.
 _LAYOUT = 'root/class/image.jpg or root/split/class/image.jpg is expected'
 _STRAY = 'images in no class folder'
 
@@ -94,7 +96,8 @@ def open_folder(root: Path, split: str, *, seed: int, max_unreadable: float) -> 
     dataset = RandomAccessDataset(str(root), split, tuple(classes), FolderExamples(root, chosen), max_unreadable)
     dataset.parts, dataset.drawn_from = parts, drawn
     names = b'\n'.join(os.fsencode(path.relative_to(root)) for path, _ in chosen)
-    dataset.identity = f'names {hashlib.sha256(names).hexdigest()[:16]}'
+    contents = _sample([path for path, _ in chosen[:_SAMPLED]])
+    dataset.identity = f'names {hashlib.sha256(names).hexdigest()[:16]}, contents {contents}'
     return dataset
 
 
@@ -287,3 +290,16 @@ def _draw(root: Path, path: Path, seed: int) -> bytes:
     name = f'{seed}/{path.relative_to(root).as_posix()}'
     # A hash, so that an image that is added leaves the others where they are, on any machine.
     return hashlib.blake2b(name.encode(errors='surrogateescape'), digest_size=8).digest()
+
+
+def _sample(paths: Sequence[Path]) -> str:
+    """A digest of the sizes and the beginnings of files; one that cannot be read counts as empty."""
+    digest = hashlib.sha256()
+    for path in paths:
+        try:
+            with open(path, 'rb') as file:
+                size, start = os.fstat(file.fileno()).st_size, file.read(_SAMPLED_BYTES)
+        except OSError:
+            size, start = 0, b''
+        digest.update(f'{size} '.encode() + start)
+    return digest.hexdigest()[:16]

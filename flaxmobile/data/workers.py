@@ -6,6 +6,7 @@ import itertools
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import weakref
 from collections.abc import Generator, Iterator
@@ -21,6 +22,12 @@ from absl import flags
 
 _BATCHES_AHEAD = 2  # Of each worker, besides the one it works on.
 _OF_THE_PROGRAM = (signal.SIGINT, signal.SIGTERM)
+_UNGUARDED = 77
+"""Exit code of a worker whose script would start workers again when it is imported."""
+_GUARD = (
+    'each worker imports the script of the program first, and this script starts workers while it is imported: put '
+    "what it does under `if __name__ == '__main__':`, or take workers=0"
+)
 
 
 def read_ahead(batches: grain.MapDataset, workers: int, threads: int) -> Generator[Any]:
@@ -35,11 +42,14 @@ def read_ahead(batches: grain.MapDataset, workers: int, threads: int) -> Generat
         threads: of this process, without workers.
 
     Raises:
-        ChildProcessError: a worker was killed.
+        ChildProcessError: a worker was killed, or the program's script does not keep its work from workers.
     """
     if not workers:
         options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads + 2)
         return _elements(iter(batches.to_iter_dataset(options)))
+    if getattr(multiprocessing.current_process(), '_inheriting', False):  # A worker that imports the script.
+        print(_GUARD, file=sys.stderr)
+        raise SystemExit(_UNGUARDED)
     elements = _from_workers(batches, workers)
     # At the very end Python no longer has what closing needs.
     atexit.register(_close, weakref.ref(elements))
@@ -73,6 +83,8 @@ def _from_workers(batches: grain.MapDataset, workers: int) -> Generator[Any]:
         except RuntimeError as error:
             if 'terminated unexpectedly' not in str(error):
                 raise
+            if f'exit code {_UNGUARDED}.' in str(error):
+                raise ChildProcessError(_GUARD) from None
             raise ChildProcessError(
                 f'one of the {workers} workers that read images ended: {error} Where memory ran out, take fewer '
                 'workers or a smaller batch; --resume goes on with a run'

@@ -5,6 +5,7 @@ import logging
 import os
 import re
 import shutil
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, LatestN, PreservationPolicy
 
 from flaxmobile.training.digests import fault, write_digests
+from flaxmobile.training.orbax_mends import hush, plain_path
 from flaxmobile.training.state import TrainState
 
 Variables = dict[str, Any]
@@ -81,15 +83,19 @@ class Checkpoints:
         description: Mapping[str, Any] | None = None,
         read_only: bool = False,
     ):
-        logging.getLogger('absl').setLevel(logging.CRITICAL)  # Orbax tells of every save otherwise.
         self.folder = Path(run_dir).absolute() / 'checkpoints'
+        if not read_only:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        folder, let_go = plain_path(self.folder)
+        # Orbax tells of every save otherwise.
+        self._endings = [weakref.finalize(self, end) for end in (hush(logging.getLogger('absl')), let_go)]
         self.damaged = find_damage(self.folder)
         self._description = description
         self._writing: int | None = None
         self._accuracies: dict[int, float] = {}
         self._best = _Best(self._accuracies)
         self._manager = ocp.CheckpointManager(
-            self.folder,
+            folder,
             item_names=('variables', 'ema', 'optimizer', 'run'),
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=AnyPreservationPolicy([LatestN(keep), self._best]),
@@ -231,6 +237,8 @@ class Checkpoints:
             self.wait()
         finally:
             self._manager.close()
+            for end in self._endings:
+                end()
 
 
 def _progress(state: TrainState) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from flaxmobile.data import Dataset
+from flaxmobile.messages import printable
 from flaxmobile.models.network import variable_shapes
 from flaxmobile.training import finetuning, run
 from flaxmobile.training.checkpoints import Checkpoints
@@ -29,7 +30,7 @@ from flaxmobile.training.metrics import Display, MetricsLog, Window
 from flaxmobile.training.optimizer import learning_rate_schedule, make_optimizer
 from flaxmobile.training.probe import probe
 from flaxmobile.training.report import train_command, write_report
-from flaxmobile.training.skipping import Taken, Watch, write_batch
+from flaxmobile.training.skipping import Taken, Watch, not_finite, write_batch
 from flaxmobile.training.splits import Splits, fingerprints, load_splits, unreadable
 from flaxmobile.training.state import TrainState, create_state
 from flaxmobile.training.step import (
@@ -109,7 +110,7 @@ def train(
 
     Raises:
         FileExistsError: `run_dir` holds a run, and neither `resume` nor `overwrite` is set.
-        FloatingPointError: the loss or the gradient was not finite in too many steps in a row, and the batch of the
+        FloatingPointError: loss, gradient or update were not finite in too many steps in a row, and the batch of the
             last of them was written to `run_dir/skipped_batch.npz`; the last checkpoint is good.
         BlockingIOError: another run is writing to `run_dir`.
         TrainingStopped: a signal came.
@@ -171,7 +172,7 @@ def train(
                 if config.linear_probe and init is not None:
                     probe_features(session, state)
                 fit(session, state, step)
-            if not (resume and from_first((run_dir / 'results.json').exists())):
+            if not (resume and from_first(all((run_dir / name).exists() for name in ('results.json', 'report.md')))):
                 finish(session, run_dir, description, size=size, command=command)
     return run_dir
 
@@ -213,6 +214,7 @@ def prepare_folder(run_dir: Path, description: run.RunDescription, *, resume: bo
         run.check_folder(run_dir, description.config, resume=resume, overwrite=overwrite)
         if not resume:
             run.clear_folder(run_dir)
+        if not resume or run.read_description(run_dir) != description:  # Its images may lie elsewhere now.
             description.write(run_dir)
     multihost_utils.sync_global_devices('run folder')
     deadline = time.monotonic() + SHARED_WITHIN
@@ -352,7 +354,9 @@ def record(session: Session, step: int, metrics: dict[str, float], learning_rate
     """Write and show the training metrics of the last steps, and whether the last checkpoint could be written."""
     session.checkpoints.check()
     if 'loss' not in metrics:
-        session.display.say(f'step {step}: no update was applied lately, as the loss or the gradient was not finite')
+        session.display.say(
+            f'step {step}: no update was applied lately, as the loss, the gradient or the update was not finite'
+        )
         return
     metrics['learning_rate'] = float(learning_rate(step - 1 - metrics['skipped_updates']))
     session.log.write('train', step, session.epoch(step), metrics)
@@ -362,13 +366,13 @@ def record(session: Session, step: int, metrics: dict[str, float], learning_rate
 def give_up(session: Session, broken: Taken) -> NoReturn:
     """Write the batch of the last of too many skipped updates in a row, and raise FloatingPointError."""
     path = write_batch(session.checkpoints.folder.parent, broken)
-    last, values = session.checkpoints.last, jax.device_get(broken.metrics)
+    last, row = session.checkpoints.last, int(broken.metrics['skipped_in_a_row'])
     kept = 'there is no checkpoint yet' if last is None else f'the checkpoint of step {last} is good'
     raise FloatingPointError(
-        f'{values["skipped_in_a_row"]} steps in a row, the last of them step {broken.step}, had a loss or a gradient '
-        f'that is not finite (loss {values["loss"]}, gradient norm {values["gradient_norm"]}); no update was made of '
-        f'them, and {kept}. The batch of step {broken.step} is in {path}. Look whether its images are sound; if they '
-        'are, try a lower learning rate, a longer warm-up or clip_gradient_norm'
+        f'{row} steps in a row made no update. At the last of them, step {broken.step}, {not_finite(broken)}; the '
+        f'parameters are what they were before, and {kept}. The batch of step {broken.step} is in '
+        f'{printable(path, None)}. Look whether its images are sound; if they are, try a lower learning rate, a longer '
+        'warm-up or clip_gradient_norm'
     )
 
 

@@ -177,7 +177,7 @@ class Display:
     """Shows a run as it goes: a progress bar on a terminal, plain lines elsewhere, nothing with `silent`."""
 
     def __init__(self, total_steps: int, epochs: float, *, start_step: int = 0, silent: bool = False):
-        self.console = Console(quiet=silent, highlight=False, markup=False, soft_wrap=True)
+        self.console = Console(quiet=silent, highlight=False, markup=False, emoji=False, soft_wrap=True)
         self._total, self._epochs = total_steps, epochs
         self._first: tuple[int, float] | None = None
         self._plain = silent or not self.console.is_terminal

@@ -1,5 +1,7 @@
 """The pictures of a report, as matplotlib figures, and what other pictures share with them."""
 
+import re
+import warnings
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from typing import Any
@@ -10,6 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
+from flaxmobile.messages import listing, printable
 from flaxmobile.training.evaluation import Example
 
 INK, MUTED, HAIRLINE = '#1f2a37', '#7b8794', '#e4e8ec'
@@ -19,10 +22,22 @@ Record = Mapping[str, Any]
 
 
 def png(figure: Figure) -> bytes:
-    """The figure as a PNG of 200 dots per inch."""
+    """The figure as a PNG of 200 dots per inch; warns once of all characters that its font does not have."""
     FigureCanvasAgg(figure)
     content = BytesIO()
-    figure.savefig(content, format='png', dpi=200, facecolor='white', bbox_inches='tight', pad_inches=0.2)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter('always')
+        figure.savefig(content, format='png', dpi=200, facecolor='white', bbox_inches='tight', pad_inches=0.2)
+    missing: dict[str, None] = {}
+    for warning in caught:
+        if glyph := re.match(r'Glyph (\d+) .*missing from', str(warning.message)):
+            missing[chr(int(glyph[1]))] = None
+        else:
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+    if missing:
+        warnings.warn(
+            f"a picture shows boxes for what matplotlib's font does not have: {listing(missing)}", stacklevel=2
+        )
     return content.getvalue()
 
 
@@ -111,9 +126,9 @@ def confusion(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
     image = axes.imshow(share, cmap=SHADES, vmin=0, vmax=100, interpolation='nearest')
     size = float(np.clip(72 * 0.55 * side / count, 3.5, 9))
     if count <= 120:
-        names = [name if len(name) <= 24 else name[:23] + '…' for name in classes]
-        axes.set_xticks(range(count), names, rotation=90 if count > 5 else 0, fontsize=size)
-        axes.set_yticks(range(count), names, fontsize=size)
+        names = [short(name, 24) for name in classes]
+        axes.set_xticks(range(count), names, rotation=90 if count > 5 else 0, fontsize=size, parse_math=False)
+        axes.set_yticks(range(count), names, fontsize=size, parse_math=False)
     if count <= 20:
         for row, column in zip(*np.nonzero(np.round(share)), strict=True):
             value = share[row, column]
@@ -166,12 +181,14 @@ def _picture(axes: Axes, example: Example, classes: Sequence[str]) -> None:
     show(axes, example.image)
     wrong = example.label != example.prediction
     said = f'{short(classes[example.prediction])}  {100 * example.probability:.0f} %'
-    axes.text(0, -0.04, said, transform=axes.transAxes, va='top', fontsize=9, color=ORANGE if wrong else GREEN)
+    lines = [(-0.04, said, ORANGE if wrong else GREEN)]
     if wrong:
-        truth = f'is {short(classes[example.label])}'
-        axes.text(0, -0.15, truth, transform=axes.transAxes, va='top', fontsize=9, color=MUTED)
+        lines.append((-0.15, f'is {short(classes[example.label])}', MUTED))
+    for y, text, colour in lines:
+        axes.text(0, y, text, transform=axes.transAxes, va='top', fontsize=9, color=colour, parse_math=False)
 
 
-def short(name: str) -> str:
-    """A name of at most 16 characters."""
-    return name if len(name) <= 16 else name[:15] + '…'
+def short(name: str, most: int = 16) -> str:
+    """A name on one line of at most so many characters; what is no printable character is escaped."""
+    shown = printable(name, None)
+    return shown if len(shown) <= most else shown[: most - 1] + '…'

@@ -53,7 +53,7 @@ def write_preview(config: TrainConfig, output: Path, *, name: str, count: int) -
     if count < 1:
         raise ValueError(f'images is {count}: it has to be 1 or more')
     originals, columns = read_columns(config, count)
-    title = f'{Path(name).stem}: {config.model}'
+    title = f'{short(Path(name).stem, 60)}: {config.model}'
     write_whole(output, png(contact_sheet(title, recipe(config), originals, columns)))
 
 
@@ -147,7 +147,7 @@ def contact_sheet(title: str, words: Sequence[str], originals: Column, variants:
     figure = Figure(figsize=(width, height))
 
     def write(x: float, y: float, text: str, **style: Any) -> None:
-        how: dict[str, Any] = {'va': 'top', 'color': MUTED, 'fontsize': 9} | style
+        how: dict[str, Any] = {'va': 'top', 'color': MUTED, 'fontsize': 9, 'parse_math': False} | style
         figure.text(x / width, 1 - y / height, text, **how)
 
     write(0, 0, title, fontsize=13, color=INK, fontweight='bold')

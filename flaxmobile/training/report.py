@@ -4,15 +4,19 @@ import dataclasses
 import importlib.metadata
 import json
 import platform
+import re
 import shlex
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from matplotlib.figure import Figure
 
 from flaxmobile.files import write_whole
+from flaxmobile.messages import printable
 from flaxmobile.training import plots
 from flaxmobile.training.config import TrainConfig, load_config
 from flaxmobile.training.evaluation import Evaluation
@@ -36,7 +40,9 @@ def write_report(
     command: str = '',
     unreadable: Sequence[str] = (),
 ) -> None:
-    """Write the report of a run into its folder, `results.json` last.
+    """Write the report of a run into its folder: `results.json` first, then the pictures, `report.md` last.
+
+    A picture that cannot be drawn is a line in the report, and a warning.
 
     Args:
         run_dir: the run's folder, with its `metrics.jsonl`.
@@ -53,23 +59,8 @@ def write_report(
         record for record in reversed(records) if record['split'] == 'validation' and record['step'] == best_step
     )
     classes = description.classes
-    write_whole(run_dir / 'curves.png', plots.png(plots.curves(records)))
-    write_whole(run_dir / 'confusion.png', plots.png(plots.confusion(test.confusion, classes)))
-    write_whole(run_dir / 'predictions.png', plots.png(plots.predictions(test.mistakes, test.right, classes)))
     skipped = next((record.get('skipped_updates', 0) for record in reversed(records) if record['split'] == 'train'), 0)
     probe = next((record for record in reversed(records) if record['split'] == 'probe'), None)
-    parts = [
-        _summary(description, validation, test, f'{size}, {len(classes)} classes. Trained in {duration(seconds)}.'),
-        _probe(description.config, probe, validation),
-        _pictures(),
-        _per_class(test, classes),
-        _confused(test.confusion, classes),
-        _unreadable(unreadable),
-        _skipped(skipped),
-        _configuration(description.config, command),
-        _environment(),
-    ]
-    write_whole(run_dir / 'report.md', '\n\n'.join(part for part in parts if part) + '\n')
     figures = ('loss', 'accuracy', 'accuracy_top5', 'count')
     results = {
         'test': test.metrics,
@@ -82,6 +73,54 @@ def write_report(
         'confusion': test.confusion.tolist(),
     }
     write_whole(run_dir / 'results.json', json.dumps(results) + '\n')
+    parts = [
+        _summary(description, validation, test, f'{size}, {len(classes)} classes. Trained in {duration(seconds)}.'),
+        _probe(description.config, probe, validation),
+        _picture(run_dir / 'curves.png', 'Loss, accuracy and learning rate', lambda: plots.curves(records)),
+        _picture(
+            run_dir / 'predictions.png',
+            'Test images with their predictions',
+            lambda: plots.predictions(test.mistakes, test.right, classes),
+        ),
+        _picture(
+            run_dir / 'confusion.png', 'Confusion of the classes', lambda: plots.confusion(test.confusion, classes)
+        ),
+        _per_class(test, classes),
+        _confused(test.confusion, classes),
+        _unreadable(unreadable),
+        _skipped(skipped),
+        _configuration(description.config, command),
+        _environment(),
+    ]
+    report = '\n\n'.join(part for part in parts if part) + '\n'
+    write_whole(run_dir / 'report.md', report.encode(errors='backslashreplace'))
+
+
+def _picture(path: Path, title: str, draw: Callable[[], Figure]) -> str:
+    """Draw and write a picture; gives the line of the report that shows it, or says why there is none."""
+    path.unlink(missing_ok=True)
+    try:
+        write_whole(path, plots.png(draw()))
+    except Exception as error:  # Whatever it is, the results are worth more than a picture.
+        reason = f'{path.name} was not written: {type(error).__name__}: {printable(error)}'
+        warnings.warn(f'{reason}. The rest of the report is not touched by that', stacklevel=3)
+        return f'{title}: {_literal(reason)}.'
+    return f'![{title}]({path.name})'
+
+
+def _literal(text: object) -> str:
+    """`text` as Markdown shows it to the letter, on one line."""
+    # Within a word `_` stands for itself.
+    marks = r'[\\`*\[\]<>|$~&#]|(?<![^\W_])_|_(?![^\W_])|^[+-]|(?<=^\d)[.)]|(?<=^\d\d)[.)]'
+    return re.sub(marks, r'\\\g<0>', printable(text, None))
+
+
+def _code(text: object) -> str:
+    """`text` as code, on one line, in a table or elsewhere."""
+    shown = printable(text, None).replace('|', r'\|')
+    fence = '`' * (1 + max(map(len, re.findall('`+', shown)), default=0))
+    space = ' ' if '`' in shown else ''
+    return f'{fence}{space}{shown}{space}{fence}'
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
@@ -100,31 +139,24 @@ def _summary(description: RunDescription, validation: dict[str, Any], test: Eval
     ]
     table = _table(['', *(titles.get(column, column) for column in columns)], rows)
     return (
-        f'# {config.model} on {config.dataset}: {test.accuracy:.2%}\n\n{facts} The checkpoint is the one of the '
-        f'highest validation accuracy, after {validation["epoch"]:g} epochs; the test images were read once, at the '
-        f'end.\n\n{table}'
+        f'# {config.model} on {_literal(config.dataset)}: {test.accuracy:.2%}\n\n'
+        f'{facts} The checkpoint is the one of the highest validation accuracy, after {validation["epoch"]:g} epochs; '
+        f'the test images were read once, at the end.\n\n{table}'
     )
 
 
 def _probe(config: TrainConfig, probe: dict[str, Any] | None, validation: dict[str, Any]) -> str:
     if probe is None:
         return ''
-    trained = f'all but `{" ".join(config.freeze)}` trained' if config.freeze else 'the whole network trained'
+    trained = f'all but {_code(" ".join(config.freeze))} trained' if config.freeze else 'the whole network trained'
     rows = [
         ['20 nearest neighbours of its features', f'{probe["knn_accuracy"]:.2%}'],
         ['linear probe of its features', f'{probe["linear_accuracy"]:.2%}'],
         [f'fine-tuned, {trained}', f'{validation["accuracy"]:.2%}'],
     ]
     return (
-        f'## What training added to `{config.init}`\n\n{_table(["", "validation accuracy"], rows)}\n\n'
+        f'## What training added to {_code(config.init)}\n\n{_table(["", "validation accuracy"], rows)}\n\n'
         f'The first two leave it as it was, and were fitted to {probe["train_images"]:,} training images.'
-    )
-
-
-def _pictures() -> str:
-    return (
-        '![Loss, accuracy and learning rate](curves.png)\n\n![Test images with their predictions](predictions.png)\n\n'
-        '![Confusion of the classes](confusion.png)'
     )
 
 
@@ -134,7 +166,12 @@ def _per_class(test: Evaluation, classes: Sequence[str]) -> str:
     precision = hits / np.maximum(test.confusion.sum(axis=0), 1)
     order = np.argsort(recall, kind='stable')
     rows = [
-        [classes[number], f'{recall[number]:.1%}', f'{precision[number]:.1%}', f'{test.confusion[number].sum():,}']
+        [
+            _literal(classes[number]),
+            f'{recall[number]:.1%}',
+            f'{precision[number]:.1%}',
+            f'{test.confusion[number].sum():,}',
+        ]
         for number in order[:SHOWN_CLASSES]
     ]
     left = f'\n\nThe {len(classes) - SHOWN_CLASSES} best classes are left out.' if len(classes) > SHOWN_CLASSES else ''
@@ -145,29 +182,33 @@ def _confused(confusion: np.ndarray, classes: Sequence[str]) -> str:
     wrong = confusion - np.diag(np.diag(confusion))
     order = np.argsort(wrong, axis=None, kind='stable')[::-1][:SHOWN_CONFUSIONS]
     pairs = [np.unravel_index(place, wrong.shape) for place in order if wrong.flat[place]]
-    rows = [[classes[true], classes[predicted], wrong[true, predicted]] for true, predicted in pairs]
+    rows = [
+        [_literal(classes[true]), _literal(classes[predicted]), wrong[true, predicted]] for true, predicted in pairs
+    ]
     return f'## Confused most often\n\n{_table(["true", "predicted", "test images"], rows)}' if rows else ''
 
 
 def _unreadable(names: Sequence[str]) -> str:
     return (
-        f'## Left out, as they could not be read ({len(names)})\n\n' + '\n'.join(f'- {name}' for name in names)
+        f'## Left out, as they could not be read ({len(names)})\n\n'
+        + '\n'.join(f'- {_literal(name)}' for name in names)
         if names
         else ''
     )
 
 
 def _skipped(updates: int) -> str:
-    return f'{updates} updates were skipped, as the loss or the gradient was not finite.' if updates else ''
+    return f'{updates} updates were skipped, as the loss, the gradient or the update was not finite.' if updates else ''
 
 
 def _configuration(config: TrainConfig, command: str) -> str:
     plain = TrainConfig(model=config.model, dataset=config.dataset)
     rows = [
-        [f'`{name}`', f'`{ours}`', f'`{default}`'] for name, (default, ours) in changed_fields(plain, config).items()
+        [_code(name), _code(ours), _code(default)] for name, (default, ours) in changed_fields(plain, config).items()
     ]
     table = _table(['field', 'here', 'default'], rows)
-    again = f'To do it again:\n\n```\n{command}\n```\n\n' if command else ''
+    fence = max(re.findall('```+', command), default='``') + '`'
+    again = f'To do it again:\n\n{fence}\n{command}\n{fence}\n\n' if command else ''
     return f'## Configuration\n\n{again}What differs from the defaults:\n\n{table}'
 
 

@@ -17,10 +17,12 @@ from flax import linen as nn
 
 from flaxmobile.data import Preprocessing
 from flaxmobile.files import write_whole
+from flaxmobile.messages import listing, printable
 from flaxmobile.models.network import variable_shapes
 from flaxmobile.training.checkpoints import Checkpoints
 from flaxmobile.training.config import TrainConfig
 from flaxmobile.training.metrics import read_metrics
+from flaxmobile.training.splits import same_images
 from flaxmobile.weights import LoadedModel
 
 FORMAT = 1
@@ -37,8 +39,11 @@ CONTENTS = (
     'skipped_batch.npz',
     'run.json',
 )
-# What may differ between a run and its resumption: none of it changes a parameter.
+# What may differ between a run and its resumption: none of it changes a parameter. A folder of images and a teacher are
+# known by more than the path that they have now: see `check_data`.
 FREE_FIELDS = (
+    'dataset',
+    'teacher',
     'data_dir',
     'download',
     'max_unreadable',
@@ -215,25 +220,41 @@ def check_lock(run_dir: Path) -> None:
 def check_data(run_dir: Path, now: RunDescription) -> None:
     """See that a run goes on with the classes, the images and the teacher that it began with.
 
+    A folder of images, and a teacher, may lie elsewhere now.
+
     Raises:
         ValueError: they are others.
     """
     before = read_description(run_dir)
     earlier, later = ([unicodedata.normalize('NFC', name) for name in one.classes] for one in (before, now))
+    given, known = now.config.dataset, before.config.dataset
+    where = f'; the data set was {printable(known)} and is {printable(given)}' if given != known else ''
+    other = 'Bring the old ones back, or begin another run, from its weights with --init'
     if earlier != later:
+        gone = [name for name in earlier if name not in later]
+        new = [name for name in later if name not in earlier]
+        changed = (
+            f'gone: {listing(gone) or "none"}; new: {listing(new) or "none"}' if gone or new else 'in another order'
+        )
         raise ValueError(
-            f'{run_dir} was trained on the classes {", ".join(before.classes)}; now they are {", ".join(now.classes)}'
+            f'{printable(run_dir)} was trained on other classes: they were {len(before.classes)} and are '
+            f'{len(now.classes)} ({changed}){where}. {other}'
         )
     for part, images in before.images.items():
-        if images != now.images[part]:
+        if not same_images(images, now.images[part]):
             raise ValueError(
-                f'{run_dir} has seen other images: those of the {part} split were {images} and are '
-                f'{now.images[part]}. Bring the old ones back, or begin another run, from its weights with --init'
+                f'{printable(run_dir)} has seen other images: those of the {part} split were {images} and are '
+                f'{now.images[part]}{where}. {other}'
             )
+    if where and not all(' contents ' in images for images in before.images.values()):
+        raise ValueError(
+            f'{printable(run_dir)} holds a run with another configuration (dataset was {printable(known)} and is '
+            f'{printable(given)}): only a folder of images is known by what is in it. Resume the run with the same'
+        )
     if before.teacher != now.teacher:
         raise ValueError(
-            f'{run_dir} has learnt from other weights than those of {now.config.teacher} now: bring the old ones back, '
-            'or begin another run, from its weights with --init'
+            f'{printable(run_dir)} has learnt from other weights than those of {printable(now.config.teacher)} now '
+            f'(teacher was {printable(before.config.teacher)}). {other}'
         )
 
 

@@ -1,4 +1,4 @@
-"""Updates that were skipped as the loss or the gradient was not finite: when there are too many, and of which batch."""
+"""Updates that were skipped as something was not finite: when there are too many, and of which batch."""
 
 from collections import deque
 from collections.abc import Mapping
@@ -45,6 +45,17 @@ class Watch:
     def _next(self) -> Taken | None:
         taken = self._recent.popleft()
         return taken if int(taken.metrics['skipped_in_a_row']) >= self._most else None
+
+
+def not_finite(taken: Taken) -> str:
+    """What of a skipped step was not finite, in words."""
+    values = jax.device_get(taken.metrics)
+    figures = f'loss {values["loss"]}, gradient norm {values["gradient_norm"]}'
+    if not np.isfinite(values['loss']):
+        return f'the loss was not finite ({figures})'
+    if not np.isfinite(values['gradient_norm']):
+        return f'the gradient was not finite ({figures})'
+    return f'loss and gradient were finite ({figures}), and the update or the statistics of BatchNorm were not'
 
 
 def write_batch(run_dir: Path, taken: Taken) -> Path:

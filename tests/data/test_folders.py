@@ -13,6 +13,7 @@ from PIL import Image
 
 from flaxmobile.data import Augmentation, Preprocessing, load_dataset
 from flaxmobile.data.folders import find_images
+from flaxmobile.training.splits import same_images
 
 TINY = Preprocessing(2, 3, crop_fraction=1.0)
 
@@ -323,7 +324,11 @@ def test_folders_that_were_read_before_are_divided_as_before(tmp_path):
     """The digest was taken before files of all kinds were read: a run goes on, and its test images stay those."""
     for name in ('a', 'é'):
         fill(tmp_path / name, 5)
-    assert load_dataset(str(tmp_path), 'train').fingerprint == '8 images (names 32e9906bd8068997)'
+    fingerprint = load_dataset(str(tmp_path), 'train').fingerprint
+    assert fingerprint.startswith('8 images (names 32e9906bd8068997, contents ')
+    assert same_images('8 images (names 32e9906bd8068997)', fingerprint)
+    assert not same_images('8 images (names 32e9906bd8068998)', fingerprint)
+    assert not same_images(f'{fingerprint[:-3]}00)', fingerprint)
     assert names(load_dataset(str(tmp_path), 'test')) == ['é/02.png', 'a/02.png']
 
 
@@ -341,3 +346,25 @@ def test_a_link_that_leads_back_ends(flowers):
     fill(flowers.parent / 'elsewhere', 1)
     (flowers / 'linked').symlink_to(flowers.parent / 'elsewhere')
     assert len(find_images(flowers).images) == 41
+
+
+def test_a_folder_is_known_by_its_names_and_some_contents(flowers, tmp_path_factory):
+    other = tmp_path_factory.mktemp('other')
+    fill(other / 'tulip', 30, 'red')
+    fill(other / 'iris', 10, 'blue')
+    fingerprint = load_dataset(str(flowers), 'train').fingerprint
+    assert load_dataset(f'{other}/', 'train').fingerprint == fingerprint
+    fill(other / 'tulip', 30, 'pink')
+    changed = load_dataset(str(other), 'train').fingerprint
+    assert changed.split(', contents')[0] == fingerprint.split(', contents')[0]
+    assert changed != fingerprint
+
+
+def test_folders_classes_and_files_of_any_name(tmp_path):
+    root = tmp_path / 'a [1]*\\ $0_to_$5'
+    for label in ('[ab]*', '$0_to_$5', 'c\\d', ' ', '<b>'):
+        fill(root / label, 5, suffix=' [1]*?\\.png')
+    train = load_dataset(str(root), 'train')
+    assert train.classes == (' ', '$0_to_$5', '<b>', '[ab]*', 'c\\d')
+    assert sum(batch['mask'].sum() for batch in train.evaluation_batches(8, TINY)) == len(train) == 20
+    assert train.unreadable == []

@@ -134,3 +134,21 @@ def test_a_killed_worker_is_told(tmp_path):
     assert process.returncode == 1
     assert 'ChildProcessError: one of the 2 workers that read images ended' in err
     assert 'exit code -9' in err
+
+
+def test_a_script_without_a_guard_is_told_of_it(tmp_path: Path):
+    """Its workers would start workers of their own when they import it."""
+    path = tmp_path / 'program.py'
+    path.write_text(
+        f'import sys\nsys.path.insert(0, {str(HERE)!r})\n'
+        'from numbered_images import numbered_images\nfrom test_batches import SMALL\n'
+        'from flaxmobile.data import Augmentation\n'
+        'next(numbered_images(50).train_batches(4, SMALL, Augmentation(), seed=0, workers=1))\n'
+    )
+    environment = os.environ | {'PYTHONPATH': str(HERE.parent.parent)}
+    ended = subprocess.run([sys.executable, path], capture_output=True, text=True, timeout=120, env=environment)
+    assert ended.returncode == 1
+    words = "this script starts workers while it is imported: put what it does under `if __name__ == '__main__':`"
+    assert ended.stderr.splitlines()[-1].startswith('ChildProcessError: each worker imports the script')
+    assert words in ended.stderr.splitlines()[-1]
+    assert ended.stderr.count('Traceback') == 1

@@ -1,5 +1,11 @@
+import asyncio
 import errno
 import gc
+import logging
+import os
+import resource
+import signal
+import sys
 import threading
 from contextlib import closing
 from pathlib import Path
@@ -12,8 +18,10 @@ import optax
 import orbax.checkpoint as ocp
 import pytest
 from damage import mutants
+from orbax.checkpoint._src import asyncio_utils
 
 from flaxmobile.training import checkpoints as module
+from flaxmobile.training import orbax_mends
 from flaxmobile.training.checkpoints import Checkpoints
 from flaxmobile.training.digests import fault
 from flaxmobile.training.state import TrainState
@@ -198,14 +206,12 @@ def test_a_damaged_checkpoint_is_named_left_and_passed_over(tmp_path: Path, how:
     assert (reopened.damaged, reopened.last) == ({}, 6)
 
 
-@pytest.mark.filterwarnings('ignore')  # Orbax leaves its other reads unawaited.
 def test_another_network_does_not_fit(tmp_path: Path) -> None:
     saved(tmp_path, 4)
     other = state_of(4)
     other = other.replace(params={'stem': {'kernel': jnp.zeros((3, 5))}})
     with pytest.raises(ValueError, match='does not fit'):
         Checkpoints(tmp_path).restore(4, other)
-    gc.collect()
 
 
 def test_a_save_that_was_cut_off_does_not_count(tmp_path: Path) -> None:
@@ -238,3 +244,128 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exc
             checkpoints.save(2, state_of(2))
     assert e.value.errno == errno.ENOSPC
     chex.assert_trees_all_equal(checkpoints.restore_latest(state_of(9)), state_of(1))
+
+
+HARMLESS = (
+    *(
+        "it's",
+        '"',
+        'a b',
+        ' ',
+        'café',
+        'cafe\u0301',
+        '漢字',
+        '😀',
+        '{a}',
+        '~',
+        '%41',
+        '#',
+        '$HOME',
+        '-x',
+        'a\nb',
+        '\x1b[1m',
+    ),
+    *('a.', '...', 'a' * 255, 's3:', 'file:', 'a|b', 'a^b', '<a>'),
+)
+
+
+@pytest.mark.parametrize(
+    'name', ['/'.join(HARMLESS), 'run [1]', '[ab]*', '?', '**', 'a\\b', 'gs:', os.fsdecode(b'caf\xe9')], ids=ascii
+)
+def test_a_folder_of_any_name_keeps_checkpoints(tmp_path: Path, name: str) -> None:
+    saved(tmp_path / name, 1)
+    with closing(Checkpoints(tmp_path / name)) as checkpoints:
+        assert checkpoints.damaged == {}
+        assert_same_bits(checkpoints.restore_latest(state_of(9)), state_of(1))
+        checkpoints.save(2, state_of(2))
+        assert (checkpoints.last, folders_of(checkpoints)) == (2, ['2'])
+    assert os.listdir(tmp_path) == [name.split('/')[0]]
+
+
+def test_a_folder_whose_name_is_a_pattern_takes_nothing_from_the_others(tmp_path: Path) -> None:
+    """Another folder that the pattern fits holds the files of the same step, half-written."""
+    other = Path('checkpoints/1.orbax-checkpoint-tmp/variables.orbax-checkpoint-tmp/ocdbt.process_0')
+    (tmp_path / 'ab' / other).mkdir(parents=True)
+    (tmp_path / 'ab' / other / 'manifest.ocdbt').write_bytes(b'half')
+    with closing(Checkpoints(saved(tmp_path / 'a*', 1))) as checkpoints:
+        assert_same_bits(checkpoints.restore_latest(state_of(9)), state_of(1))
+
+
+def test_a_folder_that_cannot_keep_checkpoints_is_refused_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(orbax_mends, 'OPEN_FILES', tmp_path / 'none')
+    with pytest.raises(ValueError, match=r'cannot be kept in .*: Orbax does not take \[ \] in a path here'):
+        Checkpoints(tmp_path / '[1]')
+    with closing(Checkpoints(tmp_path / 'plain')):
+        pass
+
+
+def test_an_open_folder_is_let_go(tmp_path: Path) -> None:
+    for step in range(3):
+        saved(tmp_path / '[1]', step)
+        Checkpoints(tmp_path / '[1]', read_only=True)  # Not closed.
+        gc.collect()
+    opened = [os.path.realpath(f'/proc/self/fd/{number}') for number in os.listdir('/proc/self/fd')]
+    assert not [path for path in opened if path.endswith('[1]/checkpoints')]
+
+
+def test_writes_that_fail_say_so_once(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No file may grow beyond a hundred kilobytes; the arrays that are still being written then fail too."""
+    params = {str(number): jax.random.normal(jax.random.key(number), 3000) for number in range(160)}
+    state = TrainState(jnp.int32(1), params, params, optax.adam(1e-3).init(params), None)
+    told: list[str] = []
+    monkeypatch.setattr(sys, 'unraisablehook', lambda error: told.append(str(error.exc_value)))
+    limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    checkpoints = Checkpoints(saved(tmp_path, 1))
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10**5, limits[1]))
+        checkpoints.save(2, state)
+        with pytest.raises(OSError, match=r'the checkpoint of step 2 was not written \(File too large\); '):
+            checkpoints.wait()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    checkpoints.close()
+    gc.collect()
+    assert (told, *capfd.readouterr()) == ([], '', '')
+
+
+def test_what_orbax_does_at_once_ends_with_the_first_error() -> None:
+    """What TensorStore still has to tell finds no event loop otherwise, and is a traceback on the terminal."""
+    ended = []
+
+    async def wait() -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ended.append('wait')
+
+    async def fail() -> None:
+        raise OSError(errno.ENOSPC, 'No space left on device')
+
+    async def both() -> None:
+        await asyncio.gather(wait(), fail())
+
+    with pytest.raises(OSError, match='No space left'):
+        asyncio_utils.run_sync(both())
+    assert ended == ['wait']
+
+
+def test_only_orbax_is_hushed_and_only_while_it_is_used(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logger = logging.getLogger('absl')
+    monkeypatch.setattr(logger, 'filters', [])  # Of those that other tests did not close.
+    caplog.set_level(logging.DEBUG, logger='absl')
+    with closing(Checkpoints(tmp_path)) as checkpoints:
+        checkpoints.save(1, state_of(1))
+        checkpoints.wait()
+        logger.warning('another library')
+    assert [record.getMessage() for record in caplog.records] == ['another library']
+    with ocp.StandardCheckpointer() as others:
+        others.save(tmp_path / 'other', {'a': np.zeros(3)})
+    assert any('/orbax/' in record.pathname for record in caplog.records)
+    assert logger.level == logging.DEBUG

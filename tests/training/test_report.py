@@ -1,12 +1,15 @@
 import dataclasses
+import html
 import json
 import re
 import shlex
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
 import tyro
+from markdown_it import MarkdownIt
 from PIL import Image
 
 from flaxmobile.files import write_whole
@@ -120,6 +123,83 @@ def test_every_picture_is_there(folder: Path) -> None:
             assert min(picture.size) > 400
             assert len(picture.convert('RGB').getcolors(2**20) or [0] * 100) > 20
     assert not [path for path in folder.iterdir() if path.name.startswith('.')]
+
+
+ODD = (
+    '$0_to_$5',
+    '$0-$5',
+    'a|b',
+    '`x`',
+    '<b>c</b>',
+    '# d',
+    '_e_',
+    'a_b',
+    'f\ng',
+    '[h](i)',
+    '*j*',
+    '\u202ek',
+    r'\l',
+    '&amp;',
+)
+
+
+def written(run_dir: Path, classes: tuple[str, ...]) -> str:
+    """The report of a run with these classes, each but the last wrong once, of images in a folder of an odd name."""
+    count = len(classes)
+    (run_dir / 'metrics.jsonl').write_text(''.join(json.dumps(record) + '\n' for record in RECORDS))
+    config = dataclasses.replace(load_config('image_folder'), dataset='/a|`b`\n', init='/a|`b`\n')
+    test = evaluation(3 * np.eye(count, dtype=int) + np.eye(count, k=1, dtype=int), (example(0, 1),))
+    write_report(
+        run_dir, RunDescription(config, classes), 10, test, seconds=1, size='few', unreadable=['1. a/_b_.jpg', '\udce9']
+    )
+    return (run_dir / 'report.md').read_text()
+
+
+def test_odd_names_are_written_literally(tmp_path: Path) -> None:
+    """As a reader of Markdown shows them; `$`, which begins a formula in some, is escaped as well."""
+    report = written(tmp_path, ODD)
+    page = MarkdownIt('commonmark').enable('table').render(report)
+    shown = [repr(name)[1:-1].replace(r'\\', '\\') for name in ODD]
+    cells = [html.unescape(row) for row in re.findall(r'<tr>\n<td>(.*)</td>\n<td[^>]*>.*%</td>', page)]
+    assert [name for name in cells if name in shown] == shown
+    assert html.unescape(page).startswith('<h1>mobilenetv3_small_100 on /a|`b`\\n: 7')
+    assert '<li>1. a/_b_.jpg</li>\n<li>\\udce9</li>' in page
+    assert (
+        html.unescape(re.findall('<td><code>init</code></td>\n<td[^>]*>(.*)</td>', page)[0]) == '<code>/a|`b`\\n</code>'
+    )
+    assert not re.search(r'(?<!\\)\$', report)
+    assert json.loads((tmp_path / 'results.json').read_text())['classes'] == list(ODD)
+
+
+@pytest.mark.filterwarnings('error')
+def test_odd_names_are_drawn_literally() -> None:
+    """As matplotlib draws all text where formulas are off."""
+    names, mistakes = ('$0_to_$5', '$0-$5', 'a\nb'), [example(0, 1), example(1, 2)]
+    for draw in (lambda: plots.confusion(np.eye(3), names), lambda: plots.predictions(mistakes, (), names)):
+        with matplotlib.rc_context({'text.parse_math': False}):
+            expected = plots.png(draw())
+        assert plots.png(draw()) == expected
+
+
+def test_characters_that_the_font_lacks_are_one_warning() -> None:
+    with pytest.warns(UserWarning, match="boxes for what matplotlib's font does not have: 漢, 字$") as warned:
+        plots.png(plots.confusion(np.eye(3), ['漢字', '漢', '字']))
+    assert len(warned) == 1
+
+
+def test_a_picture_that_fails_costs_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        assert json.loads((tmp_path / 'results.json').read_text())['best_step'] == 10
+        raise RuntimeError('no <font>')
+
+    monkeypatch.setattr(plots, 'confusion', fail)
+    with pytest.warns(UserWarning, match=r'^confusion\.png was not written: RuntimeError: no <font>\. The rest'):
+        report = written(tmp_path, CLASSES)
+    assert r'Confusion of the classes: confusion.png was not written: RuntimeError: no \<font\>.' in report
+    assert '](confusion.png)' not in report
+    assert '](curves.png)' in report
+    assert not (tmp_path / 'confusion.png').exists()
+    assert rows(report, 'By class')
 
 
 @pytest.mark.parametrize('count', [2, 21, 130])

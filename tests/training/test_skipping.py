@@ -1,5 +1,6 @@
 import dataclasses
 import io
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from flaxmobile.training import loop, splits
 from flaxmobile.training.checkpoints import Checkpoints
 from flaxmobile.training.config import TrainConfig
 from flaxmobile.training.metrics import Window, read_metrics
-from flaxmobile.training.skipping import Taken, write_batch
+from flaxmobile.training.skipping import Taken, not_finite, write_batch
 from flaxmobile.training.state import TrainState, create_state
 from flaxmobile.training.step import make_mesh, make_train_step, replicate, shard_batch
 
@@ -177,6 +178,19 @@ def test_the_batch_of_one_too_many_is_kept(snow: TrainConfig, tmp_path: Path):
         assert (found['image'] == 255).all(axis=(1, 2, 3)).sum() == 1
 
 
+@pytest.mark.parametrize(
+    ('bad', 'rate', 'words'),
+    [
+        ('loss', 0.1, r'the loss was not finite \(loss (inf|nan), '),
+        ('gradient', 0.1, r'the gradient was not finite \(loss \d.*, gradient norm (inf|nan)\)'),
+        ('', 3e38, r'loss and gradient were finite \(loss \d.*, gradient norm \d.*\), and the update or '),
+    ],
+)
+def test_what_was_not_finite_is_said(bad: str, rate: float, words: str):
+    _, metrics = run(optax.sgd(rate), [make_batch(0, bad)])
+    assert re.match(words, not_finite(Taken(1, {}, metrics[0])))
+
+
 def test_too_many_in_a_row_stop_the_run(tiny: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     make: Callable[..., Any] = loop.compiled_step
 
@@ -194,7 +208,7 @@ def test_too_many_in_a_row_stop_the_run(tiny: TrainConfig, tmp_path: Path, monke
         return taking
 
     monkeypatch.setattr(loop, 'compiled_step', breaking)
-    with pytest.raises(FloatingPointError, match=r'3 steps in a row, .* step 10, .*the checkpoint of step 6 is good'):
+    with pytest.raises(FloatingPointError, match=r'3 steps in a row .* step 10, .*the checkpoint of step 6 is good'):
         loop.train(dataclasses.replace(tiny, max_skipped_updates=3), tmp_path / 'run')
     checkpoints = Checkpoints(tmp_path / 'run')
     assert (checkpoints.last, checkpoints.damaged) == (6, {})
