@@ -69,10 +69,8 @@ def load_pretrained(
 =======
     held, names = formats.read(path), vocabulary(weight.vocabulary).names
     variables = read_variables(path, held, model, ignore_convention=ignore_convention)
-    if tuple(held.metadata.get('classes', names)) != names:
-        raise ValueError(
-            f'{printable(path)}: names other classes than {weight.name}: open it by itself, open_model(path)'
-        )
+    if held.kind == 'flaxmobile' and held.metadata.get('classes', [*names]) != [*names]:
+        raise ValueError(f'{printable(path)}: says other classes than those of {weight.name}: load(path) has them')
     if wanted.num_classes == weight.num_classes and not new_classifier:
         return LoadedModel(model, variables, preprocessing, names)
 >>>>>>> ee5398d (Weights are refused by a network that pads or normalises otherwise; a file tells its network by its tensors)

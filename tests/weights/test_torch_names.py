@@ -15,8 +15,7 @@ import flaxmobile
 from flaxmobile.layers import InvertedResidual
 from flaxmobile.models import MobileNetV1, MobileNetV2, MobileNetV3Small
 from flaxmobile.models.network import variable_shapes
-from flaxmobile.weights import TensorMismatchError, from_torch, to_torch
-from flaxmobile.weights.names import flat_shapes
+from flaxmobile.weights import TensorMismatchError, from_torch, recognition, to_torch
 from flaxmobile.weights.torch_names import layouts
 
 # Tensors of state dicts without num_batches_tracked, and sha256 of their sorted lines `name shape`: timm 1.0.31,
@@ -130,12 +129,15 @@ def assert_same_bits(got, want):
 @pytest.mark.parametrize(('layout', 'name'), STATE_DICTS)
 def test_names_and_shapes_are_the_library_s(layout, name):
     model = flaxmobile.create_model(name)
-    assigned = layouts(model)[layout].assign(flat_shapes(model))
+    assigned = layouts(model)[layout].assign(recognition.shapes(name))
     lines = sorted(f'{name} {place.foreign_shape}' for name, place in assigned.items())
     assert {theirs: assigned[theirs].path for theirs in PLACES.get((layout, name), {})} == PLACES.get(
         (layout, name), {}
     )
     assert (len(lines), hashlib.sha256('\n'.join(lines).encode()).hexdigest()) == STATE_DICTS[layout, name]
+    given = {theirs: jax.ShapeDtypeStruct(place.foreign_shape, np.float32) for theirs, place in assigned.items()}
+    fitting = [fit.networks for fit in recognition.fits(given) if not fit.wrong]
+    assert any(name in networks for networks in fitting)
 
 
 # MobileNetV3 small with two blocks: our module, timm's, torchvision's, and the shape of torch's `weight`.
