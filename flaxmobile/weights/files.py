@@ -13,22 +13,14 @@ from flax import linen as nn
 from flaxmobile.data import Preprocessing
 from flaxmobile.files import write_whole
 from flaxmobile.layers import get_convention
-<<<<<<< HEAD
-from flaxmobile.messages import unknown
-=======
 from flaxmobile.messages import printable, unknown
->>>>>>> ee5398d (Weights are refused by a network that pads or normalises otherwise; a file tells its network by its tensors)
 from flaxmobile.models.network import MobileNet
 from flaxmobile.models.registry import create_model, entry
 from flaxmobile.weights import formats, keras_names, names, origins, recognition, torch_names
 from flaxmobile.weights.catalogue import CATALOGUE, find
 from flaxmobile.weights.class_names import VOCABULARIES, vocabulary
-<<<<<<< HEAD
 from flaxmobile.weights.description import check_classes, understand
-from flaxmobile.weights.formats import OUR_NAMES, File, naming
-=======
 from flaxmobile.weights.formats import File, naming
->>>>>>> ee5398d (Weights are refused by a network that pads or normalises otherwise; a file tells its network by its tensors)
 from flaxmobile.weights.loaded import LoadedModel
 
 Layout = Literal['timm', 'torchvision', 'keras']
@@ -102,12 +94,12 @@ def _read_ours(file: File, model: MobileNet, **options: Any) -> dict[str, Any]:
     """Tensors of our names, for a model like the one that a file of our own format says it holds."""
     if 'model' not in file.metadata:
         return names.read(file.tensors, {'flaxmobile': names.SAME}, model, **options)
-    name, _, described = _described(file)
-    layout = names.SAME._replace(origin=name, conventions=(get_convention(described.convention),))
+    said = understand(file.metadata, file.tensors)
+    layout = names.SAME._replace(origin=said.name, conventions=(get_convention(said.model.convention),))
     variables = names.read(file.tensors, {'flaxmobile': layout}, model, **options)
-    if differing := origins.differing(described, model):
+    if differing := origins.differing(said.model, model):
         raise ValueError(
-            f'holds {name}, and {type(model).__name__} here differs from it in {differing}: with these numbers it '
+            f'holds {said.name}, and {type(model).__name__} here differs from it in {differing}: with these numbers it '
             'answers something else; load(path) has the network that the file says'
         )
     return variables
@@ -182,11 +174,10 @@ def _recognize(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[
 
 def _open_ours(path: Path, file: File, name: str | None) -> NamedModel:
     with naming(path):
-<<<<<<< HEAD
         said = understand(file.metadata, file.tensors)
         if name not in (None, said.name):
             raise ValueError(f'holds {said.name}, not {name}')
-    variables = _variables(path, file, said.model)
+    variables = read_variables(path, file, said.model)
     channels = variables['params']['stem']['conv']['kernel'].shape[2]
     with naming(path):
         if channels != said.preprocessing.channels:
@@ -194,29 +185,6 @@ def _open_ours(path: Path, file: File, name: str | None) -> NamedModel:
             raise ValueError(f'{told}, and its network takes images of {channels} channels')
     loaded = LoadedModel(said.model, variables, said.preprocessing, said.classes)
     return NamedModel(loaded, said.name, said.overrides)
-=======
-        said, overrides, model = _described(file)
-        try:
-            preprocessing = Preprocessing(**file.metadata['preprocessing'])
-            classes = tuple(file.metadata['classes'])
-        except (KeyError, TypeError) as error:
-            raise ValueError(f'what it says of itself is not understood ({printable(repr(error))})') from error
-        if name not in (None, said):
-            raise ValueError(f'holds {said}, not {name}')
-        if len(classes) != model.num_classes:
-            raise ValueError(f'names {len(classes)} classes for {model.num_classes} logits')
-    return NamedModel(LoadedModel(model, read_variables(path, file, model), preprocessing, classes), said, overrides)
->>>>>>> ee5398d (Weights are refused by a network that pads or normalises otherwise; a file tells its network by its tensors)
-
-
-def _described(file: File) -> tuple[str, dict[str, Any], MobileNet]:
-    """The network that a file of our own format says it holds: name, overrides and model."""
-    try:
-        overrides = dict(file.metadata['model'])
-        name = overrides.pop('name')
-        return name, overrides, create_model(name, **overrides)
-    except (KeyError, TypeError) as error:
-        raise ValueError(f'what it says of itself is not understood ({printable(repr(error))})') from error
 
 
 def _usual(name: str, channels: int) -> Preprocessing:

@@ -169,12 +169,8 @@ def from_keras(
     hold. A single layer that Keras named itself, `dense` or `dense_1`, is the classifier where Keras's own is missing:
     a head that was put on the pooled features. A V3 without its top has no `conv_2` either: excuse `conv_2/*` then.
 
-<<<<<<< HEAD
-    Keras pads and normalises by the convention `TENSORFLOW`, its V1 by `KERAS_V1`; with another the variables fit and
-    mean something else.
-=======
-    Keras pads and normalises as TensorFlow does, and the model has to do the same, as those of the names `tf_...` do.
->>>>>>> ee5398d (Weights are refused by a network that pads or normalises otherwise; a file tells its network by its tensors)
+    Keras pads and normalises by the convention `TENSORFLOW`, its V1 by `KERAS_V1`, and the model has to do the same, as
+    those of the names `tf_...` do.
 
     Args:
         weights: name to array, such as `{weight.path: weight.numpy() for weight in network.weights}`.

@@ -7,7 +7,7 @@ from typing import Any
 
 from flax import linen as nn
 
-from flaxmobile.layers import TORCH, TORCHVISION_V3, Convention, get_convention
+from flaxmobile.layers import KERAS_V1, TENSORFLOW, TORCH, TORCHVISION_V3, Convention, get_convention
 from flaxmobile.layers.convention import CONVENTIONS
 from flaxmobile.models.mobilenetv1 import MobileNetV1
 from flaxmobile.models.mobilenetv3 import MobileNetV3
@@ -72,9 +72,8 @@ def of_torchvision(model: nn.Module) -> Conventions:
 
 
 def of_keras(model: nn.Module) -> Conventions:
-    """The convention of Keras's networks of that class; V1's is TensorFlow's but for what stride 2 pads."""
-    known = ('keras_v1', 'tensorflow') if isinstance(model, MobileNetV1) else ('tensorflow',)
-    return tuple(CONVENTIONS[name] for name in known if name in CONVENTIONS)
+    """The conventions of Keras's networks of that class; V1's differ at sizes that are no multiple of 32 alone."""
+    return (KERAS_V1, TENSORFLOW) if isinstance(model, MobileNetV1) else (TENSORFLOW,)
 
 
 def alike(one: Convention | str, other: Convention | str) -> bool:
@@ -109,6 +108,8 @@ def caution(origin: str, known: Sequence[Convention], model: nn.Module) -> str:
     own = get_convention(getattr(model, 'convention', ''))
     padding = ", pad_type='same'" if own.padding != 'symmetric' else ''
     same = f', unless it is built with bn_eps={own.epsilon:g}{padding}' if origin == 'timm' else ''
+    if same and own.padding == 'bottom_right':
+        same += ' and given images whose height and width are multiples of 32'
     return (
         f'{type(model).__name__} here has {words(own)}, and the network of {origin} with these names has '
         f'{words(known[0])}: with these numbers it answers something else{same}'

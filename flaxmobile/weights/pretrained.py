@@ -1,6 +1,7 @@
 """Published weights as a network that is ready for use."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,34 +51,35 @@ def load_pretrained(
     weight = find(name)
     if weight.name != name:
         log.warning('%s: taking %s', name, weight.name)
-    from flaxmobile.weights import formats
-    from flaxmobile.weights.files import read_variables
-
     if new_classifier and num_classes == 0:
         raise ValueError('new_classifier=True and num_classes=0: give how many classes the new classifier tells apart')
     preprocessing = weight.preprocessing(image_size)
     model = create_model(weight.model, num_classes=weight.num_classes)
     wanted = create_model(weight.model, num_classes=weight.num_classes if num_classes is None else num_classes)
     path = download(weight) if file is None else Path(file)
-<<<<<<< HEAD
+    classes = vocabulary(weight.vocabulary).names
     try:
-        variables = load_file(path, model)
+        variables = _read(path, model, classes, ignore_convention)
     except ValueError as error:
         raise ValueError(f'{error}. Remove it, and it is fetched again') if file is None else error from error
-    if wanted.num_classes == weight.num_classes:
-        return LoadedModel(model, variables, preprocessing, vocabulary(weight.vocabulary).names)
-=======
-    held, names = formats.read(path), vocabulary(weight.vocabulary).names
-    variables = read_variables(path, held, model, ignore_convention=ignore_convention)
-    if held.kind == 'flaxmobile' and held.metadata.get('classes', [*names]) != [*names]:
-        raise ValueError(f'{printable(path)}: says other classes than those of {weight.name}: load(path) has them')
     if wanted.num_classes == weight.num_classes and not new_classifier:
-        return LoadedModel(model, variables, preprocessing, names)
->>>>>>> ee5398d (Weights are refused by a network that pads or normalises otherwise; a file tells its network by its tensors)
+        return LoadedModel(model, variables, preprocessing, classes)
     classifier = _classifier(wanted, jax.random.key(0) if key is None else key)
     params = {part: values for part, values in variables['params'].items() if part != 'classifier'} | classifier
     classes = tuple(str(number) for number in range(wanted.num_classes))
     return LoadedModel(wanted, {**variables, 'params': params}, preprocessing, classes)
+
+
+def _read(path: Path, model: MobileNet, classes: Sequence[str], ignore_convention: bool) -> dict[str, Any]:
+    """The variables in a file of published weights, which names those classes if any."""
+    from flaxmobile.weights import formats
+    from flaxmobile.weights.files import read_variables
+
+    file = formats.read(path)
+    variables = read_variables(path, file, model, ignore_convention=ignore_convention)
+    if file.kind == 'flaxmobile' and list(file.metadata.get('classes', classes)) != list(classes):
+        raise ValueError(f'{printable(path)}: says other classes than the published weights: load(path) has them')
+    return variables
 
 
 def _classifier(model: MobileNet, key: jax.Array) -> dict[str, Any]:
