@@ -110,7 +110,8 @@ def test_a_file_is_opened_by_itself(command: Any, arrays: dict[str, np.ndarray],
     assert not weights.open_model(path, 'mobilenetv1_025').recognized
     status, _, error = command('predict', path, tmp_path / 'none.png')
     assert status == 1  # There is no such image.
-    assert error.startswith(f'{path} does not say of which network it is: its tensors fit mobilenetv1_025 alone\n')
+    assert error.startswith(f'{path} says neither which network it is of (its tensors fit mobilenetv1_025 alone), how ')
+    assert error.count('\n') == 1
     np.savez(path, **{f'x{name}': array for name, array in arrays.items()})
     status, _, error = command('predict', path, tmp_path / 'none.png')
     assert status == 2
