@@ -1,6 +1,7 @@
 """Which registered network a set of tensors is of, by their names and shapes."""
 
 import functools
+import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -99,9 +100,14 @@ def fits(tensors: Tensors) -> list[Fit]:
     sizes = Counter(tensor.shape[0] for tensor in tensors.values() if len(tensor.shape) == 1)
     wanted = {networks: _norms(create_model(networks[0])) for networks in _structures()}
     overlap = {networks: _share(norms, sizes) for networks, norms in wanted.items()}
-    whole = [networks for networks, share in overlap.items() if share == 1]
-    likely = whole or sorted(overlap, key=lambda networks: overlap[networks], reverse=True)[:TRIED]
-    found = [fit for networks in likely for fit in _compare(tensors, networks)]
+    likely = sorted(overlap, key=lambda networks: (overlap[networks], wanted[networks].total()), reverse=True)
+    whole = [networks for networks in likely if overlap[networks] == 1]
+    found: list[Fit] = []
+    # Smaller networks may have their features in a larger one's: once it fits, they do not.
+    for _, group in itertools.groupby(whole or likely[:TRIED], key=lambda networks: wanted[networks].total()):
+        found += [fit for networks in group for fit in _compare(tensors, networks)]
+        if any(not fit.wrong for fit in found):
+            break
     return sorted((fit for fit in found if fit.right > fit.wrong), key=lambda fit: fit.wrong)
 
 
