@@ -137,7 +137,7 @@ def _configuration(words: Sequence[str]) -> TrainConfig:
     config = load_config(words[1])
     if words[0] != 'train' or not any(word.split('=')[0] == '--init' for word in words):
         return config
-    from flaxmobile.training.finetuning import follow
+    from flaxmobile.training.finetuning import NETWORK, follow
 
     # A first reading, for what the weights say: the second one puts the user's own options on top of that.
     @functools.wraps(_CONFIGURED[words[0]])
@@ -145,7 +145,8 @@ def _configuration(words: Sequence[str]) -> TrainConfig:
         folder = run_dir or Path('runs') / Path(words[1]).stem
         if not configuration.init:
             return config
-        return follow(replace(config, model=configuration.model), configuration.init, folder if resume else None)
+        said = {name: getattr(configuration, name) for name in ('model', *NETWORK, 'ignore_convention')}
+        return follow(replace(config, **said), configuration.init, folder if resume else None)
 
     return tyro.cli(functools.partial(read, configuration=config), prog=f'flaxmobile {words[0]}', args=words[1:])
 

@@ -1,11 +1,12 @@
 """What several subcommands share: their arguments, the model that is named, and how results are printed."""
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from tyro.conf import arg
+from tyro.conf import FlagCreatePairsOff, arg
 
 from flaxmobile.messages import printable
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 Model = Annotated[
     str,
-    arg(metavar='MODEL', help="A published name (`flaxmobile weights list`), a run's folder, or a file we wrote."),
+    arg(metavar='MODEL', help="A published name (`flaxmobile weights list`), a run's folder, or a file of weights."),
 ]
 WeightsFile = Annotated[
     Path | None,
@@ -24,14 +25,30 @@ WeightsFile = Annotated[
         help='The weights of a published name or network from this file, of any format.',
     ),
 ]
+IgnoreConvention = FlagCreatePairsOff[
+    Annotated[bool, arg(help="Take a file that was made for another padding or BatchNorm than the network's.")]
+]
 ImageSize = Annotated[int | None, arg(help="Height and width in pixels; None: the model's own.")]
 
 
-def open_model(given: str, file: Path | None = None, image_size: int | None = None) -> 'Source':
+@dataclasses.dataclass(frozen=True)
+class Opened:
+    """How the model is opened that a command is given."""
+
+    weights: WeightsFile = None
+    image_size: ImageSize = None
+    ignore_convention: IgnoreConvention = False
+
+
+AS_IT_IS = Opened()
+
+
+def open_model(given: str, how: Opened = AS_IT_IS) -> 'Source':
     """The model that the command line names, with what is to be known of it said on the side."""
     from flaxmobile.training.sources import open_source
 
-    source = open_source(given, file=file, image_size=image_size)
+    file = how.weights
+    source = open_source(given, file=file, image_size=how.image_size, ignore_convention=how.ignore_convention)
     if source.weight and source.weight.name != given:
         tell(f'{given}: taking {source.weight.name}')
     if source.model.assumed:
@@ -46,9 +63,10 @@ def tell(text: str) -> None:
 
 def assumed_of(file: str | Path, model: 'NamedModel') -> str:
     """What a file does not say, and what was taken for it."""
+    which = f'which network it is of (its tensors fit {model.name} alone), ' if model.recognized else ''
     return (
-        f'{file} says neither how images are prepared nor what its classes are; taken as usual for {model.name}: '
-        f'{model.loaded.preprocessing}'
+        f'{file} says neither {which}how images are prepared nor what its classes are; taken as usual for '
+        f'{model.name}: {model.loaded.preprocessing}'
     )
 
 

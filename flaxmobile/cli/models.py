@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from tyro.conf import FlagCreatePairsOff, Positional, arg
+from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, arg
 
-from flaxmobile.cli.common import ImageSize, Model, WeightsFile, as_json, open_model, tell
+from flaxmobile.cli.common import AS_IT_IS, Model, Opened, as_json, open_model, tell
 from flaxmobile.messages import printable
 from flaxmobile.training.config import TrainConfig
 
@@ -31,8 +31,7 @@ def evaluate(
     download: Annotated[
         FlagCreatePairsOff[bool], arg(help='Fetch and prepare a data set that is not there yet.')
     ] = False,
-    weights: WeightsFile = None,
-    image_size: ImageSize = None,
+    opened: OmitArgPrefixes[Opened] = AS_IT_IS,
     batch_size: Annotated[int | None, arg(help="Images at once; None: the run's, or 64.")] = None,
 ) -> int:
     """Evaluate a model: accuracy, top 5, loss and the classes it does worst on, beside what was published."""
@@ -42,7 +41,7 @@ def evaluate(
     from flaxmobile.training.splits import same_images
     from flaxmobile.training.step import make_evaluation_step, make_mesh, replicate
 
-    named = open_model(model, weights, image_size)
+    named = open_model(model, opened)
     loaded, config = named.model.loaded, named.config
     dataset = _dataset(named, data, split, data_dir, download)
     if (
@@ -139,15 +138,14 @@ def predict(
     ],
     top: Annotated[int, arg(help='How many classes to name, the most probable first.')] = 5,
     json: Annotated[FlagCreatePairsOff[bool], arg(help='Print JSON.')] = False,
-    weights: WeightsFile = None,
-    image_size: ImageSize = None,
+    opened: OmitArgPrefixes[Opened] = AS_IT_IS,
 ) -> int:
     """Say what is on images, with probabilities; exit code 1 where one cannot be read."""
     from flaxmobile.training.prediction import predict_files
 
     if not images:
         raise ValueError('name at least one image, or a folder of images')
-    results = predict_files(open_model(model, weights, image_size).model.loaded, images, top)
+    results = predict_files(open_model(model, opened).model.loaded, images, top)
     print(as_json(results) if json else '\n'.join(_lines(result) for result in results))
     return int(any('error' in result for result in results))
 
@@ -167,8 +165,7 @@ def probe(
     train_split: Annotated[str | None, arg(help="Its part to fit; None: the run's train split, or 'train'.")] = None,
     test_split: Annotated[str | None, arg(help="Its part to test; None: the run's test split, or 'test'.")] = None,
     data_dir: Annotated[str | None, arg(metavar='DIR', help='Where TFDS keeps prepared data sets.')] = None,
-    weights: WeightsFile = None,
-    image_size: ImageSize = None,
+    opened: OmitArgPrefixes[Opened] = AS_IT_IS,
     batch_size: Annotated[int, arg(help='Images at once.')] = 64,
 ) -> int:
     """See how good a model's features are for other classes: nearest neighbours and a linear classifier on them."""
@@ -177,7 +174,7 @@ def probe(
     from flaxmobile.training.probe import probe as run_probe
     from flaxmobile.training.step import make_mesh
 
-    named = open_model(model, weights, image_size)
+    named = open_model(model, opened)
     config = named.config if named.config and data in (None, named.config.dataset) else None
     data = _data(named, data)
     own = (config.train_split, config.test_split, config.data_dir) if config else ('train', 'test', None)

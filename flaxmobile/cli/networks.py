@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 import flaxmobile
-from flaxmobile.cli.common import ImageSize, WeightsFile, as_json, open_model, print_table
+from flaxmobile.cli.common import ImageSize, Opened, WeightsFile, as_json, open_model, print_table
 from flaxmobile.messages import unknown
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def benchmark(
             arg(
                 metavar='MODEL',
                 help='A network by name (`flaxmobile list`), untrained; or what the other commands take: a published '
-                "name, a run's folder, or a file we wrote.",
+                "name, a run's folder, or a file of weights.",
             ),
         ]
     ],
@@ -91,7 +91,8 @@ def _trained_or_not(given: str, file: Path | None, image_size: int | None) -> tu
     networks = flaxmobile.list_models()
     if file or given not in networks or Path(given).exists():
         try:
-            source = open_model(given, file, image_size)
+            # How it pads and normalises changes the answers, and they are not looked at.
+            source = open_model(given, Opened(file, image_size, ignore_convention=True))
         except ValueError as error:
             near = '' if Path(given).exists() else f'; {unknown("network", given, networks)}'
             raise ValueError(f'{error}{near}') from None

@@ -1,16 +1,16 @@
 """The subcommands for files of weights: weights list and convert."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
-from flaxmobile.cli.common import as_json, assumed_of, open_model, tell
+from flaxmobile.cli.common import IgnoreConvention, as_json, assumed_of, open_model, tell
 from flaxmobile.messages import printable, unknown
 
 if TYPE_CHECKING:
-    from flaxmobile.weights import NamedModel, Weight
+    from flaxmobile.weights import Weight
 
 
 def list_weights(
@@ -59,13 +59,17 @@ def convert(
     ],
     model: Annotated[
         str | None,
-        arg(metavar='NAME', help='The network, as `flaxmobile list` prints it, of a file that does not say.'),
+        arg(
+            metavar='NAME',
+            help='The network, as `flaxmobile list` prints it, of a file that does not say; None: the one it fits.',
+        ),
     ] = None,
     layout: Annotated[
         Literal['timm', 'torchvision', 'keras'] | None,
         arg(help="Whose names the tensors get; None: ours in .safetensors and .npz, else the format's own."),
     ] = None,
     overwrite: Annotated[FlagCreatePairsOff[bool], arg(help='Replace a file that is there.')] = False,
+    ignore_convention: IgnoreConvention = False,
 ) -> int:
     """Convert weights between safetensors, torch, Keras and NumPy, number for number."""
     from flaxmobile.weights import files
@@ -73,29 +77,10 @@ def convert(
     path = Path(source).expanduser()
     files.check_target(target, layout, overwrite=overwrite)
     given = path if path.is_file() else open_model(source).model
-    written = files.convert(given, target, model_name=model, layout=layout, overwrite=overwrite)
+    written = files.convert(
+        given, target, model_name=model, layout=layout, overwrite=overwrite, ignore_convention=ignore_convention
+    )
     print(f'{printable(target, None)}: {written.name}, {len(written.loaded.classes)} classes')
-    for note in _notes(source, written, layout or files.named_by(target)):
-        tell(note)
-    return 0
-
-
-def _notes(source: str, written: 'NamedModel', named_by: str) -> Iterator[str]:
-    """What the numbers alone do not tell."""
-    from flaxmobile.layers import get_convention
-
     if written.assumed:
-        yield assumed_of(source, written)
-    padding = get_convention(written.loaded.model.convention).padding
-    tensorflow = padding != 'symmetric'
-    if not tensorflow and 'keras' in (named_by, written.assumed):
-        yield (
-            f'{written.name} pads and normalises as torch does: with these numbers Keras answers something else. '
-            "The networks whose names begin with tf_ are Keras's"
-        )
-    if tensorflow and named_by in ('torch', 'timm', 'torchvision'):
-        yield (
-            f'{written.name} pads and normalises as TensorFlow does: with these numbers a torch network answers the '
-            "same only if it does too, as timm's with pad_type='same' and bn_eps=1e-3"
-            + (', for images whose height and width are multiples of 32' if padding == 'bottom_right' else '')
-        )
+        tell(assumed_of(source, written))
+    return 0

@@ -67,6 +67,8 @@ class TrainConfig:
     """Weights to start from: a run's folder, a published name (mobilenetv3_small_100.lamb_in1k) or a file. All but the
     classifier is taken, and the classifier too where the weights know every class by name. On the command line, model
     and preprocessing follow the weights unless they are given as well."""
+    ignore_convention: bool = False
+    """Start from weights that were made for another padding or BatchNorm epsilon than the network's."""
     freeze: tuple[str, ...] = ()
     """Shell patterns of what is not trained: parameter paths or the layers they lie in (stem, block_0*, */norm);
     backbone is all but the classifier. A BatchNorm that is frozen keeps its running statistics too, and uses them."""

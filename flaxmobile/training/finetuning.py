@@ -8,16 +8,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from flaxmobile import weights
 from flaxmobile.data import Preprocessing
+from flaxmobile.layers import get_convention
+from flaxmobile.messages import printable
 from flaxmobile.training.config import TrainConfig
 from flaxmobile.training.evaluation import label_positions
 from flaxmobile.training.run import read_description
 from flaxmobile.training.sources import Source, locate, open_source
 from flaxmobile.training.state import TrainState
-from flaxmobile.weights import LoadedModel, formats
+from flaxmobile.weights import LoadedModel, formats, origins
 
 NETWORK = ('stem_stride', 'convention')
 PREPROCESSING = tuple(field.name for field in dataclasses.fields(Preprocessing))
@@ -28,7 +31,8 @@ FOLLOWED = ('model', *NETWORK, *PREPROCESSING)
 def follow(config: TrainConfig, init: str, resumed: Path | None = None) -> TrainConfig:
     """`config` with the network and the preprocessing of the weights that `init` names.
 
-    A file of another format than ours is of the config's network, and gets the preprocessing usual for it. With
+    A file of another format than ours is of the config's network (with its stem and its convention), and gets the
+    preprocessing usual for it. With
     `resumed`, the folder of a run that started from them, that run says both, and the weights may be gone.
 
     Raises:
@@ -43,7 +47,7 @@ def follow(config: TrainConfig, init: str, resumed: Path | None = None) -> Train
         return _with(config, {'name': where.model}, where.preprocessing())
     if where.is_dir():
         return dataclasses.replace(config, **_followed(read_description(where).config))
-    opened = _open_file(init, config.model).model
+    opened = _open_file(init, config).model
     return _with(config, {'name': opened.name} | opened.overrides, opened.loaded.preprocessing)
 
 
@@ -60,33 +64,53 @@ def _with(config: TrainConfig, network: Mapping[str, Any], preprocessing: Prepro
     return dataclasses.replace(config, **changes, **dataclasses.asdict(preprocessing))
 
 
-def _open_file(init: str, network: str) -> Source:
-    """A file of ours, whatever its network, or one of another format that holds `network`."""
-    ours = formats.read(Path(init).expanduser()).kind == 'flaxmobile'
+def _open_file(init: str, config: TrainConfig) -> Source:
+    """A file of ours, whatever its network, or one of another format that holds the config's."""
+    if formats.read(Path(init).expanduser()).kind == 'flaxmobile':
+        return open_source(init)
+    overrides = {name: value for name in NETWORK if (value := getattr(config, name)) is not None}
+    insists = config.ignore_convention
     try:
-        return open_source(init, network=None if ours else network)
+        return open_source(init, network=config.model, overrides=overrides, ignore_convention=insists)
     except ValueError as error:
-        if ours:
-            raise
-        raise ValueError(f'{init} was read as weights of {network}; --model names another network. {error}') from error
+        raise ValueError(
+            f'{printable(init)} was read as weights of {config.model}; --model names another network. {error}'
+        ) from error
 
 
-def load_init(init: str, model_name: str) -> LoadedModel:
+def load_init(init: str, config: TrainConfig, model: nn.Module | None = None) -> LoadedModel:
     """The weights that `init` names, in their own network, with their own classes, where their names are known.
 
     Args:
         init: a run's folder, a file, or a published name, which is downloaded unless it is there already.
-        model_name: the network that a file of another format than ours holds.
+        config: of the run; a file of another format than ours holds its network.
+        model: what starts from them, None for a teacher, which stays as it is. Unless the config insists
+            (`ignore_convention`), it has to pad and normalise as their own network does.
 
     Raises:
         OSError: there is no such run or file, or the weights cannot be fetched.
-        ValueError: it is damaged, or does not hold that network.
+        ValueError: it is damaged, does not hold that network, or was made for another convention.
     """
     file = Path(init).expanduser().is_file()
-    loaded, _, _, assumed = (_open_file(init, model_name) if file else open_source(init)).model
+    opened = (_open_file(init, config) if file else open_source(init)).model
+    loaded = opened.loaded
+    if model is not None and not config.ignore_convention:
+        _check_network(f'{opened.name} ({printable(init)})', loaded.model, model)
     numbered = loaded.classes == tuple(map(str, range(len(loaded.classes))))
     # A folder called 3 is not therefore the fourth class.
-    return loaded._replace(classes=()) if assumed and numbered else loaded
+    return loaded._replace(classes=()) if opened.assumed and numbered else loaded
+
+
+def _check_network(origin: str, theirs: nn.Module, model: nn.Module) -> None:
+    """See that the weights of `origin` mean in `model` what they mean in their own network."""
+    own = getattr(theirs, 'convention', None)
+    if own is not None and (why := origins.contradiction(origin, (get_convention(own),), model)):
+        raise ValueError(f'init: {why}')
+    if differing := origins.differing(theirs, model):
+        raise ValueError(
+            f'init: these are weights of {origin}, which differs from the network to be trained in {differing}: take '
+            'that network (--model), or insist with ignore_convention=True (--ignore-convention)'
+        )
 
 
 def start_from(state: TrainState, loaded: LoadedModel, classes: Sequence[str]) -> TrainState:

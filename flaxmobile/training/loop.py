@@ -200,7 +200,7 @@ def initial_state(
     shape = (1, config.image_size, config.image_size, config.channels)
     state = create_state(model, optimizer, jax.random.key(config.seed), shape, config.ema_decay, frozen)
     if init is not None:
-        state = finetuning.start_from(state, finetuning.load_init(init, config.model), classes)
+        state = finetuning.start_from(state, finetuning.load_init(init, config, model), classes)
     return replicate(state, mesh)
 
 

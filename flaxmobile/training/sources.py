@@ -2,8 +2,9 @@
 
 import dataclasses
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from flaxmobile.models import list_models
 from flaxmobile.training.config import TrainConfig
@@ -45,41 +46,52 @@ def locate(given: str) -> Path | Weight:
 
 
 def open_source(
-    given: str, *, file: Path | None = None, network: str | None = None, image_size: int | None = None
+    given: str,
+    *,
+    file: Path | None = None,
+    network: str | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    image_size: int | None = None,
+    ignore_convention: bool = False,
 ) -> Source:
     """The model that `given` names.
 
     Args:
         given: a run's folder, a file, or a published name, which is downloaded unless it is there already.
         file: where the weights lie that a published name or a registered network stands for, in any format.
-        network: the registered network that a file of another format than ours holds.
+        network: the registered network that a file of another format than ours holds; None: the one it fits.
+        overrides: what else `create_model` is given for that network.
         image_size: side of the images in pixels; None: the model's own.
+        ignore_convention: take a file that was made for another padding or BatchNorm epsilon than its network's.
 
     Raises:
         OSError: there is no such run or file, or the weights cannot be fetched.
-        ValueError: nothing has that name; it is damaged; it does not fit its network.
+        ValueError: nothing has that name; it is damaged; it does not fit its network, or was made for another
+            convention; a file that does not say its network fits none, or several.
     """
     if file is not None:
-        return _from_file(given, file, image_size)
+        return _from_file(given, file, image_size, ignore_convention)
     where = locate(given)
     if isinstance(where, Weight):
         loaded = load_pretrained(where.name, image_size=image_size)
         return Source(where.name, NamedModel(loaded, where.model, {}), weight=where)
     if where.is_file():
-        return Source(str(where), _resized(open_model(where, network), image_size))
+        opened = open_model(where, network, overrides=overrides, ignore_convention=ignore_convention)
+        return Source(str(where), _resized(opened, image_size))
     description = read_description(where)
     config = description.config
     model = NamedModel(load_run(where), config.model, config.model_overrides)
     return Source(f'{config.model} from {where}', _resized(model, image_size), description)
 
 
-def _from_file(given: str, file: Path, image_size: int | None) -> Source:
+def _from_file(given: str, file: Path, image_size: int | None, ignore_convention: bool) -> Source:
     if given in CATALOGUE:
         weight = CATALOGUE[given]
-        loaded = load_pretrained(given, file=file, image_size=image_size)
+        loaded = load_pretrained(given, file=file, image_size=image_size, ignore_convention=ignore_convention)
         return Source(given, NamedModel(loaded, weight.model, {}), weight=weight)
     if given in list_models():
-        return Source(f'{given} from {file}', _resized(open_model(file, given), image_size))
+        opened = open_model(file, given, ignore_convention=ignore_convention)
+        return Source(f'{given} from {file}', _resized(opened, image_size))
     raise ValueError(
         f'--weights goes with a published name (`flaxmobile weights list`) or a network (`flaxmobile list`), '
         f'and {given} is neither'

@@ -24,7 +24,7 @@ def load_teacher(config: TrainConfig, classes: Sequence[str]) -> tuple[Distillat
     """
     if config.teacher is None:
         return None
-    model, variables, preprocessing, known = load_init(config.teacher, config.model)
+    model, variables, preprocessing, known = load_init(config.teacher, config)
     if preprocessing.channels != config.channels:
         raise ValueError(
             f'teacher: {config.teacher} sees images of {preprocessing.channels} channels, and channels is '

@@ -5,12 +5,14 @@ from flaxmobile.weights.download import cache_path, download
 from flaxmobile.weights.files import NamedModel, convert, load, load_file, open_model, save
 from flaxmobile.weights.keras_names import from_keras, to_keras
 from flaxmobile.weights.loaded import LoadedModel
+from flaxmobile.weights.names import TensorMismatchError
 from flaxmobile.weights.pretrained import load_pretrained
 from flaxmobile.weights.torch_names import from_torch, to_torch
 
 __all__ = [
     'LoadedModel',
     'NamedModel',
+    'TensorMismatchError',
     'Weight',
     'cache_path',
     'convert',

@@ -8,22 +8,22 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import numpy as np
+from flax import linen as nn
 
 from flaxmobile.data import Preprocessing
 from flaxmobile.files import write_whole
 from flaxmobile.layers import get_convention
-from flaxmobile.messages import unknown
+from flaxmobile.messages import printable, unknown
 from flaxmobile.models.network import MobileNet
 from flaxmobile.models.registry import create_model, entry
-from flaxmobile.weights import formats, keras_names, names, torch_names
+from flaxmobile.weights import formats, keras_names, names, origins, recognition, torch_names
 from flaxmobile.weights.catalogue import CATALOGUE, find
 from flaxmobile.weights.class_names import VOCABULARIES, vocabulary
 from flaxmobile.weights.description import check_classes, understand
-from flaxmobile.weights.formats import OUR_NAMES, File, naming
+from flaxmobile.weights.formats import File, naming
 from flaxmobile.weights.loaded import LoadedModel
 
 Layout = Literal['timm', 'torchvision', 'keras']
-CLASSIFIER_BIAS = 'params/classifier/bias'
 TORCH_SUFFIXES = ('.pth', '.pt')
 KERAS_SUFFIXES = ('.weights.h5', '.h5')
 SUFFIXES = ('.safetensors', '.npz', *TORCH_SUFFIXES, *KERAS_SUFFIXES)
@@ -33,22 +33,29 @@ class NamedModel(NamedTuple):
     """A loaded model with the registered name and the overrides that `create_model` builds it from.
 
     Where preprocessing and classes are a guess, as the file says neither, `assumed` is whose names its tensors have:
-    'torch', 'keras' or 'flaxmobile'.
+    'torch', 'keras' or 'flaxmobile'. `recognized`: the tensors told the name, which neither file nor caller said.
     """
 
     loaded: LoadedModel
     name: str
     overrides: dict[str, Any]
     assumed: str = ''
+    recognized: bool = False
 
 
 def load_file(
-    path: str | Path, model: MobileNet, *, excuse: Iterable[str] = (), initial: Mapping[str, Any] | None = None
+    path: str | Path,
+    model: MobileNet,
+    *,
+    excuse: Iterable[str] = (),
+    initial: Mapping[str, Any] | None = None,
+    ignore_convention: bool = False,
 ) -> dict[str, Any]:
     """The variables of `model` from a file of any format: safetensors, torch, Keras or NumPy.
 
     The names inside tell whose they are: ours (`params/stem/conv/kernel`), Keras's (`Conv1/kernel`), or torch's
-    (`conv_stem.weight`, `features.0.0.weight`).
+    (`conv_stem.weight`, `features.0.0.weight`); and with that how the network pads and normalises that they were made
+    for. Our own format says it; our names alone, in an `.npz`, do not.
 
     Args:
         path: of the file; its contents decide what it is, not its suffix.
@@ -56,30 +63,46 @@ def load_file(
         excuse: shell patterns of names in the file, such as `['classifier.*']`. Excused tensors that the model has no
             place for are left out; where one is missing or does not fit, `initial` gives the value.
         initial: variables of the model, as `model.init` makes them.
+        ignore_convention: take weights that were made for another padding or BatchNorm epsilon than the model's.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is damaged or of no known format, or does not fit the model, with every tensor that does not.
+        ValueError: it is damaged or of no known format; it does not fit the model (a `TensorMismatchError`, whose
+            `faults` are all that does not); it was made for another convention.
     """
-    return _variables(Path(path), formats.read(path), model, excuse=excuse, initial=initial)
+    options = {'excuse': excuse, 'initial': initial, 'ignore_convention': ignore_convention}
+    return read_variables(Path(path), formats.read(path), model, **options)
 
 
-def _variables(path: Path, file: File, model: MobileNet, **options: Any) -> dict[str, Any]:
-    with naming(path):
-        match _origin(file):
+def read_variables(path: Path, file: File, model: MobileNet, **options: Any) -> dict[str, Any]:
+    """What `load_file` gives, of a file that has been read from `path`."""
+    try:
+        match recognition.origin(file.tensors):
             case 'flaxmobile':
-                return names.read(file.tensors, {'flaxmobile': names.same}, model, **options)
+                return _read_ours(file, model, **options)
             case 'keras':
                 return keras_names.from_keras(file.tensors, model, **options)
             case _:
                 return torch_names.from_torch(file.tensors, model, **options)
+    except names.TensorMismatchError as error:
+        raise names.TensorMismatchError(f'{printable(path)}: {error}', error.faults) from error
+    except ValueError as error:
+        raise ValueError(f'{printable(path)}: {error}') from error
 
 
-def _origin(file: File) -> str:
-    """Whose names the tensors have."""
-    if any(name.startswith(OUR_NAMES) for name in file.tensors):
-        return 'flaxmobile'
-    return 'keras' if file.kind == 'keras' or any('/' in name for name in file.tensors) else 'torch'
+def _read_ours(file: File, model: MobileNet, **options: Any) -> dict[str, Any]:
+    """Tensors of our names, for a model like the one that a file of our own format says it holds."""
+    if 'model' not in file.metadata:
+        return names.read(file.tensors, {'flaxmobile': names.SAME}, model, **options)
+    said = understand(file.metadata, file.tensors)
+    layout = names.SAME._replace(origin=said.name, conventions=(get_convention(said.model.convention),))
+    variables = names.read(file.tensors, {'flaxmobile': layout}, model, **options)
+    if differing := origins.differing(said.model, model):
+        raise ValueError(
+            f'holds {said.name}, and {type(model).__name__} here differs from it in {differing}: with these numbers it '
+            'answers something else; load(path) has the network that the file says'
+        )
+    return variables
 
 
 def load(path: str | Path) -> LoadedModel:
@@ -89,37 +112,64 @@ def load(path: str | Path) -> LoadedModel:
         FileNotFoundError: there is no such file.
         ValueError: it is damaged, or of another format: `load_file` takes those, with a model.
     """
-    return open_model(path).loaded
+    if (file := formats.read(path)).kind != 'flaxmobile':
+        raise ValueError(
+            f'{printable(path)}: tensors of {recognition.origin(file.tensors)}, and the file says neither its network '
+            'nor its classes: open_model recognizes the one and takes the others as usual, load_file is given a model'
+        )
+    return _open_ours(Path(path), file, None).loaded
 
 
-def open_model(path: str | Path, name: str | None = None) -> NamedModel:
-    """A model from a file of any format. Ours says all that is needed; of another, `name` is the registered network.
+def open_model(
+    path: str | Path,
+    name: str | None = None,
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    ignore_convention: bool = False,
+) -> NamedModel:
+    """A model from a file of any format. Ours says all that is needed; of another the tensors tell the network.
 
     Of another format the number of classes is taken from the classifier; their names are ImageNet's where the number
     is one of its vocabularies'; the preprocessing is that of the network's published weights, or its origin's habit.
 
+    Args:
+        path: of the file.
+        name: the registered network. None: the one that the file says, or the only one that the tensors fit.
+        overrides: what else `create_model` is given for the network of a file that does not say it.
+        ignore_convention: take weights that were made for another padding or BatchNorm epsilon than the network's.
+
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is damaged or does not fit the network, or `name` is missing or not what the file says.
+        ValueError: it is damaged, or does not fit the network, or was made for another convention; `name` is not what
+            the file says; without a name, the tensors fit no network, or several that answer differently with them.
     """
     path = Path(path)
     file = formats.read(path)
     if file.kind == 'flaxmobile':
         return _open_ours(path, file, name)
-    if name is None:
-        example = 'tf_mobilenetv2_100' if _origin(file) == 'keras' else 'mobilenetv2_100'
-        raise ValueError(
-            f'{path}: tensors of {_origin(file)}, and the file does not say of which network. '
-            f'`flaxmobile convert {path} model.safetensors --model {example}` makes one that does; '
-            '`flaxmobile list` prints the names'
-        )
     with naming(path):
-        overrides = {'num_classes': _count_classes(file, create_model(name))}
-    model = create_model(name, **overrides)
-    variables = _variables(path, file, model)
+        tensors = file.tensors
+        if recognition.origin(tensors) == 'torch':
+            tensors = dict(torch_names.bare(tensors))
+        found = name or _recognize(path, tensors, file.metadata)
+        overrides = {**(overrides or {}), 'num_classes': recognition.count_classes(tensors, found)}
+        model = create_model(found, **overrides)
+    variables = read_variables(path, file, model, ignore_convention=ignore_convention)
     channels = variables['params']['stem']['conv']['kernel'].shape[2]
-    loaded = LoadedModel(model, variables, _usual(name, channels), _classes(model.num_classes))
-    return NamedModel(loaded, name, overrides, assumed=_origin(file))
+    loaded = LoadedModel(model, variables, _usual(found, channels), _classes(model.num_classes))
+    return NamedModel(loaded, found, overrides, recognition.origin(file.tensors), recognized=name is None)
+
+
+def _recognize(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) -> str:
+    """The network of a file that does not say it; `arch` is what timm's training script calls it in a checkpoint."""
+    said = metadata.get('arch')
+    try:
+        return recognition.recognize(tensors, said if isinstance(said, str) else '')
+    except ValueError as error:
+        raise ValueError(
+            f'{error}. Say which it is: open_model(path, name); in the shell `flaxmobile convert {printable(path)} '
+            'model.safetensors --model NAME` makes a file that says it'
+        ) from None
 
 
 def _open_ours(path: Path, file: File, name: str | None) -> NamedModel:
@@ -127,7 +177,7 @@ def _open_ours(path: Path, file: File, name: str | None) -> NamedModel:
         said = understand(file.metadata, file.tensors)
         if name not in (None, said.name):
             raise ValueError(f'holds {said.name}, not {name}')
-    variables = _variables(path, file, said.model)
+    variables = read_variables(path, file, said.model)
     channels = variables['params']['stem']['conv']['kernel'].shape[2]
     with naming(path):
         if channels != said.preprocessing.channels:
@@ -135,18 +185,6 @@ def _open_ours(path: Path, file: File, name: str | None) -> NamedModel:
             raise ValueError(f'{told}, and its network takes images of {channels} channels')
     loaded = LoadedModel(said.model, variables, said.preprocessing, said.classes)
     return NamedModel(loaded, said.name, said.overrides)
-
-
-def _count_classes(file: File, model: MobileNet) -> int:
-    """As many as the classifier has biases in the file, 0 without a classifier."""
-    origin, tensors = _origin(file), file.tensors
-    if origin == 'torch':
-        tensors, layouts = dict(torch_names.bare(tensors)), torch_names.layouts(model)
-    else:
-        layouts = keras_names.layouts(model, tensors) if origin == 'keras' else {'flaxmobile': names.same}
-    _, assignment = names.nearest(tensors, layouts, names.flat_shapes(model))
-    found = [name for name, place in assignment.items() if place.path == CLASSIFIER_BIAS and name in tensors]
-    return sum(tensors[name].size for name in found)
 
 
 def _usual(name: str, channels: int) -> Preprocessing:
@@ -192,12 +230,14 @@ def save(
 
     Raises:
         FileExistsError: `path` is there, and `overwrite` is not set.
-        ValueError: no such suffix or layout, or the library has no such network; the variables are not the network's.
+        ValueError: no such suffix or layout, or the library has no such network; the variables are not the network's,
+            or the model pads or normalises otherwise.
     """
     path = Path(path)
     suffix = check_target(path, layout, overwrite=overwrite)
     overrides = {**(overrides or {}), 'num_classes': loaded.model.num_classes}
     model = create_model(name, **overrides)
+    _check_described(loaded.model, model, name)
     if suffix in KERAS_SUFFIXES:
         from flaxmobile.weights.formats import hdf5
 
@@ -205,6 +245,17 @@ def save(
     tensors = _named(loaded.variables, model, layout, torch=suffix in TORCH_SUFFIXES)
     with naming(path):
         write_whole(path, _encoder(suffix, layout, loaded, {'name': name, **overrides})(tensors))
+
+
+def _check_described(model: nn.Module, described: MobileNet, name: str) -> None:
+    """See that the network of that name and those overrides answers as the model does whose variables are written."""
+    own = getattr(model, 'convention', described.convention)
+    if not origins.alike(own, described.convention):
+        raise ValueError(
+            f'the model has {origins.words(own)}, and {name} {origins.words(described.convention)}: a file that says '
+            f"{name} would answer something else. Give overrides={{'convention': "
+            f'{origins.spelled(get_convention(own))}}}, or the name of the network that it is'
+        )
 
 
 def check_target(path: str | Path, layout: Layout | None = None, *, overwrite: bool = False) -> str:
@@ -220,32 +271,28 @@ def check_target(path: str | Path, layout: Layout | None = None, *, overwrite: b
         allowed = ', '.join(SUFFIXES)
         keras = '. (A .keras is a Keras program too: load an .h5 into keras.applications, and save that)'
         raise ValueError(
-            f'{path}: the suffix says which format to write, and {path.suffix!r} is none of {allowed}'
+            f'{printable(path)}: the suffix says which format to write, and {path.suffix!r} is none of {allowed}'
             + (keras if path.suffix == '.keras' else '')
         )
     if layout is not None and layout not in get_args(Layout):
         raise ValueError(unknown('layout', layout, get_args(Layout)))
     others = {'keras': TORCH_SUFFIXES, 'timm': KERAS_SUFFIXES, 'torchvision': KERAS_SUFFIXES}
     if layout is not None and suffix in others[layout]:
-        raise ValueError(f'{path}: {suffix} does not hold the names of {layout}: .safetensors and .npz hold any')
+        raise ValueError(
+            f'{printable(path)}: {suffix} does not hold the names of {layout}: .safetensors and .npz hold any'
+        )
     if path.is_dir():
-        raise FileExistsError(f'{path} is a folder: name a file in it')
+        raise FileExistsError(f'{printable(path)} is a folder: name a file in it')
     if path.exists() and not overwrite:
-        raise FileExistsError(f'{path} is already there: --overwrite (overwrite=True) replaces it')
+        raise FileExistsError(f'{printable(path)} is already there: --overwrite (overwrite=True) replaces it')
     return suffix
-
-
-def named_by(path: Path) -> str:
-    """Whose names the tensors of a file of that suffix have: 'torch', 'keras' or 'flaxmobile'."""
-    libraries = {'keras': KERAS_SUFFIXES, 'torch': TORCH_SUFFIXES}
-    return next((name for name, ends in libraries.items() if path.name.lower().endswith(ends)), 'flaxmobile')
 
 
 def _named(variables: Mapping[str, Any], model: MobileNet, layout: Layout | None, torch: bool) -> dict[str, np.ndarray]:
     if layout == 'keras':
         return keras_names.to_keras(variables, model)
     if layout is None and not torch:
-        return names.write(variables, names.same, model)
+        return names.write(variables, names.SAME, model)
     return torch_names.to_torch(variables, model, layout)
 
 
@@ -276,15 +323,17 @@ def convert(
     model_name: str | None = None,
     layout: Layout | None = None,
     overwrite: bool = False,
+    ignore_convention: bool = False,
 ) -> NamedModel:
     """Write what `source` holds in the format of `target`'s suffix; every number comes over unchanged.
 
     Args:
         source: a file of any format, or a model.
         target: see `save`.
-        model_name: the registered network of a file that does not say it.
+        model_name: the registered network of a file that does not say it; None: the only one that its tensors fit.
         layout: see `save`.
         overwrite: replace a file that is there.
+        ignore_convention: see `open_model`.
 
     Returns:
         What was written.
@@ -296,6 +345,9 @@ def convert(
     if isinstance(source, NamedModel) and model_name not in (None, source.name):
         raise ValueError(f'{source.name} is to be written, not {model_name}')
     with jax.enable_x64(True):  # So that float64 stays float64.
-        model = source if isinstance(source, NamedModel) else open_model(source, model_name)
+        if isinstance(source, NamedModel):
+            model = source
+        else:
+            model = open_model(source, model_name, ignore_convention=ignore_convention)
         save(target, model.loaded, model.name, model.overrides, layout=layout, overwrite=overwrite)
     return model

@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from flax import linen as nn
 
+from flaxmobile.messages import listing
 from flaxmobile.models.mobilenetv1 import MobileNetV1
 from flaxmobile.models.mobilenetv2 import MobileNetV2
 from flaxmobile.models.mobilenetv3 import MobileNetV3
 from flaxmobile.models.network import MobileNet
-from flaxmobile.weights import names
+from flaxmobile.weights import names, origins
 from flaxmobile.weights.names import Assignment, Layout, Place, Shapes
 
 Table = dict[str, str]
@@ -159,6 +160,7 @@ def from_keras(
     *,
     excuse: Iterable[str] = (),
     initial: Mapping[str, Any] | None = None,
+    ignore_convention: bool = False,
 ) -> dict[str, Any]:
     """The variables of `model` from Keras's weights of the same network.
 
@@ -167,8 +169,8 @@ def from_keras(
     hold. A single layer that Keras named itself, `dense` or `dense_1`, is the classifier where Keras's own is missing:
     a head that was put on the pooled features. A V3 without its top has no `conv_2` either: excuse `conv_2/*` then.
 
-    Keras pads and normalises by the convention `TENSORFLOW`, its V1 by `KERAS_V1`; with another the variables fit and
-    mean something else.
+    Keras pads and normalises by the convention `TENSORFLOW`, its V1 by `KERAS_V1`, and the model has to do the same, as
+    those of the names `tf_...` do.
 
     Args:
         weights: name to array, such as `{weight.path: weight.numpy() for weight in network.weights}`.
@@ -176,16 +178,27 @@ def from_keras(
         excuse: shell patterns of names, such as `['predictions/*']`. Excused tensors that the model has no place for
             are left out; where one is missing or does not fit, `initial` gives the value.
         initial: variables of the model, as `model.init` makes them.
+        ignore_convention: take weights for a model of another padding or BatchNorm epsilon than Keras's.
 
     Raises:
-        ValueError: Keras has no such network; tensors are missing, unexpected, misshapen or not floating point, all of
-            them named; `initial` is needed and not given, or not the model's.
+        ValueError: Keras has no such network; tensors are missing, unexpected, misshapen or not floating point (a
+            `TensorMismatchError`, whose `faults` are all of them); the model's convention is another than Keras's;
+            `initial` is needed and not given, or not the model's.
     """
-    return names.read(weights, layouts(model, weights), model, excuse=excuse, initial=initial)
+    return names.read(
+        weights,
+        layouts(model, weights),
+        model,
+        excuse=excuse,
+        initial=initial,
+        ignore_convention=ignore_convention,
+    )
 
 
 def to_keras(variables: Mapping[str, Any], model: MobileNet) -> dict[str, np.ndarray]:
     """The variables as NumPy arrays by Keras 3's names, `block_1_expand/kernel`, in the order of its files.
+
+    A warning says where Keras pads or normalises otherwise than the model, and so answers something else with them.
 
     Args:
         variables: of the model.
@@ -194,7 +207,7 @@ def to_keras(variables: Mapping[str, Any], model: MobileNet) -> dict[str, np.nda
     Raises:
         ValueError: Keras has no such network, or the variables are not the model's.
     """
-    return names.write(variables, functools.partial(assignment, model, dialects(model)['Keras']), model)
+    return names.write(variables, _layout(model, dialects(model)['Keras']), model)
 
 
 def dialects(model: MobileNet) -> dict[str, Names]:
@@ -213,8 +226,8 @@ def dialects(model: MobileNet) -> dict[str, Names]:
 def layouts(model: MobileNet, given: Iterable[str]) -> dict[str, Layout]:
     """The layouts that weights of these names may have, by title."""
     known = dialects(model)
-    assign = functools.partial(functools.partial, assignment, model)
-    found: dict[str, Layout] = {title: assign(dialect) for title, dialect in known.items()}
+    assign = functools.partial(_layout, model)
+    found = {title: assign(dialect) for title, dialect in known.items()}
     found['classes and numbers'] = assign(known['Keras'], by_ordinal=True)
     heads = {name.rpartition('/')[0] for name in given if OWN_HEAD.fullmatch(name.rpartition('/')[0])}
     if len(heads) == 1:
@@ -222,6 +235,11 @@ def layouts(model: MobileNet, given: Iterable[str]) -> dict[str, Layout]:
         found |= {f'{title} with the head {head}': assign(dialect, head=head) for title, dialect in known.items()}
         found[f'classes and numbers with the head {head}'] = assign(known['Keras'], by_ordinal=True, head=head)
     return found
+
+
+def _layout(model: MobileNet, dialect: Names, **options: Any) -> Layout:
+    """That of `assignment`, with what Keras's networks have for a convention."""
+    return Layout(functools.partial(assignment, model, dialect, **options), 'Keras', origins.of_keras(model))
 
 
 def assignment(
@@ -239,7 +257,7 @@ def assignment(
                 assigned[f'{name}/{variable}'] = place(path, shapes[path].shape, kind)
     nameless = shapes.keys() - {place.path for place in assigned.values()}
     if nameless:
-        raise ValueError(f'Keras has no names for these of {type(model).__name__}: {", ".join(sorted(nameless))}')
+        raise ValueError(f'Keras has no names for these of {type(model).__name__}: {listing(sorted(nameless))}')
     return assigned
 
 

@@ -1,7 +1,8 @@
 """Explicit maps between another library's names and ours: checked by name, exactly invertible."""
 
 import fnmatch
-from collections.abc import Callable, Iterable, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +11,9 @@ import numpy as np
 from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from flaxmobile.messages import LISTED, listing
 from flaxmobile.models.network import variable_shapes
+from flaxmobile.weights import origins
 
 STEM = 'params/stem/conv/kernel'
 FLOATS = ('bfloat16', 'float16', 'float32', 'float64')
@@ -46,8 +49,19 @@ class Place(NamedTuple):
 Assignment = dict[str, Place]
 """Foreign tensor name to its place."""
 
-Layout = Callable[[Shapes], Assignment]
-"""A foreign library's names for variables of those paths and shapes."""
+
+class Layout(NamedTuple):
+    """How a library names the variables of a network.
+
+    Attributes:
+        assign: its names for variables of those paths and shapes.
+        origin: whose weights have such names.
+        conventions: how that origin's network may pad and normalise, the usual first; none where it is not known.
+    """
+
+    assign: Callable[[Shapes], Assignment]
+    origin: str = ''
+    conventions: origins.Conventions = ()
 
 
 class Fault(NamedTuple):
@@ -58,6 +72,14 @@ class Fault(NamedTuple):
     words: str
 
 
+class TensorMismatchError(ValueError):
+    """Tensors that do not fit a network. The message names some of each kind of fault, `faults` has them all."""
+
+    def __init__(self, message: str, faults: Sequence[Fault]) -> None:
+        super().__init__(message)
+        self.faults = tuple(faults)
+
+
 def read(
     tensors: Mapping[str, Any],
     layouts: Mapping[str, Layout],
@@ -65,6 +87,7 @@ def read(
     *,
     excuse: Iterable[str] = (),
     initial: Mapping[str, Any] | None = None,
+    ignore_convention: bool = False,
 ) -> dict[str, Any]:
     """The variables of `model` with the values of foreign tensors, by the layout whose names fit best.
 
@@ -78,10 +101,11 @@ def read(
         excuse: shell patterns of foreign names. Excused tensors that the model has no place for are left out; where
             the model has a place and an excused tensor is missing or does not fit, `initial` gives the value.
         initial: variables of the model.
+        ignore_convention: take tensors that were made for another padding or BatchNorm than the model's.
 
     Raises:
-        ValueError: tensors are missing, unexpected, misshapen or not floating point, all of them named; `initial` is
-            needed and not given, or not the model's.
+        TensorMismatchError: tensors are missing, unexpected, misshapen or not floating point. It is a ValueError.
+        ValueError: they were made for another convention; `initial` is needed and not given, or not the model's.
     """
     arrays = {name: as_array(value) for name, value in tensors.items()}
     shapes = flat_shapes(model)
@@ -89,16 +113,20 @@ def read(
     title, assignment = nearest(arrays, layouts, shapes)
     stem = given[STEM].shape if given else stem_shape(arrays, assignment)
     shapes = with_channels(shapes, stem)
-    assignment = layouts[title](shapes)
+    assignment = layouts[title].assign(shapes)
     found = faults(arrays, assignment)
     patterns = (excuse,) if isinstance(excuse, str) else tuple(excuse)
     unexcused = [fault for fault in found if not matches(fault.name, patterns)]
     if unexcused:
-        raise ValueError(message(unexcused, model, title, layouts))
+        from flaxmobile.weights.recognition import hint
+
+        raise TensorMismatchError(message(unexcused, model, title, layouts, hint(arrays, model)), unexcused)
+    if not ignore_convention and (why := origins.contradiction(*layouts[title][1:], model)):
+        raise ValueError(why)
     unfit = assignment.keys() & {fault.name for fault in found}
     if unfit and given is None:
         raise ValueError(
-            f'excused, and {type(model).__name__} has a place for them: {", ".join(sorted(unfit))}. '
+            f'excused, and {type(model).__name__} has a place for them: {listing(sorted(unfit))}. '
             'Give the variables to take there: initial=model.init(...)'
         )
     flat = {
@@ -111,12 +139,16 @@ def read(
 def write(variables: Mapping[str, Any], layout: Layout, model: nn.Module) -> dict[str, np.ndarray]:
     """The variables of `model` as arrays under the names of `layout`, in its order.
 
+    Warns where that library's network pads or normalises otherwise, and so answers something else with them.
+
     Raises:
-        ValueError: the variables are not the model's, each one that is missing, unexpected or misshapen named.
+        TensorMismatchError: the variables are not the model's: missing, unexpected or misshapen. It is a ValueError.
     """
     shapes = flat_shapes(model)
     flat = checked(variables, model, shapes)
-    assignment = layout(with_channels(shapes, flat[STEM].shape))
+    assignment = layout.assign(with_channels(shapes, flat[STEM].shape))
+    if why := origins.caution(*layout[1:], model):
+        warnings.warn(why, stacklevel=3)
     return {name: np.array(place.theirs(np.asarray(flat[place.path])), order='C') for name, place in assignment.items()}
 
 
@@ -171,14 +203,18 @@ def faults(arrays: Mapping[str, np.ndarray], assignment: Assignment) -> list[Fau
 
 def nearest(arrays: Mapping[str, np.ndarray], layouts: Mapping[str, Layout], shapes: Shapes) -> tuple[str, Assignment]:
     """The layout with the most names in common with the arrays, and its assignment."""
-    assignments = {title: layout(shapes) for title, layout in layouts.items()}
+    assignments = {title: layout.assign(shapes) for title, layout in layouts.items()}
     title = max(assignments, key=lambda title: len(assignments[title].keys() & arrays.keys()))
     return title, assignments[title]
 
 
-def same(shapes: Shapes) -> Assignment:
-    """The layout of our own names."""
+def assign_same(shapes: Shapes) -> Assignment:
+    """Our own names."""
     return {path: Place(path, own.shape, own.shape, tuple(range(len(own.shape)))) for path, own in shapes.items()}
+
+
+SAME = Layout(assign_same)
+"""The layout of our own names, which tell nothing of padding and BatchNorm."""
 
 
 def checked(variables: Mapping[str, Any], model: nn.Module, shapes: Shapes) -> dict[str, Any]:
@@ -189,9 +225,9 @@ def checked(variables: Mapping[str, Any], model: nn.Module, shapes: Shapes) -> d
     """
     flat: dict[str, Any] = flatten_dict(variables, sep='/')
     expected = with_channels(shapes, flat[STEM].shape if STEM in flat else ())
-    found = faults(flat, same(expected))
+    found = faults(flat, assign_same(expected))
     if found:
-        raise ValueError(message(found, model))
+        raise TensorMismatchError(message(found, model), found)
     return flat
 
 
@@ -200,18 +236,19 @@ def matches(name: str, patterns: Iterable[str]) -> bool:
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def message(found: Iterable[Fault], model: nn.Module, title: str = '', tried: Iterable[str] = ()) -> str:
-    """What does not fit, kind by kind, and what to do."""
+def message(
+    found: Sequence[Fault], model: nn.Module, title: str = '', tried: Iterable[str] = (), hint: str = ''
+) -> str:
+    """What does not fit, `LISTED` of each kind, and what to do: one line."""
     kinds: dict[str, list[str]] = {}
     for fault in found:
         kinds.setdefault(fault.kind, []).append(f'{fault.name}{fault.words}')
-    lines = [f'  {kind} ({len(names)}): {", ".join(names)}' for kind, names in kinds.items()]
+    said = '; '.join(f'{kind} ({len(names):,}): {listing(names)}' for kind, names in kinds.items())
+    more = '; `faults` of this error has all' if max(map(len, kinds.values())) > LISTED else ''
     if not title:
-        return '\n'.join([f'these variables are not those of {type(model).__name__}:', *lines])
-    return '\n'.join(
-        [
-            f'the tensors do not fit {type(model).__name__}; by the names of {title} (tried: {", ".join(tried)}):',
-            *lines,
-            "  from_torch, from_keras and load_file may leave out or replace some: excuse=['classifier*'], initial=...",
-        ]
+        return f'these variables are not those of {type(model).__name__}: {said}{more}'
+    return (
+        f'the tensors do not fit {type(model).__name__}{hint}; by the names of {listing([title])} (tried: '
+        f'{listing(tuple(tried))}): {said}{more}. from_torch, from_keras and load_file may leave out or replace some: '
+        "excuse=['classifier*'], initial=..."
     )

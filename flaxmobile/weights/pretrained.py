@@ -1,12 +1,14 @@
 """Published weights as a network that is ready for use."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from flaxmobile.messages import printable
 from flaxmobile.models.network import MobileNet
 from flaxmobile.models.registry import create_model
 from flaxmobile.weights.catalogue import find
@@ -24,6 +26,8 @@ def load_pretrained(
     image_size: int | None = None,
     file: str | Path | None = None,
     key: jax.Array | None = None,
+    new_classifier: bool = False,
+    ignore_convention: bool = False,
 ) -> LoadedModel:
     """A published weight in its network, with its preprocessing and the names of its classes.
 
@@ -31,34 +35,51 @@ def load_pretrained(
         name: as `flaxmobile weights list` prints it, `'mobilenetv2_100.ra_in1k'`; a network's name alone takes the
             weight that `weights.find` gives, and logs which as a warning.
         num_classes: of a new classifier over the same features; 0 for none; None, or the weight's own number, keeps the
-            weight's own.
+            weight's own classifier unless `new_classifier` is set.
         image_size: side of the images in pixels, and with it the weight's crop; None: the size it was trained at.
         file: where the weight's file lies, instead of the cache or its address; or the same weights in another format.
         key: what a new classifier is drawn from (default: `jax.random.key(0)`).
+        new_classifier: draw it whatever the number, as for a thousand classes that are not ImageNet's; the classes are
+            numbers then.
+        ignore_convention: take a `file` that was made for another padding or BatchNorm epsilon than the network's.
 
     Raises:
-        ValueError: no such weight, or its file does not fit or is damaged.
+        ValueError: no such weight; its file does not fit, is damaged, was made for another convention, or names other
+            classes than the weight's; a new classifier of no classes is asked for.
         OSError: the file cannot be fetched or read.
     """
     weight = find(name)
     if weight.name != name:
         log.warning('%s: taking %s', name, weight.name)
-    from flaxmobile.weights.files import load_file
-
+    if new_classifier and num_classes == 0:
+        raise ValueError('new_classifier=True and num_classes=0: give how many classes the new classifier tells apart')
     preprocessing = weight.preprocessing(image_size)
     model = create_model(weight.model, num_classes=weight.num_classes)
     wanted = create_model(weight.model, num_classes=weight.num_classes if num_classes is None else num_classes)
     path = download(weight) if file is None else Path(file)
+    classes = vocabulary(weight.vocabulary).names
     try:
-        variables = load_file(path, model)
+        variables = _read(path, model, classes, ignore_convention)
     except ValueError as error:
         raise ValueError(f'{error}. Remove it, and it is fetched again') if file is None else error from error
-    if wanted.num_classes == weight.num_classes:
-        return LoadedModel(model, variables, preprocessing, vocabulary(weight.vocabulary).names)
+    if wanted.num_classes == weight.num_classes and not new_classifier:
+        return LoadedModel(model, variables, preprocessing, classes)
     classifier = _classifier(wanted, jax.random.key(0) if key is None else key)
     params = {part: values for part, values in variables['params'].items() if part != 'classifier'} | classifier
     classes = tuple(str(number) for number in range(wanted.num_classes))
     return LoadedModel(wanted, {**variables, 'params': params}, preprocessing, classes)
+
+
+def _read(path: Path, model: MobileNet, classes: Sequence[str], ignore_convention: bool) -> dict[str, Any]:
+    """The variables in a file of published weights, which names those classes if any."""
+    from flaxmobile.weights import formats
+    from flaxmobile.weights.files import read_variables
+
+    file = formats.read(path)
+    variables = read_variables(path, file, model, ignore_convention=ignore_convention)
+    if file.kind == 'flaxmobile' and list(file.metadata.get('classes', classes)) != list(classes):
+        raise ValueError(f'{printable(path)}: says other classes than the published weights: load(path) has them')
+    return variables
 
 
 def _classifier(model: MobileNet, key: jax.Array) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import functools
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
@@ -18,12 +18,12 @@ from flaxmobile.layers import (
     UniversalInvertedBottleneck,
     get_convention,
 )
-from flaxmobile.messages import unknown
+from flaxmobile.messages import listing, unknown
 from flaxmobile.models.mobilenetv2 import MobileNetV2
 from flaxmobile.models.mobilenetv3 import MobileNetV3
 from flaxmobile.models.mobilenetv4 import MobileNetV4
 from flaxmobile.models.network import MobileNet
-from flaxmobile.weights import names
+from flaxmobile.weights import names, origins
 from flaxmobile.weights.formats.torch_pickle import WRAPPERS
 from flaxmobile.weights.names import Assignment, Layout, Place, Shapes
 
@@ -200,6 +200,10 @@ LAYOUTS: dict[str, dict[type[nn.Module], Names]] = {
     'timm': {MobileNet: TIMM, MobileNetV4: TIMM_MOBILENETV4},
     'torchvision': {MobileNetV2: TORCHVISION_MOBILENETV2, MobileNetV3: TORCHVISION_MOBILENETV3},
 }
+CONVENTIONS: dict[str, Callable[[nn.Module], origins.Conventions]] = {
+    'timm': origins.of_timm,
+    'torchvision': origins.of_torchvision,
+}
 LEAVES = {
     'params/{}/kernel': 'weight',
     'params/{}/scale': 'weight',
@@ -219,14 +223,16 @@ def from_torch(
     *,
     excuse: Iterable[str] = (),
     initial: Mapping[str, Any] | None = None,
+    ignore_convention: bool = False,
 ) -> dict[str, Any]:
     """The variables of `model` from a state dict of timm's or torchvision's twin, whose names tell which.
 
     Each tensor becomes a JAX array of its own type or the model's for that variable, whichever is wider; the stem takes
     as many channels as the state dict's. BatchNorm's `num_batches_tracked` is dropped.
 
-    The names do not say how the library pads and normalises: that is the model's convention, and the same weights mean
-    something else under another. `create_model` has the right one under timm's name, and under `tv_...` torchvision's.
+    The library's network of that structure pads and normalises in its own way, and the model has to do the same: it has
+    under timm's name, and for torchvision's V3 under `tv_...`. Of timm's `tf_mobilenetv3_...` the weights fit the
+    network without the `tf_` as well, and nothing tells the two apart: there the model's own convention stands.
 
     Args:
         state_dict: name to torch tensor, NumPy or JAX array. A checkpoint that holds it under 'state_dict_ema',
@@ -236,13 +242,21 @@ def from_torch(
         excuse: shell patterns of names, such as `['classifier.*']`. Excused tensors that the model has no place for
             are left out; where one is missing or does not fit, `initial` gives the value.
         initial: variables of the model, as `model.init` makes them.
+        ignore_convention: take weights that were made for another padding or BatchNorm epsilon than the model's.
 
     Raises:
-        ValueError: tensors are missing, unexpected, misshapen or not floating point, all of them named; `initial` is
-            needed and not given, or not the model's.
+        ValueError: tensors are missing, unexpected, misshapen or not floating point (a `TensorMismatchError`, whose
+            `faults` are all of them); they were made for another convention; `initial` is needed and not given, or not
+            the model's.
     """
-    tensors = {name: tensor for name, tensor in bare(state_dict).items() if name.rpartition('.')[2] != COUNTER}
-    return names.read(tensors, layouts(model), model, excuse=excuse, initial=initial)
+    return names.read(
+        without_counters(bare(state_dict)),
+        layouts(model),
+        model,
+        excuse=excuse,
+        initial=initial,
+        ignore_convention=ignore_convention,
+    )
 
 
 def to_torch(
@@ -250,7 +264,8 @@ def to_torch(
 ) -> dict[str, np.ndarray]:
     """The variables as NumPy arrays under the names of the torch twin, in its order.
 
-    `network.load_state_dict({name: torch.from_numpy(array) for name, array in ...})` takes them all.
+    `network.load_state_dict({name: torch.from_numpy(array) for name, array in ...})` takes them all. A warning says
+    where that network pads or normalises otherwise than the model, and so answers something else.
 
     Args:
         variables: of the model.
@@ -273,6 +288,11 @@ def to_torch(
         if leaf == 'running_var':
             arrays[f'{module}.{COUNTER}'] = np.array(0, np.int64)
     return arrays
+
+
+def without_counters(tensors: Mapping[str, Value]) -> dict[str, Value]:
+    """All but BatchNorm's `num_batches_tracked`."""
+    return {name: tensor for name, tensor in tensors.items() if name.rpartition('.')[2] != COUNTER}
 
 
 def bare(state_dict: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -302,7 +322,8 @@ def layouts(model: MobileNet) -> dict[str, Layout]:
     for library, kinds in LAYOUTS.items():
         kind = by_class(kinds, type(model))
         if kind and all(by_class(kind.blocks, spec.module) for spec in model.block_specs()):
-            found[library] = functools.partial(assignment, model, library, kind)
+            assign = functools.partial(assignment, model, library, kind)
+            found[library] = Layout(assign, library, CONVENTIONS[library](model))
     if not found:
         raise ValueError(f"no torch names for {type(model).__name__}: it is not a MobileNet of flaxmobile's own blocks")
     return found
@@ -317,7 +338,7 @@ def assignment(model: MobileNet, library: str, kind: Names, shapes: Shapes) -> A
                 assigned[f'{module}.{leaf}'] = place(own, shapes[own].shape, component in kind.matrices)
     nameless = shapes.keys() - {place.path for place in assigned.values()}
     if nameless:
-        raise ValueError(f'{library} has no names for these of {type(model).__name__}: {", ".join(sorted(nameless))}')
+        raise ValueError(f'{library} has no names for these of {type(model).__name__}: {listing(sorted(nameless))}')
     return assigned
 
 

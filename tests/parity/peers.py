@@ -13,6 +13,7 @@ from timm.models import efficientnet, mobilenetv3
 from torch import nn
 
 import flaxmobile
+from flaxmobile import weights
 
 torch.set_num_threads(1)  # its threads spin where the cores are shared, ten times slower than one alone
 
@@ -43,6 +44,12 @@ def timm_twin(name, **fields):
         fields |= {'pad_type': 'same', 'bn_eps': 1e-3}
         name = name.removeprefix('tf_')
     return GENERATORS[name.split('_')[0]](name, int(name.split('_')[-1]) / 100, **fields)
+
+
+def variables_of(network, name, model):
+    """Our variables of the twin of that name; `timm_twin` pads as TensorFlow does where timm itself never would."""
+    ours_alone = name.startswith('tf_') and not timm.is_model(name)
+    return weights.from_torch(network.state_dict(), model, ignore_convention=ours_alone)
 
 
 def twin(name):

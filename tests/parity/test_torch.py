@@ -80,7 +80,7 @@ def test_logits_and_the_map_at_each_stride(name):
     network = peers.calibrate(peers.twin(name), peers.images(8, (96, 96), seed=1))
     # timm has Keras's V1 with TensorFlow's padding alone; `test_keras.py` has Keras itself.
     fields = {'convention': 'tensorflow'} if name.startswith('tf_mobilenetv1') else {}
-    variables = from_torch(network.state_dict(), peers.create(name, **fields))
+    variables = peers.variables_of(network, name, peers.create(name, **fields))
     side = flaxmobile.models.registry.entry(name).image_size
     for output_stride, size in ((32, (side, side)), (32, ODD), (16, ODD), (8, ODD)):
         batch = peers.images(2, size)

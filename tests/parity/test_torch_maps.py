@@ -8,13 +8,14 @@ import jax
 import numpy as np
 import peers
 import pytest
+import timm
 import torch
 import torchvision
 from flax.traverse_util import flatten_dict
 from test_torch import NO_TWIN
 
 import flaxmobile
-from flaxmobile.weights import from_torch, to_torch
+from flaxmobile.weights import from_torch, origins, to_torch
 
 pytestmark = pytest.mark.parity
 
@@ -32,28 +33,48 @@ def assert_same(got, want):
 
 
 @torch.no_grad()
-def assert_maps_fit(network, model, layout=None):
+def assert_maps_fit(network, model, layout=None, ignore_convention=False):
     """Random weights from the twin and back, which takes them strictly, and once more."""
     for tensor in network.state_dict().values():
         if tensor.is_floating_point():
             tensor.normal_()
     theirs = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    variables = from_torch(theirs, model)
+    variables = from_torch(theirs, model, ignore_convention=ignore_convention)
     arrays = to_torch(variables, model, layout)
     assert_same(tensors(arrays), theirs)
     network.load_state_dict(tensors(arrays), strict=True)
-    assert_same(flat(from_torch(arrays, model)), flat(variables))
+    assert_same(flat(from_torch(arrays, model, ignore_convention=ignore_convention)), flat(variables))
 
 
 def flat(variables):
     return dict(sorted(flatten_dict(variables, sep='/').items()))
 
 
+@pytest.mark.filterwarnings('ignore:.* the network of timm')
 @pytest.mark.parametrize('name', flaxmobile.list_models())
 def test_state_dict_of_every_network(name):
     if name in NO_TWIN:
         pytest.skip(NO_TWIN[name])
-    assert_maps_fit(peers.twin(name), flaxmobile.create_model(name))
+    # timm's generators make these on request; timm has no such network, and never pads so under these names.
+    ours_alone = name.startswith('tf_') and not timm.is_model(name)
+    assert_maps_fit(peers.twin(name), flaxmobile.create_model(name), ignore_convention=ours_alone)
+
+
+@pytest.mark.parametrize('name', [name for name in flaxmobile.list_models() if timm.is_model(name)])
+def test_what_is_known_of_timm_s_padding_and_epsilon(name):
+    """Read off timm's network; and both forms of a network are those that timm has under two names."""
+    with torch.device('meta'):
+        network = timm.create_model(name)
+    same = any('Same' in type(module).__name__ for module in network.modules())
+    (epsilon,) = {module.eps for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)}
+    known = {(rule.padding, rule.epsilon) for rule in origins.of_timm(flaxmobile.create_model(name))}
+    assert ('same' if same else 'symmetric', epsilon) in known
+    assert len(known) == 1 + timm.is_model(f'tf_{name.removeprefix("tf_")}')
+
+
+@pytest.mark.parametrize('name', [name for name in flaxmobile.list_models('t[fv]_*') if not timm.is_model(name)])
+def test_timm_has_no_network_in_tensorflow_s_form_where_we_say_so(name):
+    assert not origins.in_timm(name)
 
 
 @pytest.mark.parametrize('width', [35, 50, 75, 100, 130, 140])

@@ -105,7 +105,7 @@ def test_our_own_file_says_all(tmp_path: Path) -> None:
     weights.save(path, loaded, NETWORK, {'stem_stride': 1})
     followed = follow(load_config('image_folder'), str(path))
     assert (followed.model, followed.stem_stride, followed.preprocessing) == (NETWORK, 1, SCALED)
-    again = load_init(str(path), 'mobilenetv2_100')
+    again = load_init(str(path), load_config('image_folder'))
     assert again.classes == loaded.classes
     chex.assert_trees_all_equal(again.variables, loaded.variables)
 
@@ -113,14 +113,35 @@ def test_our_own_file_says_all(tmp_path: Path) -> None:
 def test_another_format_is_read_as_the_configs_model(tmp_path: Path) -> None:
     path, loaded, config = tmp_path / 'birds.npz', random_model(), load_config('image_folder')
     np.savez(path, **weights.to_torch(loaded.variables, loaded.model))
-    for network, mean in ((NETWORK, 0.485), (f'tf_{NETWORK}', 0.5)):
-        followed = follow(dataclasses.replace(config, model=network), str(path))
-        assert (followed.model, followed.mean[0]) == (network, mean)
-    read = load_init(str(path), NETWORK)
+    ours, others = (dataclasses.replace(config, model=network) for network in (NETWORK, f'tf_{NETWORK}'))
+    followed = follow(dataclasses.replace(ours, stem_stride=1), str(path))
+    assert (followed.model, followed.mean[0], followed.stem_stride) == (NETWORK, 0.485, 1)
+    with pytest.raises(ValueError, match=r"birds\.npz: these are weights of timm, .*build it with convention='torch'"):
+        follow(others, str(path))
+    followed = follow(dataclasses.replace(others, ignore_convention=True), str(path))
+    assert (followed.model, followed.mean[0]) == (f'tf_{NETWORK}', 0.5)
+    followed = follow(dataclasses.replace(others, convention='torch'), str(path))
+    assert (followed.model, followed.convention) == (f'tf_{NETWORK}', 'torch')
+    read = load_init(str(path), ours)
     chex.assert_trees_all_equal(read.variables, loaded.variables)
     assert read.classes == ()  # Three, whose names the file does not have.
-    with pytest.raises(ValueError, match=r'(?s)birds\.npz: .*misshapen.*conv_stem\.weight is \(8, 3, 3, 3\)'):
-        load_init(str(path), 'mobilenetv1_050')
+    wider = dataclasses.replace(config, model='mobilenetv1_050')
+    with pytest.raises(ValueError, match=r'birds\.npz: .*misshapen.*conv_stem\.weight is \(8, 3, 3, 3\)'):
+        load_init(str(path), wider)
+
+
+def test_a_run_starts_from_weights_of_its_own_convention(tmp_path: Path) -> None:
+    path = tmp_path / 'birds.safetensors'
+    weights.save(path, random_model(), NETWORK)
+    config = dataclasses.replace(load_config('image_folder'), model=NETWORK)
+    assert load_init(str(path), config, config.build_model(2)).classes == ('cat', 'dog', 'owl')
+    for change in ({'model': f'tf_{NETWORK}'}, {'convention': 'tensorflow'}):
+        other = dataclasses.replace(config, **change)
+        with pytest.raises(ValueError, match=r"init: .*mobilenetv1_025 \(.*birds\.safetensors\).*convention='torch'"):
+            load_init(str(path), other, other.build_model(2))
+        load_init(str(path), other)  # A teacher, which stays what it is.
+        insisting = dataclasses.replace(other, ignore_convention=True)
+        load_init(str(path), insisting, insisting.build_model(2))
 
 
 def test_a_network_that_no_config_can_ask_for_is_refused(tmp_path: Path) -> None:

@@ -77,6 +77,32 @@ def test_a_new_classifier(variables: dict[str, Any], published: Path) -> None:
     assert np.abs(kernel - other.variables['params']['classifier']['kernel']).max() > 0.1
 
 
+def test_a_new_classifier_of_as_many_classes(variables: dict[str, Any], published: Path) -> None:
+    """Somebody else's thousand classes, not ImageNet's."""
+    for number in (None, 1000):
+        loaded = flaxmobile.load_pretrained(NAME, number, file=published, new_classifier=True)
+        assert loaded.classes == tuple(map(str, range(1000)))
+        kernel, bias = (loaded.variables['params']['classifier'][name] for name in ('kernel', 'bias'))
+        assert (kernel.shape, np.any(bias)) == ((1024, 1000), False)
+        assert np.abs(kernel).max() == pytest.approx(1000**-0.5, rel=1e-3)
+        assert_same(*({**tree['params'], 'classifier': {}} for tree in (loaded.variables, variables)))
+    with pytest.raises(ValueError, match='new_classifier=True and num_classes=0'):
+        flaxmobile.load_pretrained(NAME, 0, file=published, new_classifier=True)
+
+
+def test_a_file_of_ours_with_other_classes_is_not_the_published_one(variables: dict[str, Any], tmp_path: Path) -> None:
+    model, preprocessing = flaxmobile.create_model('mobilenetv3_small_050'), weights.find(NAME).preprocessing()
+    for classes in (vocabulary('imagenet-1k').names, tuple(f'class {number}' for number in range(1000))):
+        path = tmp_path / 'mine.safetensors'
+        loaded = weights.LoadedModel(model, variables, preprocessing, classes)
+        weights.save(path, loaded, 'mobilenetv3_small_050', overwrite=True)
+        if classes[0] != 'class 0':
+            assert flaxmobile.load_pretrained(NAME, file=path).classes == classes
+            continue
+        with pytest.raises(ValueError, match=r'mine\.safetensors: says other classes than the published weights'):
+            flaxmobile.load_pretrained(NAME, file=path)
+
+
 def test_without_a_classifier(variables: dict[str, Any], published: Path) -> None:
     loaded = flaxmobile.load_pretrained(NAME, 0, file=published)
     assert (loaded.model.num_classes, loaded.classes) == (0, ())
@@ -95,7 +121,11 @@ def test_another_image_size(published: Path) -> None:
     [
         ('mobilenetv3_small_50', None, "unknown weights 'mobilenetv3_small_50'. Did you mean: mobilenetv3_small_050"),
         ('mobilenetv3_small_050', 'no/such.pth', 'no/such.pth: there is no such file'),
-        ('mobilenetv3_small_075', 'published', 'published0/model.safetensors: .*misshapen .*conv_head.weight'),
+        (
+            'mobilenetv3_small_075',
+            'published',
+            r'\(they fit mobilenetv3_small_050\).*misshapen \(192\): ',
+        ),
         ('mobilenetv2_050', 'published', 'published0/model.safetensors: .*missing .*unexpected '),
     ],
 )
@@ -103,6 +133,20 @@ def test_what_is_refused(published: Path, name: str, file: str | None, message: 
     path = published if file == 'published' else file
     with pytest.raises((ValueError, OSError), match=f'(?s){message}'):
         flaxmobile.load_pretrained(name, file=path)
+
+
+def test_a_file_made_for_another_convention(published: Path) -> None:
+    name = 'tf_mobilenetv3_small_075'
+    model = flaxmobile.create_model(name, convention='torchvision_v3')
+    path = published.with_name('torchvision.pth')
+    loaded = weights.LoadedModel(
+        model, random_variables(model, (1, 64, 64, 3)), weights.find(name).preprocessing(), ('a',)
+    )
+    weights.save(path, loaded, name, {'convention': 'torchvision_v3'}, layout='torchvision')
+    with pytest.raises(ValueError, match=r"torchvision\.pth: these are weights of torchvision.*'torchvision_v3'"):
+        flaxmobile.load_pretrained(name, file=path)
+    taken = flaxmobile.load_pretrained(name, file=path, ignore_convention=True)
+    assert_same(taken.variables, loaded.variables)
 
 
 def test_a_negative_number_of_classes(published: Path) -> None:

@@ -15,8 +15,7 @@ import flaxmobile
 from flaxmobile.layers import InvertedResidual
 from flaxmobile.models import MobileNetV1, MobileNetV2, MobileNetV3Small
 from flaxmobile.models.network import variable_shapes
-from flaxmobile.weights import from_torch, to_torch
-from flaxmobile.weights.names import flat_shapes
+from flaxmobile.weights import TensorMismatchError, from_torch, recognition, to_torch
 from flaxmobile.weights.torch_names import layouts
 
 # Tensors of state dicts without num_batches_tracked, and sha256 of their sorted lines `name shape`: timm 1.0.31,
@@ -130,12 +129,15 @@ def assert_same_bits(got, want):
 @pytest.mark.parametrize(('layout', 'name'), STATE_DICTS)
 def test_names_and_shapes_are_the_library_s(layout, name):
     model = flaxmobile.create_model(name)
-    assigned = layouts(model)[layout](flat_shapes(model))
+    assigned = layouts(model)[layout].assign(recognition.shapes(name))
     lines = sorted(f'{name} {place.foreign_shape}' for name, place in assigned.items())
     assert {theirs: assigned[theirs].path for theirs in PLACES.get((layout, name), {})} == PLACES.get(
         (layout, name), {}
     )
     assert (len(lines), hashlib.sha256('\n'.join(lines).encode()).hexdigest()) == STATE_DICTS[layout, name]
+    given = {theirs: jax.ShapeDtypeStruct(place.foreign_shape, np.float32) for theirs, place in assigned.items()}
+    fitting = [fit.networks for fit in recognition.fits(given) if not fit.wrong]
+    assert any(name in networks for networks in fitting)
 
 
 # MobileNetV3 small with two blocks: our module, timm's, torchvision's, and the shape of torch's `weight`.
@@ -188,7 +190,7 @@ def expected_state_dict(flat, layout):
 
 @pytest.mark.parametrize('layout', ['timm', 'torchvision'])
 def test_names_order_and_values_of_a_small_network(layout):
-    model = TwoBlocks(num_classes=10)
+    model = TwoBlocks(num_classes=10, convention={'timm': 'torch', 'torchvision': 'torchvision_v3'}[layout])
     variables = filled(model)
     flat = {path: np.asarray(values) for path, values in flatten_dict(variables, sep='/').items()}
     arrays = to_torch(variables, model, layout)
@@ -221,8 +223,10 @@ class ThreeBlocks(MobileNetV2):
     last=st.booleans(),
 )
 def test_round_trips_keep_every_bit(kind, width, num_classes, channels, dtype, last):
-    model = kind(width_multiplier=width, num_classes=num_classes, param_dtype=dtype)
+    model = kind(width_multiplier=width, num_classes=num_classes, param_dtype=dtype, convention='torch')
     layout = layouts(model).popitem()[0] if last else 'timm'
+    if (kind, layout) == (TwoBlocks, 'torchvision'):
+        model = model.clone(convention='torchvision_v3')
     variables = random_bits(model, channels)
     arrays = to_torch(variables, model, layout)
     loaded = from_torch(arrays, model)
@@ -232,7 +236,7 @@ def test_round_trips_keep_every_bit(kind, width, num_classes, channels, dtype, l
 
 @pytest.fixture(scope='module')
 def model():
-    return TwoBlocks(width_multiplier=0.25, num_classes=3)
+    return TwoBlocks(width_multiplier=0.25, num_classes=3, convention='torch')
 
 
 @pytest.fixture(scope='module')
@@ -247,7 +251,8 @@ def arrays(model, variables):
 
 def test_default_layout_follows_the_convention(model, variables):
     assert 'conv_stem.weight' in to_torch(variables, model)
-    assert 'conv_stem.weight' in to_torch(variables, model.clone(convention='torch'))
+    with pytest.warns(UserWarning, match='network of timm'):
+        assert 'conv_stem.weight' in to_torch(variables, model.clone(convention='tensorflow'))
     assert 'features.0.0.weight' in to_torch(variables, model.clone(convention='torchvision_v3'))
 
 
@@ -328,14 +333,30 @@ def test_all_faults_are_said_at_once(model, arrays):
     arrays['classifier.weight'] = arrays['classifier.weight'].astype(np.int64)
     arrays['blocks.1.0.bn9.weight'] = arrays.pop('blocks.1.0.bn3.weight')
     del arrays['conv_head.bias']
-    said = message(lambda: from_torch(arrays, model)).splitlines()
-    assert said[0] == 'the tensors do not fit TwoBlocks; by the names of timm (tried: timm, torchvision):'
-    assert said[1] == '  missing (2): blocks.1.0.bn3.weight, conv_head.bias'
-    assert said[2] == '  unexpected (1): blocks.1.0.bn9.weight'
     stem = 'conv_stem.weight is (8, 3, 5, 5) instead of (16, 3, 3, 3)'
-    assert said[3] == f'  misshapen (2): {stem}, classifier.bias is (1000,) instead of (3,)'
-    assert said[4] == '  not floating point (2): bn1.weight is int32, classifier.weight is int64'
-    assert 'excuse=' in said[5]
+    assert message(lambda: from_torch(arrays, model)) == (
+        'the tensors do not fit TwoBlocks; by the names of timm (tried: timm, torchvision): '
+        'missing (2): blocks.1.0.bn3.weight, conv_head.bias; '
+        'unexpected (1): blocks.1.0.bn9.weight; '
+        f'misshapen (2): {stem}, classifier.bias is (1000,) instead of (3,); '
+        'not floating point (2): bn1.weight is int32, classifier.weight is int64. '
+        "from_torch, from_keras and load_file may leave out or replace some: excuse=['classifier*'], initial=..."
+    )
+
+
+def test_a_long_list_of_faults_is_one_short_line_and_whole_in_the_error(model, arrays):
+    renamed = {f'{name}\n\x1b]0;title\x07{"x" * 1000}': array for name, array in arrays.items() if array.ndim}
+    with pytest.raises(TensorMismatchError) as caught:
+        from_torch(renamed, model)
+    said, faults = str(caught.value), caught.value.faults
+    assert len(said) < 5000
+    assert said.isprintable()
+    assert said.count('conv') < 40
+    assert f'missing ({len(renamed)}): conv_stem.weight, ' in said
+    assert f' and {len(renamed) - 10} more; unexpected ({len(renamed)}): ' in said
+    assert '`faults` of this error has all' in said
+    assert [fault.name for fault in faults if fault.kind == 'unexpected'] == list(renamed)
+    assert sum(fault.kind == 'missing' for fault in faults) == len(renamed)
 
 
 def test_names_of_another_library(model):
@@ -350,7 +371,7 @@ def test_the_nearest_layout_is_the_one_spoken_of(model, variables):
     del arrays['features.0.1.running_var']
     said = message(lambda: from_torch(arrays, model))
     assert 'by the names of torchvision' in said
-    assert 'missing (1): features.0.1.running_var\n' in said
+    assert 'missing (1): features.0.1.running_var. ' in said
     assert 'unexpected' not in said
 
 
@@ -374,7 +395,7 @@ def test_excused_tensors_come_from_initial(model, variables, arrays):
     assert_same_bits(loaded, expected)
     said = message(lambda: from_torch(arrays, model, excuse='classifier.*', initial=initial))
     assert 'extra.weight' in said
-    assert 'classifier' not in said.splitlines()[1]
+    assert 'classifier' not in said.partition('unexpected')[2].partition('. from_torch')[0]
     said = message(lambda: from_torch(arrays, model, excuse=['classifier.*', 'extra.*']))
     assert 'classifier.bias, classifier.weight' in said
     assert 'initial=' in said
@@ -388,7 +409,7 @@ def test_an_excuse_changes_nothing_that_fits(model, variables, arrays):
 def test_without_classifier(model, variables, arrays):
     backbone = model.clone(num_classes=0)
     said = message(lambda: from_torch(arrays, backbone))
-    assert 'unexpected (2): classifier.weight, classifier.bias\n' in said
+    assert 'unexpected (2): classifier.weight, classifier.bias. ' in said
     loaded = from_torch(arrays, backbone, excuse=['classifier.*'])
     assert 'classifier' not in loaded['params']
     names = to_torch(loaded, backbone)
@@ -399,7 +420,7 @@ def test_channels_are_those_of_the_stem(model, variables, arrays):
     arrays['conv_stem.weight'] = np.ones((16, 5, 3, 3), np.float32)
     assert from_torch(arrays, model)['params']['stem']['conv']['kernel'].shape == (3, 3, 5, 16)
     said = message(lambda: from_torch(arrays, model, initial=variables))
-    assert 'misshapen (1): conv_stem.weight is (16, 5, 3, 3) instead of (16, 3, 3, 3)\n' in said
+    assert 'misshapen (1): conv_stem.weight is (16, 5, 3, 3) instead of (16, 3, 3, 3). ' in said
     loaded = from_torch(arrays, model, excuse='conv_stem.weight', initial=variables)
     assert_same_bits(loaded, variables)
 

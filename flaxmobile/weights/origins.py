@@ -1,0 +1,134 @@
+"""How the library that weights come from pads and normalises, and whether a network does the same."""
+
+import dataclasses
+import fnmatch
+from collections.abc import Sequence
+from typing import Any
+
+from flax import linen as nn
+
+from flaxmobile.layers import KERAS_V1, TENSORFLOW, TORCH, TORCHVISION_V3, Convention, get_convention
+from flaxmobile.layers.convention import CONVENTIONS
+from flaxmobile.models.mobilenetv1 import MobileNetV1
+from flaxmobile.models.mobilenetv3 import MobileNetV3
+from flaxmobile.models.registry import REGISTRY, create_model
+
+Conventions = tuple[Convention, ...]
+"""Those that weights may have been trained with, the usual one first; none where nothing is known."""
+
+NOT_IN_TIMM = ('tf_mobilenetv1_*', 'tf_mobilenetv2_*', 'tv_*')
+"""Patterns of the registered names that timm has no network of."""
+FREE = (
+    'num_classes',
+    'stem_stride',
+    'output_stride',
+    'dropout_rate',
+    'stochastic_depth_rate',
+    'convention',
+    'dtype',
+    'param_dtype',
+    'batch_norm_axis_name',
+    'parent',
+    'name',
+)
+"""Fields that may differ between a network and the registered one that it is."""
+
+
+def structure(model: nn.Module) -> tuple[Any, ...]:
+    """What makes the network the one it is: its class and its fields but for the `FREE` ones."""
+    values = ((field.name, getattr(model, field.name)) for field in dataclasses.fields(model))  # type: ignore[arg-type]
+    return type(model), *((name, value) for name, value in values if name not in FREE)
+
+
+def differing(one: nn.Module, other: nn.Module) -> str:
+    """In which fields two networks of one class differ that tensors need not show: "anti_aliasing ('blur', None)"."""
+    (kind, *fields), (other_kind, *others) = structure(one), structure(other)
+    if kind is not other_kind:
+        return ''
+    return ', '.join(f'{own[0]} {(own[1], its[1])}' for own, its in zip(fields, others, strict=True) if own != its)
+
+
+def registered(model: nn.Module) -> dict[str, Convention]:
+    """The registered names of networks of that structure, each with its convention."""
+    own = structure(model)
+    found = ((name, create_model(name)) for name, entry in REGISTRY.items() if entry.module is own[0])
+    return {name: get_convention(network.convention) for name, network in found if structure(network) == own}
+
+
+def of_timm(model: nn.Module) -> Conventions:
+    """The conventions of timm's networks of that structure: two where timm has it as TensorFlow's too."""
+    networks = {name: convention for name, convention in registered(model).items() if in_timm(name)}
+    return tuple(networks.values()) or (TORCH,)
+
+
+def in_timm(name: str) -> bool:
+    """Whether the registered name is one of timm's, or one by timm's habit."""
+    return not any(fnmatch.fnmatchcase(name, pattern) for pattern in NOT_IN_TIMM)
+
+
+def of_torchvision(model: nn.Module) -> Conventions:
+    """The convention of torchvision's networks of that class."""
+    return (TORCHVISION_V3,) if isinstance(model, MobileNetV3) else (TORCH,)
+
+
+def of_keras(model: nn.Module) -> Conventions:
+    """The conventions of Keras's networks of that class; V1's differ at sizes that are no multiple of 32 alone."""
+    return (KERAS_V1, TENSORFLOW) if isinstance(model, MobileNetV1) else (TENSORFLOW,)
+
+
+def alike(one: Convention | str, other: Convention | str) -> bool:
+    """Whether the two pad and normalise alike, so that the same weights answer the same."""
+    one, other = get_convention(one), get_convention(other)
+    return (one.padding, one.epsilon) == (other.padding, other.epsilon)
+
+
+def contradiction(origin: str, known: Sequence[Convention], model: nn.Module) -> str:
+    """Why weights of `origin` mean something else in `model`, and what to do; '' where they do not.
+
+    Args:
+        origin: whose weights they are.
+        known: the conventions they may have been trained with; none where nothing is known.
+        model: the network; one without a convention contradicts nothing.
+    """
+    if _agrees(known, model):
+        return ''
+    same = [name for name, its in registered(model).items() if any(alike(its, convention) for convention in known)]
+    networks = f' (create_model({same[0]!r}))' if same else ''
+    return (
+        f'these are weights of {origin}, made for {words(known[0])}, and {type(model).__name__} here has '
+        f'{words(getattr(model, "convention", ""))}, with which they answer something else: build it with '
+        f'convention={spelled(known[0])}{networks}, or insist with ignore_convention=True (--ignore-convention)'
+    )
+
+
+def caution(origin: str, known: Sequence[Convention], model: nn.Module) -> str:
+    """Why the network of `origin` answers something else with the weights of `model`; '' where it does not."""
+    if _agrees(known, model):
+        return ''
+    own = get_convention(getattr(model, 'convention', ''))
+    padding = ", pad_type='same'" if own.padding != 'symmetric' else ''
+    same = f', unless it is built with bn_eps={own.epsilon:g}{padding}' if origin == 'timm' else ''
+    if same and own.padding == 'bottom_right':
+        same += ' and given images whose height and width are multiples of 32'
+    return (
+        f'{type(model).__name__} here has {words(own)}, and the network of {origin} with these names has '
+        f'{words(known[0])}: with these numbers it answers something else{same}'
+    )
+
+
+def _agrees(known: Sequence[Convention], model: nn.Module) -> bool:
+    own = getattr(model, 'convention', None)
+    return own is None or not known or any(alike(own, convention) for convention in known)
+
+
+def words(convention: Convention | str) -> str:
+    """How it pads and normalises."""
+    known = get_convention(convention)
+    return f'{known.padding} padding and a BatchNorm epsilon of {known.epsilon:g}'
+
+
+def spelled(convention: Convention) -> str:
+    """The convention as an argument: its name, or that of one that is alike."""
+    near = [name for name, known in CONVENTIONS.items() if alike(known, convention)]
+    exact = [name for name in near if CONVENTIONS[name] == convention]
+    return repr((exact or near)[0]) if near else repr(convention)

@@ -1,0 +1,130 @@
+"""The network of a file that does not say it, told by its tensors."""
+
+import functools
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+import flaxmobile
+from flaxmobile import weights
+from flaxmobile.models.network import variable_shapes
+from flaxmobile.weights import recognition, to_torch
+
+
+@functools.cache
+def tensors(name: str, layout: str) -> dict[str, Any]:
+    """Name and shape of each tensor of the network under a library's names."""
+    given = ['conv/kernel'] if layout.startswith(('Keras', 'classes')) else ['params/a'] if layout == 'ours' else ['a']
+    model = flaxmobile.create_model(name)
+    layouts = recognition.layouts_of(dict.fromkeys(given), model)
+    assign = layouts['flaxmobile' if layout == 'ours' else layout].assign
+    places = assign(recognition.shapes(name))
+    return {name: SimpleNamespace(shape=place.foreign_shape) for name, place in places.items()}
+
+
+@pytest.mark.parametrize(
+    ('name', 'layout', 'wanted'),
+    [
+        ('mobilenetv1_025', 'timm', 'mobilenetv1_025'),
+        ('mobilenetv1_025', 'Keras', 'tf_mobilenetv1_025'),
+        ('mobilenetv1_025', 'classes and numbers', 'tf_mobilenetv1_025'),
+        ('mobilenetv2_035', 'torchvision', 'mobilenetv2_035'),
+        ('mobilenetv3_small_100', 'torchvision', 'tv_mobilenetv3_small_100'),
+        ('mobilenetv3_small_100', "Keras's published files", 'tf_mobilenetv3_small_100'),
+        ('mobilenetv3_small_050', 'ours', 'mobilenetv3_small_050'),
+    ],
+)
+def test_the_names_tell_the_network(name: str, layout: str, wanted: str) -> None:
+    given = tensors(name, layout)
+    assert recognition.recognize(given) == wanted
+    # Whatever its classes: three in the last tensors, or none at all.
+    classifier = [name for name, tensor in given.items() if 1000 in tensor.shape]
+    assert len(classifier) == 2
+    three = {
+        name: SimpleNamespace(shape=tuple(3 if side == 1000 else side for side in given[name].shape))
+        for name in classifier
+    }
+    assert recognition.recognize(given | three) == wanted
+    assert recognition.recognize({name: given[name] for name in given.keys() - set(classifier)}) == wanted
+
+
+@pytest.mark.parametrize(
+    ('name', 'layout', 'alike'),
+    [
+        ('mobilenetv1_025', 'ours', 'mobilenetv1_025, tf_mobilenetv1_025'),
+        ('mobilenetv3_small_100', 'timm', 'mobilenetv3_small_100, tf_mobilenetv3_small_100'),
+        (
+            'mobilenetv4_conv_medium',
+            'timm',
+            'mobilenetv4_conv_medium, mobilenetv4_conv_aa_medium, mobilenetv4_conv_blur_medium',
+        ),
+    ],
+)
+def test_networks_that_fit_alike_are_named_and_none_is_taken(name: str, layout: str, alike: str) -> None:
+    given = tensors(name, layout)
+    with pytest.raises(ValueError, match=f'the tensors fit {alike} alike, which answer differently'):
+        recognition.recognize(given)
+    for said in alike.split(', '):
+        assert recognition.recognize(given, said) == said
+    with pytest.raises(ValueError, match=f'fit {alike} alike'):
+        recognition.recognize(given, 'mobilenetv2_100')
+
+
+def test_what_fits_no_network() -> None:
+    given = dict(tensors('mobilenetv1_025', 'timm'))
+    given['\x1b]0;title\x07'] = given.pop('conv_stem.weight')
+    message = r'of torch, fit no registered network; the nearest is mobilenetv1_025, with 2 that do not$'
+    with pytest.raises(ValueError, match=message):
+        recognition.recognize(given)
+    for nothing in ({}, {'weight': SimpleNamespace(shape=(3, 3))}, {'a': SimpleNamespace(shape=())}):
+        with pytest.raises(ValueError, match=r'of torch, fit no registered network$'):
+            recognition.recognize(nothing)
+
+
+def test_a_stem_of_other_channels() -> None:
+    given = dict(tensors('mobilenetv1_025', 'timm'))
+    given['conv_stem.weight'] = SimpleNamespace(shape=(8, 5, 3, 3))
+    assert recognition.recognize(given) == 'mobilenetv1_025'
+    given['conv_stem.weight'] = SimpleNamespace(shape=(8, 3, 3, 5))
+    with pytest.raises(ValueError, match='nearest is mobilenetv1_025, with 1 that do not'):
+        recognition.recognize(given)
+
+
+@pytest.fixture
+def arrays() -> dict[str, np.ndarray]:
+    model = flaxmobile.create_model('mobilenetv1_025', num_classes=3)
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), variable_shapes(model))
+    return to_torch(zeros, model)
+
+
+def test_a_file_is_opened_by_itself(command: Any, arrays: dict[str, np.ndarray], tmp_path: Path) -> None:
+    path = tmp_path / 'mine.npz'
+    np.savez(path, **arrays)
+    opened = weights.open_model(path)
+    assert (opened.name, opened.overrides, opened.assumed) == ('mobilenetv1_025', {'num_classes': 3}, 'torch')
+    assert opened.recognized
+    assert not weights.open_model(path, 'mobilenetv1_025').recognized
+    status, _, error = command('predict', path, tmp_path / 'none.png')
+    assert status == 1  # There is no such image.
+    assert error.startswith(f'{path} says neither which network it is of (its tensors fit mobilenetv1_025 alone), how ')
+    assert error.count('\n') == 1
+    np.savez(path, **{f'x{name}': array for name, array in arrays.items()})
+    status, _, error = command('predict', path, tmp_path / 'none.png')
+    assert status == 2
+    assert error.startswith(f'flaxmobile: {path}: the tensors, of torch, fit no registered network. Say which it is: ')
+    assert error.count('\n') == 1
+
+
+def test_a_message_on_tensors_that_do_not_fit_names_the_network_they_are_of(arrays: dict[str, np.ndarray]) -> None:
+    for model in ('mobilenetv1_050', 'mobilenetv2_050'):
+        with pytest.raises(weights.TensorMismatchError, match=r'fit MobileNetV\d \(they fit mobilenetv1_025\); by'):
+            weights.from_torch(arrays, flaxmobile.create_model(model))
+    del arrays['conv_stem.weight']
+    with pytest.raises(weights.TensorMismatchError, match=r'fit MobileNetV1 \(nearest is mobilenetv1_025\); by'):
+        weights.from_torch(arrays, flaxmobile.create_model('mobilenetv1_050'))
+    with pytest.raises(weights.TensorMismatchError, match=r'fit MobileNetV1; by .*missing \(1\): conv_stem\.weight\. '):
+        weights.from_torch(arrays, flaxmobile.create_model('mobilenetv1_025', num_classes=3))
