@@ -36,9 +36,8 @@ def last_map_at_each_stride(blocks, batch):
 
 def timm_s(name, network, output_stride):
     """The network at that output stride, and timm's backbone of it: timm's V3 and V4 take none with their heads on."""
-    with torch.device('meta'):
-        backbone = peers.timm_twin(name, features_only=True, output_stride=output_stride).eval()
-    assert not backbone.load_state_dict(network.state_dict(), strict=False, assign=True).missing_keys
+    backbone = peers.timm_twin(name, features_only=True, output_stride=output_stride).double().eval()
+    assert not backbone.load_state_dict(network.state_dict(), strict=False).missing_keys
     network.blocks = backbone.blocks
 
     def maps(batch):
