@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tiny_run import CLASSES, Blobs, blob_file, finished_run, tiny  # noqa: F401 - fixtures
+from tiny_run import CLASSES, LENGTHS, Blobs, blob_file, finished_run, tiny  # noqa: F401 - fixtures
 
 import flaxmobile
 from flaxmobile import data
@@ -259,13 +259,11 @@ def test_evaluate_says_that_it_takes_a_part(
     assert out.splitlines()[0].endswith('divided (test)')
 
 
-def test_other_images_are_told(command: Run, tiny: TrainConfig, finished_run: Path, tmp_path: Path) -> None:  # noqa: F811
-    run_dir = shutil.copytree(finished_run, tmp_path / 'run')
-    written = json.loads((run_dir / 'run.json').read_text())
-    written['images']['test'] = '12 images'
-    (run_dir / 'run.json').write_text(json.dumps(written))
-    with pytest.warns(UserWarning, match='not the test images of the run: they were 12 images, and those of blobs'):
-        assert command('evaluate', run_dir)[0] == 0
+@pytest.mark.usefixtures('tiny')
+def test_other_images_are_told(command: Run, finished_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    monkeypatch.setitem(LENGTHS, 'test', 36)
+    with pytest.warns(UserWarning, match='not the test images of the run: they were 37 images, and those of blobs'):
+        assert command('evaluate', finished_run)[0] == 0
 
 
 def test_predict(command: Run, tiny: TrainConfig, finished_run: Path, blob_file: Path, tmp_path: Path) -> None:  # noqa: F811

@@ -1,6 +1,5 @@
 """The subcommands that take a config: train, preview, compile and benchmark input."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -42,6 +41,7 @@ def train(
     from flaxmobile.analysis.counts import layers
     from flaxmobile.training.interruption import TrainingStopped
     from flaxmobile.training.loop import train as run_training
+    from flaxmobile.training.report import read_results
 
     def count(model: MobileNet) -> int:
         return sum(layer.multiply_adds for layer in layers(model, configuration.image_size, configuration.channels))
@@ -61,7 +61,7 @@ def train(
         tell(str(stopped))
         return 128 + stopped.number
     if jax.process_index() == 0:
-        results = json.loads((folder / 'results.json').read_text())
+        results = read_results(folder)
         print(f'test accuracy {results["test"]["accuracy"]:.2%}; the report: {printable(folder / "report.md", None)}')
     return 0
 

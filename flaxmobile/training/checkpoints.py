@@ -1,6 +1,7 @@
 """Checkpoints of a run, by Orbax: the last few and the best one."""
 
 import errno
+import json
 import logging
 import os
 import re
@@ -15,11 +16,12 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, LatestN, PreservationPolicy
 
-from flaxmobile.training.digests import fault, write_digests
+from flaxmobile.training.digests import fault, verified, write_digests
 from flaxmobile.training.orbax_mends import hush, plain_path
 from flaxmobile.training.state import TrainState
 
 Variables = dict[str, Any]
+_JSON = 'metadata'  # Orbax's name for the file of an item that is JSON.
 
 
 class _Best(PreservationPolicy):
@@ -60,6 +62,18 @@ def find_damage(folder: Path) -> dict[int, str]:
     return {step: words for step, words in sorted(faults.items()) if words and (folder / str(step)).is_dir()}
 
 
+def descriptions(run_dir: Path) -> Iterator[tuple[Path, bytes]]:
+    """The copies of the run's description in the checkpoints that are as they were written: the file and its content.
+
+    The last checkpoint's first. Whether the rest of a checkpoint is good does not matter.
+    """
+    steps = sorted(int(path.name) for path in (run_dir / 'checkpoints').glob('[0-9]*') if path.name.isdecimal())
+    for step in reversed(steps):
+        folder = run_dir / 'checkpoints' / str(step)
+        if (content := verified(folder, f'run/{_JSON}')) is not None:
+            yield folder / 'run' / _JSON, content
+
+
 class Checkpoints:
     """The checkpoints in `run_dir`, one folder a step under `run_dir/checkpoints`.
 
@@ -96,7 +110,7 @@ class Checkpoints:
         self._best = _Best(self._accuracies)
         self._manager = ocp.CheckpointManager(
             folder,
-            item_names=('variables', 'ema', 'optimizer', 'run'),
+            item_names=('variables', 'ema', 'optimizer', 'run', 'window'),
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=AnyPreservationPolicy([LatestN(keep), self._best]),
                 step_name_format=_Undamaged(self.damaged),
@@ -127,10 +141,11 @@ class Checkpoints:
         """Take note of validation accuracies, by step."""
         self._accuracies.update(accuracies)
 
-    def save(self, step: int, state: TrainState) -> None:
+    def save(self, step: int, state: TrainState, window: Mapping[str, Any] | None = None) -> None:
         """Begin to write `state` as the checkpoint of `step`, once the one before is written.
 
         `state` is copied first, and may be donated afterwards. An accuracy that `step` had before is forgotten.
+        `window` is what the metrics since the last record add up to, where there are any.
 
         Raises:
             OSError: it, or the one before, could not be written; the earlier checkpoints are untouched.
@@ -142,6 +157,8 @@ class Checkpoints:
         arguments = {name: ocp.args.StandardSave(item) for name, item in items.items()}
         if self._description is not None:
             arguments['run'] = ocp.args.JsonSave(self._description)
+        if window is not None:
+            arguments['window'] = ocp.args.JsonSave(window)
         self.wait()
         if step in self.damaged:
             self._set_aside(step)
@@ -201,6 +218,11 @@ class Checkpoints:
         } | ({} if like.ema is None else {'ema': like.ema})
         items = self._restore(step, wanted)
         return like.replace(**items['variables'], **items['optimizer'], ema=items.get('ema'))
+
+    def window(self, step: int) -> dict[str, Any] | None:
+        """What the metrics since the last record added up to in the checkpoint of `step`; None where none were."""
+        content = verified(self.folder / str(step), f'window/{_JSON}')
+        return None if content is None else json.loads(content)
 
     def restore_latest(self, like: TrainState) -> TrainState:
         """The state of the last good checkpoint; see `restore`. Raises FileNotFoundError where there is none."""

@@ -26,7 +26,7 @@ def fault(folder: Path) -> str | None:
         digests, metadata = dict(content['sha256']), content['metadata']
     except FileNotFoundError:
         return f'{NAME} is missing'
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         return f'{NAME} cannot be read: {error}'
     files = set(_files(folder))
     for path, digest in digests.items():
@@ -41,8 +41,18 @@ def fault(folder: Path) -> str | None:
         return f'{unknown[0]} was not written with it'
     try:
         return None if _metadata(folder) == metadata else f'{_METADATA} is not as it was written'
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         return f'{_METADATA} cannot be read: {error}'
+
+
+def verified(folder: Path, path: str) -> bytes | None:
+    """The content of the file `path` of a checkpoint, None where it is not as it was written, or not there."""
+    try:
+        known = json.loads((folder / NAME).read_bytes())['sha256'][path]
+        content = (folder / path).read_bytes()
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return None
+    return content if hashlib.sha256(content).hexdigest() == known else None
 
 
 def _files(folder: Path) -> Iterator[str]:

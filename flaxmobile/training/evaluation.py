@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from flaxmobile.data import Dataset, Preprocessing
 from flaxmobile.messages import listing
+from flaxmobile.training.records import FIGURES
 from flaxmobile.training.step import shard_batch
 from flaxmobile.weights.class_names import synsets
 
@@ -57,7 +58,7 @@ class Evaluation:
     @property
     def metrics(self) -> dict[str, float]:
         """The figures alone, by name."""
-        return {'loss': self.loss, 'accuracy': self.accuracy, 'accuracy_top5': self.accuracy_top5, 'count': self.count}
+        return {name: getattr(self, name) for name in FIGURES}
 
 
 def label_positions(data_classes: Sequence[str], model_classes: Sequence[str]) -> np.ndarray:

@@ -278,7 +278,8 @@ def take_steps(
 ) -> None:
     """Take the steps from `step` on, the first with `batch`; from here on a signal waits for a checkpoint."""
     config, total = session.config, session.total_steps
-    window, watch = Window(config.batch_size), Watch(config.max_skipped_updates)
+    window = Window(config.batch_size, session.checkpoints.window(step))
+    watch = Watch(config.max_skipped_updates)
     checkpoint_every = session.steps(config.checkpoint_every)
     learning_rate = learning_rate_schedule(config, session.steps_per_epoch)
     with signals() as received:
@@ -291,14 +292,15 @@ def take_steps(
             window.add(metrics)
             number = asked(received, step)
             due = session.validates(step)
-            saved = due or number is not None or step % checkpoint_every == 0
-            recorded = saved or step % config.log_every == 0  # A window never reaches across a checkpoint.
-            if broken := watch.add(taken) or (watch.catch_up() if recorded else None):
+            planned = due or step % checkpoint_every == 0
+            saved = planned or number is not None
+            recorded = planned or step % config.log_every == 0  # What a stop cuts short, the next process completes.
+            if broken := watch.add(taken) or (watch.catch_up() if saved or recorded else None):
                 give_up(session, broken)
             if recorded:
                 record(session, step, window.close(), learning_rate)
             if saved:
-                session.checkpoints.save(step, state)
+                session.checkpoints.save(step, state, None if recorded else window.sums())
                 if number is not None:
                     stop(session, step, number)
                 if due:

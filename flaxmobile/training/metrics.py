@@ -15,44 +15,60 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from flaxmobile.files import write_whole
 from flaxmobile.messages import printable
-
-Record = dict[str, Any]
-PLACE = ('split', 'step', 'epoch', 'seconds')
+from flaxmobile.training.records import PLACE, Record, check_record, parse, signed
 
 
 def read_metrics(path: str | Path) -> list[Record]:
-    """The records of a `metrics.jsonl`; a last line without its end, cut off while being written, is left out.
+    """The records of a `metrics.jsonl`; a last line that was cut off while being written is left out.
 
     Raises:
-        ValueError: another line is no record.
+        ValueError: another line is not as it was written, or no record.
     """
-    path = Path(path)
-    *lines, _ = path.read_text(errors='replace').split('\n') if path.exists() else ('',)
     records = []
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(_lines(path)[0], 1):
         try:
-            records.append(_record(line))
+            records.append(parse(line))
+            check_record(records[-1])
         except ValueError as error:
             raise ValueError(
-                f'{path}, line {number} is damaged ({error}): {line[:80]!r}. '
-                'Mend it, or delete the line: a validation that is not recorded does not count'
+                f'{printable(path, None)}, line {number} is damaged ({error}): {line[:80]!r}. Mend it and '
+                'take out its sha256, or delete the line: a validation that is not recorded does not count'
             ) from error
     return records
 
 
-def _record(line: str) -> Record:
-    record = json.loads(line)
-    needed = set(PLACE) | ({'accuracy'} if isinstance(record, dict) and record.get('split') == 'validation' else set())
-    if missing := needed - set(record if isinstance(record, dict) else ()):
-        raise ValueError(f'no {", ".join(sorted(missing))}')
-    return record
+def is_cut_off(path: str | Path) -> bool:
+    """Whether the last line of a `metrics.jsonl` was cut off while it was written."""
+    return bool(_lines(path)[1])
+
+
+def _lines(path: str | Path) -> tuple[list[str], str]:
+    """The lines of a file, and what there is of a last one whose JSON does not come to its end."""
+    path = Path(path)
+    *lines, last = path.read_text(errors='replace').split('\n') if path.exists() else ('',)
+    try:
+        json.JSONDecoder().raw_decode(last)
+    except ValueError:
+        return lines, last
+    except RecursionError:
+        pass
+    return [*lines, last], ''
+
+
+NO_STEPS: Mapping[str, Any] = {'steps': 0, 'totals': {}}
 
 
 class Window:
-    """The metrics of the steps since the last record: they stay on the device until then."""
+    """The metrics of the steps since the last record: they stay on the device until then.
 
-    def __init__(self, batch_size: int):
+    Args:
+        batch_size: images a step.
+        earlier: the `sums` of a window that a stop cut short, which this one goes on with.
+    """
+
+    def __init__(self, batch_size: int, earlier: Mapping[str, Any] | None = None):
         self._batch_size = batch_size
+        self._earlier = earlier or NO_STEPS
         self._metrics: list[Mapping[str, jax.Array]] = []
         self._compiled = False
         self.restart()
@@ -78,17 +94,28 @@ class Window:
         `skipped_updates` is that of the last step. The means are those of the other steps; where all were skipped,
         there are none.
         """
-        steps = [dict(step) for step in jax.device_get(self._metrics)]
+        found, last = self.sums(), self._metrics[-1]
         seconds = time.monotonic() - self._started
-        taken = [step for step in steps if not step.pop('skipped_in_a_row', 0)]
-        means = {name: sum(float(step[name]) for step in taken) / len(taken) for name in taken[0]} if taken else {}
-        if 'skipped_updates' in steps[-1]:
-            means['skipped_updates'] = int(steps[-1]['skipped_updates'])
+        means: dict[str, float] = {name: total / found['steps'] for name, total in found['totals'].items()}
+        if 'skipped_updates' in last:
+            means['skipped_updates'] = int(last['skipped_updates'])
         if self._timed:
             means['images_per_second'] = self._batch_size * self._timed / seconds
-        self._metrics = []
+        self._earlier, self._metrics = NO_STEPS, []
         self.restart()
         return means
+
+    def sums(self) -> dict[str, Any]:
+        """What the steps so far add up to, but for those that were skipped: `steps`, their number, and `totals`.
+
+        Plain values, from which another window goes on to the same means, to the bit.
+        """
+        steps, totals = self._earlier['steps'], dict(self._earlier['totals'])
+        for step in map(dict, jax.device_get(self._metrics)):
+            if not step.pop('skipped_in_a_row', 0):
+                steps += 1
+                totals = {name: totals.get(name, 0.0) + float(value) for name, value in step.items()}
+        return {'steps': steps, 'totals': totals}
 
 
 class MetricsLog:
@@ -108,7 +135,7 @@ class MetricsLog:
 
         path, folder = Path(run_dir) / 'metrics.jsonl', Path(run_dir) / 'tensorboard'
         kept = [record for record in read_metrics(path) if record['step'] <= start_step]
-        write_whole(path, ''.join(json.dumps(record) + '\n' for record in kept))
+        write_whole(path, ''.join(json.dumps(signed(record)) + '\n' for record in kept))
         self.seconds = kept[-1]['seconds'] if kept else 0.0
         self._started, self._began = time.monotonic() - self.seconds, time.time() - self.seconds
         shutil.rmtree(folder, ignore_errors=True)
@@ -131,7 +158,7 @@ class MetricsLog:
         place = {'split': split, 'step': step, 'epoch': round(epoch, 4), 'seconds': round(self.seconds, 2)}
         record = place | dict(values)
         try:
-            self._file.write(json.dumps(record) + '\n')
+            self._file.write(json.dumps(signed(record)) + '\n')
             if split == 'validation':  # By it the best checkpoint is known.
                 os.fsync(self._file.fileno())
             self._draw(record)

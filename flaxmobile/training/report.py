@@ -23,6 +23,7 @@ from flaxmobile.training.evaluation import Evaluation
 from flaxmobile.training.finetuning import FOLLOWED
 from flaxmobile.training.metrics import duration, read_metrics
 from flaxmobile.training.probe import Probe
+from flaxmobile.training.records import FIGURES, Record, check_figures, parse, signed
 from flaxmobile.training.run import RunDescription, changed_fields
 
 SHOWN_CLASSES = 200
@@ -53,18 +54,22 @@ def write_report(
         size: the size of the network, in words.
         command: what to type for the same run.
         unreadable: the images that were left out.
+
+    Raises:
+        ValueError: `metrics.jsonl` is damaged, or has no validation of `best_step`.
     """
     records = read_metrics(run_dir / 'metrics.jsonl')
-    validation = next(
-        record for record in reversed(records) if record['split'] == 'validation' and record['step'] == best_step
-    )
+    validations = (record for record in reversed(records) if record['split'] == 'validation')
+    validation = next((record for record in validations if record['step'] == best_step), None)
+    if validation is None:
+        log = printable(run_dir / 'metrics.jsonl', None)
+        raise ValueError(f'{log} has no validation of step {best_step}, which was the best')
     classes = description.classes
     skipped = next((record.get('skipped_updates', 0) for record in reversed(records) if record['split'] == 'train'), 0)
     probe = next((record for record in reversed(records) if record['split'] == 'probe'), None)
-    figures = ('loss', 'accuracy', 'accuracy_top5', 'count')
     results = {
         'test': test.metrics,
-        'validation': {name: validation[name] for name in figures},
+        'validation': {name: validation[name] for name in FIGURES},
         'probe': probe and {name: probe[name] for name in Probe._fields},
         'best_step': best_step,
         'seconds': round(seconds, 2),
@@ -72,7 +77,7 @@ def write_report(
         'classes': list(classes),
         'confusion': test.confusion.tolist(),
     }
-    write_whole(run_dir / 'results.json', json.dumps(results) + '\n')
+    write_whole(run_dir / 'results.json', json.dumps(signed(results)) + '\n')
     parts = [
         _summary(description, validation, test, f'{size}, {len(classes)} classes. Trained in {duration(seconds)}.'),
         _probe(description.config, probe, validation),
@@ -94,6 +99,24 @@ def write_report(
     ]
     report = '\n\n'.join(part for part in parts if part) + '\n'
     write_whole(run_dir / 'report.md', report.encode(errors='backslashreplace'))
+
+
+def read_results(run_dir: Path) -> Record:
+    """What `results.json` holds.
+
+    Raises:
+        FileNotFoundError: the run has not ended.
+        ValueError: it is damaged.
+    """
+    path = run_dir / 'results.json'
+    try:
+        results = parse(path.read_text(errors='replace'))
+        check_figures(results.get('test'), ('accuracy',))
+    except ValueError as error:
+        raise ValueError(
+            f'{printable(path, None)} is damaged ({error}): delete it, and --resume writes it again'
+        ) from error
+    return results
 
 
 def _picture(path: Path, title: str, draw: Callable[[], Figure]) -> str:

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.metadata
 import json
+import shlex
 import shutil
 import unicodedata
 import warnings
@@ -19,10 +20,11 @@ from flaxmobile.data import Preprocessing
 from flaxmobile.files import write_whole
 from flaxmobile.messages import listing, printable
 from flaxmobile.models.network import variable_shapes
-from flaxmobile.training.checkpoints import Checkpoints
+from flaxmobile.training.checkpoints import Checkpoints, descriptions
 from flaxmobile.training.config import TrainConfig
-from flaxmobile.training.metrics import read_metrics
-from flaxmobile.training.splits import same_images
+from flaxmobile.training.metrics import is_cut_off, read_metrics
+from flaxmobile.training.records import parse, signed
+from flaxmobile.training.splits import Splits, same_images
 from flaxmobile.weights import LoadedModel
 
 FORMAT = 1
@@ -82,15 +84,17 @@ class RunDescription:
 
     def write(self, run_dir: Path) -> None:
         """Write `run_dir/run.json`."""
-        write_whole(run_dir / 'run.json', json.dumps(self.as_dict(), indent=2) + '\n')
+        write_whole(run_dir / 'run.json', json.dumps(signed(self.as_dict()), indent=2) + '\n')
 
 
 def read_description(run_dir: str | Path) -> RunDescription:
-    """Read `run_dir/run.json`.
+    """Read `run_dir/run.json`, which is believed where it agrees with its copies in the checkpoints.
+
+    A copy counts where its SHA-256 is right. What may change when a run goes on may differ.
 
     Raises:
         FileNotFoundError: the folder holds no run.
-        ValueError: the file is damaged or of a format this version does not read.
+        ValueError: the file is damaged, differs from a copy, or is of a format this version does not read.
     """
     path = Path(run_dir) / 'run.json'
     if not path.is_file():
@@ -98,21 +102,89 @@ def read_description(run_dir: str | Path) -> RunDescription:
         raise FileNotFoundError(
             f'{run_dir} {what}; a run is the folder that `flaxmobile train` wrote, like runs/fashion_mnist'
         )
+    copies = [(copy, _parse(copy, content)) for copy, content in descriptions(path.parent)]
+    mend = ''.join(f'. Put the copy in its place: {_copy_command(copy, path)}' for copy, _ in copies[:1])
     try:
-        content = json.loads(path.read_text())
-        written = content['format']
-        if written == FORMAT:
-            fields = {name: _tuples(value) for name, value in content['config'].items()}
-            return RunDescription(
-                TrainConfig(**fields), tuple(content['classes']), content['images'], content.get('teacher')
+        description = _parse(path, path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f'{error}{mend}') from error
+    ours = _fields(description)
+    for copy, kept in copies:
+        theirs = _fields(kept)
+        if differing := [name for name in ours | theirs if not _agree(name, ours.get(name), theirs.get(name))]:
+            raise ValueError(
+                f'{printable(path, None)} is not what the run was trained with: {listing(differing)} '
+                f'{"differ" if len(differing) > 1 else "differs"} from the copy in {printable(copy, None)}, whose '
+                f'SHA-256 is right. {differing[0]} is {printable(repr(ours.get(differing[0])))}, and '
+                f'{printable(repr(theirs.get(differing[0])))} in the copy{mend}'
             )
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f'{path} is damaged or was written by another version of flaxmobile ({error})') from error
-    raise ValueError(f'{path} has format {written!r}, and this version of flaxmobile reads format {FORMAT}: update it')
+    return description
+
+
+def _parse(path: Path, content: bytes) -> RunDescription:
+    """The description that is the content of the file `path`. Raises ValueError as `read_description` does."""
+    try:
+        found = parse(content.decode())
+        written = found['format']
+        if written == FORMAT:
+            fields = {name: _tuples(value) for name, value in found['config'].items()}
+            return RunDescription(
+                TrainConfig(**fields), _names(found['classes']), _images(found['images']), _teacher(found)
+            )
+    except KeyError as error:
+        raise ValueError(f'{printable(path, None)} is damaged (no {printable(error.args[0])})') from error
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f'{printable(path, None)} is damaged or was written by another version of flaxmobile ({printable(error)})'
+        ) from error
+    raise ValueError(
+        f'{printable(path, None)} has format {printable(repr(written))}, and this version of flaxmobile reads format '
+        f'{FORMAT}: update it'
+    )
 
 
 def _tuples(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
+
+
+def _names(classes: Any) -> tuple[str, ...]:
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        raise ValueError(f'classes is {classes!r}, no list of names')
+    return tuple(classes)
+
+
+def _images(fingerprints: Any) -> dict[str, str]:
+    known = isinstance(fingerprints, dict) and set(fingerprints) <= set(Splits._fields)
+    if not known or not all(isinstance(words, str) for words in fingerprints.values()):
+        raise ValueError(f'images is {fingerprints!r}, no fingerprints of {", ".join(Splits._fields)}')
+    return dict(fingerprints)
+
+
+def _teacher(content: Mapping[str, Any]) -> int | None:
+    checksum = content.get('teacher')
+    if checksum is not None and (not isinstance(checksum, int) or isinstance(checksum, bool)):
+        raise ValueError(f'teacher is {checksum!r}, no checksum')
+    return checksum
+
+
+def _fields(description: RunDescription) -> dict[str, Any]:
+    """What makes a run this one, by name; lists by their entries."""
+    config = dataclasses.asdict(description.config)
+    return {
+        **{f'config.{name}': value for name, value in config.items() if name not in FREE_FIELDS},
+        **{f'classes[{number}]': name for number, name in enumerate(description.classes)},
+        **{f'images.{part}': fingerprint for part, fingerprint in description.images.items()},
+        'teacher': description.teacher,
+    }
+
+
+def _agree(name: str, ours: Any, theirs: Any) -> bool:
+    images = name.startswith('images.') and isinstance(ours, str) and isinstance(theirs, str)
+    return ours == theirs or (images and (same_images(theirs, ours) or same_images(ours, theirs)))
+
+
+def _copy_command(copy: Path, path: Path) -> str:
+    return printable(shlex.join(['cp', str(copy), str(path)]), None)
 
 
 def load_run(path: str | Path) -> LoadedModel:
@@ -167,7 +239,7 @@ def validation_accuracies(run_dir: str | Path) -> dict[int, float]:
                 f'{run_dir} has no metrics.jsonl, which says which checkpoint is the best: a run is the whole folder'
             )
         return {}
-    if not f'\n{log.read_text(errors="replace")}'.endswith('\n'):
+    if is_cut_off(log):
         warnings.warn(f'the last line of {log} is cut off: what it recorded does not count', stacklevel=3)
     return {record['step']: record['accuracy'] for record in read_metrics(log) if record['split'] == 'validation'}
 

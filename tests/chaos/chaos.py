@@ -7,7 +7,6 @@ a run that nothing happened to, and so are its records and its results.
 """
 
 import argparse
-import json
 import multiprocessing
 import os
 import random
@@ -110,7 +109,9 @@ def differences(run_dir: Path, expected: Path) -> Iterator[str]:
             yield f'the arrays of {name}'
     if records(run_dir) != records(expected):
         yield 'metrics.jsonl'
-    ours, theirs = (json.loads((folder / 'results.json').read_text()) for folder in (run_dir, expected))
+    from flaxmobile.training.report import read_results
+
+    ours, theirs = (read_results(folder) for folder in (run_dir, expected))
     if {**ours, 'seconds': 0} != {**theirs, 'seconds': 0}:
         yield 'results.json'
     if left := unfinished(run_dir):
@@ -131,8 +132,10 @@ def arrays(run_dir: Path, name: str) -> dict[str, tuple[str, bytes]]:
 
 def records(run_dir: Path) -> list[dict[str, Any]]:
     """The records of a run without what depends on the clock."""
-    lines = (run_dir / 'metrics.jsonl').read_text().splitlines()
-    return [{name: value for name, value in json.loads(line).items() if name not in TIMES} for line in lines]
+    from flaxmobile.training.metrics import read_metrics
+
+    found = read_metrics(run_dir / 'metrics.jsonl')
+    return [{name: value for name, value in record.items() if name not in TIMES} for record in found]
 
 
 def chaos(kills: int, seed: int, folder: Path, **options: Any) -> list[list[Kill]]:

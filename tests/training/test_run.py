@@ -3,6 +3,7 @@ import json
 import shutil
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import chex
 import jax
@@ -38,6 +39,11 @@ def test_a_description_comes_back(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ['run.json']
 
 
+def unsigned(text: str) -> dict[str, Any]:
+    """The object in the text of a run's file, as versions wrote it that gave it no digest."""
+    return {name: value for name, value in json.loads(text).items() if name != 'sha256'}
+
+
 def test_folders_that_are_no_run(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match='is no folder'):
         load_run(tmp_path / 'none')
@@ -48,10 +54,29 @@ def test_folders_that_are_no_run(tmp_path: Path) -> None:
     whole = path.read_text()
     with pytest.raises(FileNotFoundError, match='holds no checkpoint yet'):
         load_run(tmp_path)
-    path.write_text(whole.replace('"format": 1', '"format": 7'))
+    path.write_text(json.dumps(unsigned(whole) | {'format': 7}))
     with pytest.raises(ValueError, match=r'has format 7, and .* reads format 1'):
         load_run(tmp_path)
-    for damaged in (whole[:50], '[]', '{}', whole.replace('"batch_size"', '"batch_sice"'), '\0\0'):
+    content = unsigned(whole)
+    changed = [
+        {'config': content['config'] | {'batch_sice': 8}},
+        {'config': []},
+        {'classes': 'cd'},
+        {'classes': ['c', 4]},
+        {'images': ['train']},
+        {'images': {'tests': '4 images'}},
+        {'images': {'test': 4}},
+        {'teacher': '4'},
+    ]
+    for damaged in (
+        whole[:50],
+        '[]',
+        '{}',
+        '[' * 100_000,
+        whole.replace('"batch_size": 256', '"batch_size": 257'),
+        '\0\0',
+        *(json.dumps(content | change) for change in changed),
+    ):
         path.write_text(damaged)
         with pytest.raises(ValueError, match=r'run\.json is damaged'):
             load_run(tmp_path)
@@ -102,7 +127,7 @@ def test_a_record_that_is_cut_off_is_told(finished_run: Path, tmp_path: Path) ->
     with pytest.warns(UserWarning, match=r'the last line of .*metrics\.jsonl is cut off'):
         load_run(run_dir)
     log.write_text('{"split": "tra\n' + log.read_text())
-    with pytest.raises(ValueError, match=r'metrics\.jsonl, line 1 is damaged .*Mend it, or delete the line: a'):
+    with pytest.raises(ValueError, match=r'metrics\.jsonl, line 1 is damaged .*Mend it and .*, or delete the line: a'):
         load_run(run_dir)
 
 

@@ -1,0 +1,103 @@
+"""What the text files of a run hold: JSON objects that carry their own SHA-256, and the figures in them."""
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from flaxmobile.messages import listing, printable
+from flaxmobile.training.probe import Probe
+
+Record = dict[str, Any]
+
+DIGEST = 'sha256'
+PLACE = ('split', 'step', 'epoch', 'seconds')
+FIGURES = ('loss', 'accuracy', 'accuracy_top5', 'count')
+"""What an evaluation measures."""
+NEEDED = {'train': ('loss', 'accuracy', 'learning_rate'), 'validation': FIGURES, 'probe': Probe._fields}
+"""What a record of each split has besides its place."""
+_RULES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
+    (
+        'a number from 0 to 1',
+        lambda value: 0 <= value <= 1,
+        ('accuracy', 'accuracy_top5', 'linear_accuracy', 'knn_accuracy'),
+    ),
+    (
+        'a whole number, 0 or more',
+        lambda value: isinstance(value, int) and value >= 0,
+        ('step', 'count', 'skipped_updates', 'train_images', 'test_images'),
+    ),
+    (
+        'a number, 0 or more',
+        lambda value: 0 <= value < math.inf,
+        ('epoch', 'seconds', 'learning_rate', 'gradient_norm', 'images_per_second', 'penalty'),
+    ),
+)
+
+
+def signed(content: Mapping[str, Any]) -> Record:
+    """`content`, plain values, with its SHA-256 as the last field, `sha256`: that of its JSON with sorted keys."""
+    return {**content, DIGEST: _digest(content)}
+
+
+def parse(text: str) -> Record:
+    """The JSON object in `text`, without its `sha256`, which has to fit; one without is taken as it is.
+
+    Raises:
+        ValueError: it is no JSON object, or not the one that was written.
+    """
+    try:
+        content = json.loads(text)
+    except RecursionError:
+        raise ValueError('its brackets lie too deep in one another') from None
+    if not isinstance(content, dict):
+        raise ValueError('it is no JSON object')
+    if DIGEST in content:
+        written = content.pop(DIGEST)
+        if written != _digest(content):
+            raise ValueError(f'it is not as it was written: its {DIGEST} is that of something else')
+    return content
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def check_record(record: Mapping[str, Any]) -> None:
+    """See that a record of `metrics.jsonl` has the fields of its split, each of its type and range.
+
+    Raises:
+        ValueError: one is missing or wrong.
+    """
+    split = record.get('split')
+    if not (split is None or (isinstance(split, str) and split in NEEDED)):
+        raise ValueError(f'split is {printable(repr(split))}, not {", ".join(NEEDED)}')
+    _check_names(record, (*PLACE, *NEEDED.get(str(split), ())))
+    check_figures({name: value for name, value in record.items() if name != 'split'})
+
+
+def check_figures(figures: Any, needed: Iterable[str] = ()) -> None:
+    """See that figures, by name, are numbers in their range, and that those `needed` are there.
+
+    Raises:
+        ValueError: one is missing or wrong.
+    """
+    if not isinstance(figures, Mapping):
+        raise ValueError(f'{printable(repr(figures))} are no figures by name')
+    _check_names(figures, needed)
+    for name, value in figures.items():
+        rules = ((words, holds) for words, holds, names in _RULES if name in names)
+        words, holds = next(rules, ('a number', lambda _: True))
+        if not _is_number(value) or not holds(value):
+            raise ValueError(f'{printable(name)} is {printable(repr(value))}, not {words}')
+
+
+def _check_names(values: Mapping[str, Any], needed: Iterable[str]) -> None:
+    if missing := sorted(set(needed) - set(values)):
+        raise ValueError(f'no {listing(missing)}')
+
+
+def _is_number(value: Any) -> bool:
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, float) or (whole and abs(value) < 2**63)
