@@ -1,5 +1,7 @@
 """Batch normalisation."""
 
+import math
+import warnings
 from functools import partial
 from typing import Any
 
@@ -17,12 +19,24 @@ def _normalize(values: Array, mean: Array, variance: Array, scale: Array, bias: 
     return values * factor + (bias - mean * factor)
 
 
+class SingleValues(UserWarning):
+    """A BatchNorm in training sees one value per channel; `layer` is its path."""
+
+    def __init__(self, layer: str):
+        self.layer = layer
+        super().__init__(
+            f'{layer}: BatchNorm in training sees one value per channel (batch, height and width are 1), so that its '
+            'output is its bias whatever the image, and nothing before it learns: take more images or larger ones'
+        )
+
+
 class BatchNorm(CheckedModule):
     """Batch normalisation over all axes but the channels (Ioffe and Szegedy 2015, 1502.03167, Algorithm 1).
 
     `[..., channels]`, of the same shape and type. As one multiplication and one addition of each value: its derivative
     is then two sums by channel and one pass over the values, where `(x - mean) * factor` costs a third sum. Statistics
-    and arithmetic are in float32 or wider. Variables and running variance are those of Flax's `BatchNorm`.
+    and arithmetic are in float32 or wider. Variables and running variance are those of Flax's `BatchNorm`. Where
+    training gives it one value per channel it warns (`SingleValues`); torch raises.
 
     Attributes:
         use_running_average: normalise by the running statistics, and leave them alone.
@@ -58,8 +72,15 @@ class BatchNorm(CheckedModule):
 
     def _moments(self, values: Array) -> tuple[Array, Array]:
         axes = tuple(range(values.ndim - 1))
+        self._warn_of_single_values(values)
         moments = jnp.stack([jnp.mean(values, axes), jnp.mean(jnp.square(values), axes)])
         if self.axis_name is not None and not self.is_initializing():
             moments = lax.pmean(moments, self.axis_name)
         mean, square = moments
         return mean, jnp.maximum(square - jnp.square(mean), 0)
+
+    def _warn_of_single_values(self, values: Array) -> None:
+        if self.is_initializing() or math.prod(values.shape[:-1]) > 1:
+            return
+        if self.axis_name is None or lax.axis_size(self.axis_name) == 1:
+            warnings.warn(SingleValues('/'.join(self.path) or type(self).__name__), stacklevel=2)

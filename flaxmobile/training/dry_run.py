@@ -13,9 +13,10 @@ from flax.traverse_util import flatten_dict
 from flaxmobile.data.splits import split_ranges
 from flaxmobile.files import write_whole
 from flaxmobile.models.network import variable_shapes
+from flaxmobile.training.checks import steps_per_epoch, warn_of_single_values, without_update
 from flaxmobile.training.config import TrainConfig
 from flaxmobile.training.freezing import Paths, frozen_parameters, trained
-from flaxmobile.training.loop import describe_size, steps_per_epoch
+from flaxmobile.training.loop import describe_size
 from flaxmobile.training.optimizer import decay_mask, layer_factors, learning_rate_schedule, make_optimizer
 from flaxmobile.training.sources import locate
 from flaxmobile.training.splits import load_splits
@@ -97,6 +98,7 @@ def make_plan(config: TrainConfig, images: int | None, multiply_adds: Callable[[
     model = config.build_model(found.classes)
     shapes = variable_shapes(model, config.channels)
     frozen = frozen_parameters(shapes['params'], config.freeze)
+    warn_of_single_values(config, model, shapes, frozen)
     size = describe_size(model, shapes['params'], frozen, multiply_adds)
     return Plan(config, found, shapes, frozen, steps_per_epoch(config, range(found.number)), size)
 
@@ -154,7 +156,7 @@ def chances(config: TrainConfig) -> dict[str, float]:
 
 def _summary(plan: Plan) -> list[str]:
     config, images, steps = plan.config, plan.images, plan.total_steps
-    updates = steps // config.accumulation_steps
+    updates, idle = steps // config.accumulation_steps, without_update(config, steps)
     smaller = f', trained at {config.train_image_size}' if config.train_image_size else ''
     lines = {
         'network': f'{config.model} at {config.image_size} pixels{smaller}: {plan.size}',
@@ -162,7 +164,7 @@ def _summary(plan: Plan) -> list[str]:
         'data': f'{config.dataset} {config.train_split}: {images.number:,} images, {images.classes:,} classes '
         f'({images.known})',
         'length': f'{config.epochs:,g} epochs of {plan.steps_per_epoch:,} steps: {steps:,} steps, {updates:,} updates, '
-        f'{steps * config.batch_size:,} images seen',
+        f'{steps * config.batch_size:,} images seen' + (idle and f',\n{"":16}{idle}'),
         'batch': _batch(config.batch_size, jax.devices()),
         'by chance': ', '.join(f'{name} {100 * chance:g} %' for name, chance in chances(config).items())
         or 'no changes',

@@ -3,7 +3,8 @@
 import dataclasses
 import signal
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence, Sized
+import warnings
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -15,10 +16,12 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from flaxmobile.data import Dataset
+from flaxmobile.layers.normalization import SingleValues
 from flaxmobile.messages import printable
 from flaxmobile.models.network import variable_shapes
 from flaxmobile.training import finetuning, run
 from flaxmobile.training.checkpoints import Checkpoints
+from flaxmobile.training.checks import steps_per_epoch, warn_of_single_values, without_update
 from flaxmobile.training.compiled import compile_step
 from flaxmobile.training.config import TrainConfig
 from flaxmobile.training.distillation import Distillation
@@ -34,7 +37,6 @@ from flaxmobile.training.skipping import Taken, Watch, not_finite, write_batch
 from flaxmobile.training.splits import Splits, fingerprints, load_splits, unreadable
 from flaxmobile.training.state import TrainState, create_state
 from flaxmobile.training.step import (
-    check_batch_size,
     configured_step,
     make_evaluation_step,
     make_mesh,
@@ -128,8 +130,10 @@ def train(
     if resume:
         run.check_data(run_dir, description)
     model, mesh = config.build_model(len(classes)), make_mesh()
-    shapes = variable_shapes(model, config.channels)['params']
-    frozen, optimizer = frozen_parameters(shapes, config.freeze), make_optimizer(config, steps, tuple(shapes))
+    shapes = variable_shapes(model, config.channels)
+    params = shapes['params']
+    frozen, optimizer = frozen_parameters(params, config.freeze), make_optimizer(config, steps, tuple(params))
+    warn_of_single_values(config, model, shapes, frozen)
     # A checkpoint holds all: what the run started from may be gone by then.
     init = config.init if not resume or run.last_checkpoint(run_dir) is None else None
     state = initial_state(config, model, optimizer, frozen, classes, mesh, init)
@@ -175,16 +179,6 @@ def train(
             if not (resume and from_first(all((run_dir / name).exists() for name in ('results.json', 'report.md')))):
                 finish(session, run_dir, description, size=size, command=command)
     return run_dir
-
-
-def steps_per_epoch(config: TrainConfig, images: Sized) -> int:
-    """The batches that come nearest to one pass over the training images; batches reach from one epoch into the next.
-
-    Raises:
-        ValueError: the devices cannot share a batch evenly.
-    """
-    check_batch_size(config, jax.device_count())
-    return max(1, round(len(images) / config.batch_size))
 
 
 def initial_state(
@@ -250,33 +244,44 @@ def describe_size(model: nn.Module, params: Any, frozen: Paths, multiply_adds: C
 
 
 def introduction(session: Session, size: str, step: int) -> str:
-    """What is about to run, in two lines, after what is wrong with the checkpoints."""
+    """What is about to run, after what is wrong with the checkpoints."""
     config, images, devices = session.config, session.data.train, jax.devices()
-    damage = session.checkpoints.tell_damage()
+    damage, idle = session.checkpoints.tell_damage(), without_update(config, session.total_steps)
     together = f' of {jax.process_count()} processes' if jax.process_count() > 1 else ''
-    return (damage and f'{damage}\n') + (
+    words = (
         f'{config.model} ({size}) on {images.name} ({len(images):,} images, {len(images.classes)} classes)\n'
         f'from step {step} to {session.total_steps}, {config.batch_size} images each, on {len(devices)} '
         f'{devices[0].platform} device{"s" if len(devices) > 1 else ""}{together}; '
         'the first step takes a while to compile'
     )
+    return '\n'.join(part for part in (damage, words, idle) if part)
 
 
 def fit(session: Session, state: TrainState, step: int) -> None:
-    """Take the steps from `step` to the last, with metrics, validation and checkpoints when they are due."""
+    """Take the steps from `step` to the last, with metrics, validation and checkpoints when they are due.
+
+    Raises:
+        FloatingPointError: too many updates were skipped in a row, or all.
+    """
     if step and session.validates(step) and session.checkpoints.accuracy(step) is None:
         validate(session, state, step)  # The run was stopped before it had.
     if step < session.total_steps:
         with closing(placed_batches(session, step)) as batches:
             batch = next(batches)
             train_step = compiled_step(session, state, batch)
-            take_steps(session, train_step, state, step, batch, batches)
+            state = take_steps(session, train_step, state, step, batch, batches)
+    if not int(state.updates):
+        raise FloatingPointError(
+            f'no update was made in {session.total_steps:,} steps: the loss, the gradient or the update was not finite in '
+            f'{int(state.skipped_updates):,} of them, so that the network is what the run began with. Look whether the '
+            'images are sound; if they are, try a lower learning rate or another start'
+        )
 
 
 def take_steps(
     session: Session, train_step: TrainStep, state: TrainState, step: int, batch: Batch, batches: Iterator[Batch]
-) -> None:
-    """Take the steps from `step` on, the first with `batch`; from here on a signal waits for a checkpoint."""
+) -> TrainState:
+    """The state after all steps from `step` on, the first with `batch`; a signal now waits for a checkpoint."""
     config, total = session.config, session.total_steps
     window = Window(config.batch_size, session.checkpoints.window(step))
     watch = Watch(config.max_skipped_updates)
@@ -308,6 +313,7 @@ def take_steps(
                 window.restart()
         if received and jax.process_count() == 1:
             stop(session, step, received[0])
+    return state
 
 
 def compiled_step(session: Session, state: TrainState, batch: Batch) -> TrainStep:
@@ -318,7 +324,9 @@ def compiled_step(session: Session, state: TrainState, batch: Batch) -> TrainSte
     step = configured_step(
         config, session.model, session.optimizer, session.frozen, classes, session.mesh, distillation
     )
-    compiled = compile_step(step, state, batch, *teacher)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', SingleValues)  # They were told, all at once.
+        compiled = compile_step(step, state, batch, *teacher)
     return lambda state, batch: compiled(state, batch, *teacher)
 
 

@@ -28,6 +28,13 @@ class TrainState(struct.PyTreeNode):
     skipped_in_a_row: jax.Array = struct.field(default_factory=lambda: jnp.zeros((), jnp.int32))
 
     @property
+    def updates(self) -> jax.Array:
+        """Updates made so far, int32 []."""
+        if isinstance(self.opt_state, optax.MultiStepsState):
+            return self.opt_state.gradient_step
+        return self.step - self.skipped_updates
+
+    @property
     def variables(self) -> dict[str, Any]:
         """What the network is trained with."""
         return {'params': self.params, 'batch_stats': self.batch_stats}
@@ -97,10 +104,9 @@ def update_ema(state: TrainState, decay: float) -> Any:
 
     It moves once an update, with the decay of `ema_decay_at`. Steps that only accumulate gradients leave it alone.
     """
-    update, moves = state.step - 1 - state.skipped_updates, jnp.array(True)
-    if isinstance(state.opt_state, optax.MultiStepsState):
-        update, moves = state.opt_state.gradient_step - 1, state.opt_state.mini_step == 0
-    share = jnp.where(moves, 1 - ema_decay_at(update, decay), 0)
+    accumulates = isinstance(state.opt_state, optax.MultiStepsState)
+    moves = state.opt_state.mini_step == 0 if accumulates else jnp.array(True)
+    share = jnp.where(moves, 1 - ema_decay_at(state.updates - 1, decay), 0)
     return jax.tree.map(lambda old, new: old + share.astype(old.dtype) * (new - old), state.ema, state.variables)
 
 

@@ -1,6 +1,7 @@
 """Our BatchNorm against Flax's, against a case worked by hand, and over a mapped axis."""
 
 import re
+import warnings
 
 import flax.linen as nn
 import jax
@@ -10,7 +11,7 @@ import pytest
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
-from flaxmobile.layers.normalization import BatchNorm
+from flaxmobile.layers.normalization import BatchNorm, SingleValues
 
 CONSTANTS = {'momentum': 0.9, 'epsilon': 1e-3}
 LIMITS = {'float64': 1e-12, 'float32': 1e-5}
@@ -183,3 +184,44 @@ def test_one_collective_for_mean_and_variance():
     text = jax.jit(shards_by_shard_map(training(SHARED))).lower(variables['params'], images).compile().as_text()
     assert len(re.findall(r' all-reduce(?:-start)?\(', text)) == 1
     assert not re.search('all-gather|all-to-all|collective-permute', text)
+
+
+@pytest.mark.parametrize('shape', [(1, 3), (1, 1, 1, 3)])
+def test_one_value_per_channel_is_told_in_training(shape):
+    """The output is the bias whatever the image, and there is no gradient: torch raises an error here."""
+    layer, images = BatchNorm(use_running_average=False), np.random.default_rng(0).normal(3, 2, shape)
+    variables = variables_of(images)
+    variables['params']['bias'] += [1, 2, 3]
+    images = jnp.asarray(images, jnp.float32)
+
+    def apply(images):
+        return layer.apply(variables, images, mutable=['batch_stats'])[0]
+
+    with pytest.warns(SingleValues, match='BatchNorm: BatchNorm in training sees one value per channel'):
+        outputs, transpose = jax.vjp(apply, images)
+    np.testing.assert_allclose(outputs.ravel(), [1, 2, 3], atol=1e-5)
+    np.testing.assert_array_equal(transpose(jnp.ones_like(images))[0], jnp.zeros_like(images))
+
+
+def test_nothing_is_told_of_more_values_of_evaluation_and_of_a_start():
+    one = jnp.ones((1, 1, 1, 3))
+    training, evaluation = BatchNorm(use_running_average=False), BatchNorm(use_running_average=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        training.init(jax.random.key(0), one)
+        evaluation.apply(variables_of(one), one)
+        for shape in ((2, 1, 1, 3), (1, 2, 1, 3), (1, 1, 2, 3), (2, 3)):
+            training.apply(variables_of(one), jnp.ones(shape), mutable=['batch_stats'])
+
+
+@pytest.mark.parametrize('devices', [1, 2])
+def test_a_mapped_axis_counts(devices):
+    one = jnp.ones((1, 1, 1, 3))
+    layer = BatchNorm(use_running_average=False, axis_name='batch')
+    apply = jax.vmap(
+        lambda images: layer.apply(variables_of(one), images, mutable=['batch_stats'])[0], axis_name='batch'
+    )
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter('always')
+        apply(jnp.ones((devices, *one.shape)))
+    assert [warning.category for warning in caught] == ([SingleValues] if devices == 1 else [])

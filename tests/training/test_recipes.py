@@ -14,10 +14,10 @@ from benchmarks.random_variables import random_variables
 from flaxmobile.data import load_dataset
 from flaxmobile.ops import standard
 from flaxmobile.training import state as states
+from flaxmobile.training.checks import steps_per_epoch
 from flaxmobile.training.config import TrainConfig, list_configs, load_config
 from flaxmobile.training.distillation import Distillation
 from flaxmobile.training.dry_run import count_images
-from flaxmobile.training.loop import steps_per_epoch
 from flaxmobile.training.optimizer import learning_rate_schedule, make_optimizer
 from flaxmobile.training.step import make_mesh, make_train_step, replicate, shard_batch
 

@@ -191,6 +191,16 @@ def test_what_was_not_finite_is_said(bad: str, rate: float, words: str):
     assert re.match(words, not_finite(Taken(1, {}, metrics[0])))
 
 
+def test_a_run_whose_updates_were_all_skipped_has_no_report(snow: TrainConfig, tmp_path: Path):
+    """Six steps an epoch, one of them bad, are one gradient too few for an update of six."""
+    config = dataclasses.replace(snow, epochs=1, accumulation_steps=6)
+    for resume in (False, True):
+        with pytest.raises(FloatingPointError, match=r'no update was made in 6 steps: .* not finite in 1 of them'):
+            loop.train(config, tmp_path / 'run', resume=resume)
+    assert not (tmp_path / 'run/report.md').exists()
+    assert not (tmp_path / 'run/results.json').exists()
+
+
 def test_too_many_in_a_row_stop_the_run(tiny: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     make: Callable[..., Any] = loop.compiled_step
 
