@@ -272,9 +272,9 @@ def fit(session: Session, state: TrainState, step: int) -> None:
             state = take_steps(session, train_step, state, step, batch, batches)
     if not int(state.updates):
         raise FloatingPointError(
-            f'no update was made in {session.total_steps:,} steps: the loss, the gradient or the update was not finite in '
-            f'{int(state.skipped_updates):,} of them, so that the network is what the run began with. Look whether the '
-            'images are sound; if they are, try a lower learning rate or another start'
+            f'no update was made in {session.total_steps:,} steps: the loss, the gradient or the update was not finite '
+            f'in {int(state.skipped_updates):,} of them, so that the network is what the run began with. Look whether '
+            'the images are sound; if they are, try a lower learning rate or another start'
         )
 
 
