@@ -221,6 +221,7 @@ def test_a_key_that_is_no_name(tmp_path):
     ('root', 'chosen'),
     [
         ({'net': weights(), 'loss': LONE}, 'net'),
+        ({'net': weights(1), 'loss': LONE}, 'net'),
         ({'loss': LONE, 'state_dict': weights(1)}, 'state_dict'),
         ({'model': weights(9), 'criterion': weights(1)}, 'model'),
         ({'criterion': weights(1), 'net': weights(9), 'loss': LONE, 'accuracy': LONE}, 'net'),

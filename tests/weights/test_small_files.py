@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from test_checkpoints import Made, torch_zip, weights
 
 from flaxmobile.weights import formats
-from flaxmobile.weights.formats import npz, safetensors_file, torch_pickle
+from flaxmobile.weights.formats import checkpoint, npz, safetensors_file, torch_pickle
 
 SIZE = 8 << 20
 NOISE = np.random.default_rng(0).integers(1 << 32, size=SIZE // 8, dtype=np.uint32).view(np.float32)
@@ -93,6 +93,14 @@ def test_a_thousand_keys_that_share_one_dictionary(tmp_path):
     path.write_bytes(torch_zip({'state_dict': weights(), **{f'k{number}': weights() for number in range(9)}}))
     with pytest.warns(UserWarning, match='passed over k0, k1, '):
         assert formats.read(path).tensors.keys() == weights().keys()
+
+
+def test_a_mapping_that_is_there_often_is_looked_through_once():
+    looked = []
+    shared = dict.fromkeys(map(str, range(1000)), 1)
+    with pytest.raises(ValueError, match='several state dicts'):
+        checkpoint.choose({f'k{number}': shared for number in range(1000)}, lambda value: looked.append(value) is None)
+    assert len(looked) == 1000 + 1000  # and the checkpoint itself
 
 
 def test_objects_that_share_what_is_inside(tmp_path):

@@ -1,20 +1,25 @@
 """What training scripts wrap around a state dict: checkpoints, moving averages, prefixes; without torch."""
 
+import json
 import warnings
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
+from test_checkpoints import torch_zip
 from test_torch_names import TwoBlocks, assert_same_bits, filled
 
 import flaxmobile
+from benchmarks.random_variables import random_variables
+from flaxmobile import weights
 from flaxmobile.weights import from_torch, to_torch
 from flaxmobile.weights.torch_names import LAYOUTS, bare
 
 
 @pytest.fixture(scope='module')
 def model():
-    return TwoBlocks(width_multiplier=0.25, num_classes=3)
+    return TwoBlocks(width_multiplier=0.25, num_classes=3, convention='torch')
 
 
 @pytest.fixture(scope='module')
@@ -104,3 +109,37 @@ def test_what_is_no_prefix():
     assert list(bare({'n_averaged': 1, 'weight': 2})) == ['n_averaged', 'weight']
     endless = 'a.' * 100_000 + 'weight'
     assert list(bare({endless: 1})) == [endless.removeprefix('a.' * 8)]
+
+
+def test_the_moving_average_of_a_file(command, tmp_path):
+    """By every way that a file is given; of what has none it is refused, not passed over."""
+    model = flaxmobile.create_model('mobilenetv1_025', num_classes=3)
+    average = random_variables(model, (1, 32, 32, 3))
+    arrays = to_torch(average, model)
+    path, target = tmp_path / 'checkpoint.pth', tmp_path / 'average.safetensors'
+    # The weights are not even finite.
+    spoilt = {name: array * np.float32('nan') if array.ndim else array for name, array in arrays.items()}
+    path.write_bytes(torch_zip({'state_dict': spoilt, 'state_dict_ema': prefixed('module.', arrays, **AVERAGED)}))
+    with warnings.catch_warnings(action='ignore'):
+        assert_same_bits(weights.load_file(path, model, ema=True), average)
+        opened = weights.open_model(path, 'mobilenetv1_025', ema=True)
+        assert_same_bits(opened.loaded.variables, average)
+        plain = weights.open_model(path, 'mobilenetv1_025').loaded.variables
+        assert np.isnan(plain['params']['stem']['conv']['kernel']).all()
+        status, _, err = command('convert', path, target, '--model', 'mobilenetv1_025', '--ema')
+        assert status == 0, err
+    assert_same_bits(weights.load(target).variables, average)
+    image = tmp_path / 'a.png'
+    Image.new('RGB', (40, 40)).save(image)
+    words = ('predict', 'mobilenetv1_025', image, '--weights', path, '--image-size', '32', '--json')
+    with pytest.warns(UserWarning, match='took state_dict_ema, the moving average, not state_dict'):
+        status, out, _ = command(*words, '--ema')
+    assert status == 0
+    assert sum(guess['probability'] for guess in json.loads(out)[0]['predictions']) == pytest.approx(1)
+    for given, said in (
+        (target, 'only a checkpoint of torch has one'),
+        ('mobilenetv2_100', 'mobilenetv2_100 is none'),
+    ):
+        status, _, err = command('predict', given, image, '--ema')
+        assert (status, err.count('\n')) == (2, 1)
+        assert said in err

@@ -75,6 +75,7 @@ def _entries(path: Path, data: bytes) -> tuple[dict[str, Any], int]:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose keys are not said twice."""
     found = dict(pairs)
     if len(found) < len(pairs):
         twice = listing([name for name, count in Counter(name for name, _ in pairs).items() if count > 1])
@@ -90,7 +91,7 @@ def _array(entry: Mapping[str, Any], data: bytes, start: int) -> np.ndarray:
 def _verified(data: bytes, text: str) -> dict[str, Any]:
     """What the file says of itself, once its checksum holds."""
     try:
-        description = json.loads(text)
+        description = json.loads(text, object_pairs_hook=_once, parse_constant=_no_number)
         checksum, written = description.pop('sha256'), description.pop('format')
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
         raise ValueError("has flaxmobile's names and not its checksum: damaged, or written by something else") from None
@@ -100,9 +101,14 @@ def _verified(data: bytes, text: str) -> dict[str, Any]:
         raise ValueError('is damaged: its contents are not those that its checksum was made of')
     if written != FORMAT:
         raise ValueError(
-            f'has format {printable(written)}, and this version of flaxmobile reads format {FORMAT}: update it'
+            f'has format {printable(repr(written))}, and this version of flaxmobile reads format {FORMAT}: update it'
         )
     return description
+
+
+def _no_number(text: str) -> None:
+    """JSON has no NaN and no Infinity."""
+    raise ValueError(f'{text} is no number')
 
 
 def _checksum(data: bytes, digits: bytes) -> str:
