@@ -7,6 +7,7 @@ import tracemalloc
 import warnings
 import zipfile
 
+import h5py
 import numpy as np
 import pytest
 from harmless import harmless
@@ -77,6 +78,38 @@ def test_what_is_read_is_in_memory_once(tmp_path, name):
         assert found.dtype == np.float32
         assert not found.flags.writeable
         assert found.ravel().tobytes() == array.tobytes()
+
+
+def keras_file():
+    """A `.keras` of one layer, in the layout of `model.weights.h5`."""
+    file = io.BytesIO()
+    with h5py.File(file, 'w') as weights_file:
+        group = weights_file.create_group('layers/conv2d/vars')
+        group.attrs['name'] = 'conv2d'
+        group.create_dataset('0', data=NOISE[:12].reshape(2, 2, 3, 1))
+    return zipped({'metadata.json': b'{}', 'config.json': b'{}', 'model.weights.h5': file.getvalue()})
+
+
+@pytest.mark.parametrize('make', [keras_file, lambda: npz.encode(ARRAYS), lambda: torch_zip(weights(), 4)])
+def test_weights_that_another_tool_packed_again(tmp_path, make):
+    """Deflated, in another order, with a folder, permissions, times, a comment and what the Finder adds."""
+    path, content = tmp_path / 'weights', make()
+    path.write_bytes(content)
+    expected = formats.read(path)
+    with zipfile.ZipFile(io.BytesIO(content)) as archive, zipfile.ZipFile(path, 'w', zipfile.ZIP_DEFLATED) as target:
+        target.comment = b'packed again'
+        target.mkdir('archive')
+        for name in sorted(archive.namelist(), reverse=True):
+            info = zipfile.ZipInfo(name, (2026, 1, 2, 3, 4, 6))
+            info.external_attr, info.compress_type, info.create_system = 0o100755 << 16, zipfile.ZIP_DEFLATED, 19
+            info.extra = struct.pack('<HHBI', 0x5455, 5, 1, 0)
+            target.writestr(info, archive.read(name))
+        target.writestr('__MACOSX/._archive', b'x')
+    found = formats.read(path)
+    assert found.kind == expected.kind
+    assert {name: array.tobytes() for name, array in found.tensors.items()} == {
+        name: array.tobytes() for name, array in expected.tensors.items()
+    }
 
 
 def test_a_thousand_keys_that_share_one_dictionary(tmp_path):
