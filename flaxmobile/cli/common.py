@@ -28,6 +28,9 @@ WeightsFile = Annotated[
 IgnoreConvention = FlagCreatePairsOff[
     Annotated[bool, arg(help="Take a file that was made for another padding or BatchNorm than the network's.")]
 ]
+Average = FlagCreatePairsOff[
+    Annotated[bool, arg(help='Of a torch checkpoint, take the moving average of the weights.')]
+]
 ImageSize = Annotated[int | None, arg(help="Height and width in pixels; None: the model's own.")]
 
 
@@ -38,6 +41,7 @@ class Opened:
     weights: WeightsFile = None
     image_size: ImageSize = None
     ignore_convention: IgnoreConvention = False
+    ema: Average = False
 
 
 AS_IT_IS = Opened()
@@ -48,7 +52,9 @@ def open_model(given: str, how: Opened = AS_IT_IS) -> 'Source':
     from flaxmobile.training.sources import open_source
 
     file = how.weights
-    source = open_source(given, file=file, image_size=how.image_size, ignore_convention=how.ignore_convention)
+    source = open_source(
+        given, file=file, image_size=how.image_size, ignore_convention=how.ignore_convention, ema=how.ema
+    )
     if source.weight and source.weight.name != given:
         tell(f'{given}: taking {source.weight.name}')
     if source.model.assumed:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
-from flaxmobile.cli.common import IgnoreConvention, as_json, assumed_of, open_model, tell
+from flaxmobile.cli.common import Average, IgnoreConvention, Opened, as_json, assumed_of, open_model, tell
 from flaxmobile.messages import printable, unknown
 
 if TYPE_CHECKING:
@@ -70,15 +70,22 @@ def convert(
     ] = None,
     overwrite: Annotated[FlagCreatePairsOff[bool], arg(help='Replace a file that is there.')] = False,
     ignore_convention: IgnoreConvention = False,
+    ema: Average = False,
 ) -> int:
     """Convert weights between safetensors, torch, Keras and NumPy, number for number."""
     from flaxmobile.weights import files
 
     path = Path(source).expanduser()
     files.check_target(target, layout, overwrite=overwrite)
-    given = path if path.is_file() else open_model(source).model
+    given = path if path.is_file() else open_model(source, Opened(ema=ema)).model
     written = files.convert(
-        given, target, model_name=model, layout=layout, overwrite=overwrite, ignore_convention=ignore_convention
+        given,
+        target,
+        model_name=model,
+        layout=layout,
+        overwrite=overwrite,
+        ignore_convention=ignore_convention,
+        ema=ema,
     )
     print(f'{printable(target, None)}: {written.name}, {len(written.loaded.classes)} classes')
     if written.assumed:

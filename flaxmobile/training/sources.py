@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from flaxmobile.messages import printable
 from flaxmobile.models import list_models
 from flaxmobile.training.config import TrainConfig
 from flaxmobile.training.run import RunDescription, load_run, read_description
@@ -53,6 +54,7 @@ def open_source(
     overrides: Mapping[str, Any] | None = None,
     image_size: int | None = None,
     ignore_convention: bool = False,
+    ema: bool = False,
 ) -> Source:
     """The model that `given` names.
 
@@ -63,6 +65,7 @@ def open_source(
         overrides: what else `create_model` is given for that network.
         image_size: side of the images in pixels; None: the model's own.
         ignore_convention: take a file that was made for another padding or BatchNorm epsilon than its network's.
+        ema: of a file that is a torch checkpoint, take the moving average of the weights.
 
     Raises:
         OSError: there is no such run or file, or the weights cannot be fetched.
@@ -70,13 +73,15 @@ def open_source(
             convention; a file that does not say its network fits none, or several.
     """
     if file is not None:
-        return _from_file(given, file, image_size, ignore_convention)
+        return _from_file(given, file, image_size, ignore_convention, ema)
     where = locate(given)
+    if ema and not (isinstance(where, Path) and where.is_file()):
+        raise ValueError(f'ema=True (--ema) goes with a file, a checkpoint of torch, and {printable(given)} is none')
     if isinstance(where, Weight):
         loaded = load_pretrained(where.name, image_size=image_size)
         return Source(where.name, NamedModel(loaded, where.model, {}), weight=where)
     if where.is_file():
-        opened = open_model(where, network, overrides=overrides, ignore_convention=ignore_convention)
+        opened = open_model(where, network, overrides=overrides, ignore_convention=ignore_convention, ema=ema)
         return Source(str(where), _resized(opened, image_size))
     description = read_description(where)
     config = description.config
@@ -84,13 +89,13 @@ def open_source(
     return Source(f'{config.model} from {where}', _resized(model, image_size), description)
 
 
-def _from_file(given: str, file: Path, image_size: int | None, ignore_convention: bool) -> Source:
+def _from_file(given: str, file: Path, image_size: int | None, ignore_convention: bool, ema: bool) -> Source:
     if given in CATALOGUE:
         weight = CATALOGUE[given]
-        loaded = load_pretrained(given, file=file, image_size=image_size, ignore_convention=ignore_convention)
+        loaded = load_pretrained(given, file=file, image_size=image_size, ignore_convention=ignore_convention, ema=ema)
         return Source(given, NamedModel(loaded, weight.model, {}), weight=weight)
     if given in list_models():
-        opened = open_model(file, given, ignore_convention=ignore_convention)
+        opened = open_model(file, given, ignore_convention=ignore_convention, ema=ema)
         return Source(f'{given} from {file}', _resized(opened, image_size))
     raise ValueError(
         f'--weights goes with a published name (`flaxmobile weights list`) or a network (`flaxmobile list`), '

@@ -50,6 +50,7 @@ def load_file(
     excuse: Iterable[str] = (),
     initial: Mapping[str, Any] | None = None,
     ignore_convention: bool = False,
+    ema: bool = False,
 ) -> dict[str, Any]:
     """The variables of `model` from a file of any format: safetensors, torch, Keras or NumPy.
 
@@ -64,6 +65,7 @@ def load_file(
             place for are left out; where one is missing or does not fit, `initial` gives the value.
         initial: variables of the model, as `model.init` makes them.
         ignore_convention: take weights that were made for another padding or BatchNorm epsilon than the model's.
+        ema: of a torch checkpoint, take the moving average of the weights.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -71,7 +73,7 @@ def load_file(
             `faults` are all that does not); it was made for another convention.
     """
     options = {'excuse': excuse, 'initial': initial, 'ignore_convention': ignore_convention}
-    return read_variables(Path(path), formats.read(path), model, **options)
+    return read_variables(Path(path), formats.read(path, ema=ema), model, **options)
 
 
 def read_variables(path: Path, file: File, model: MobileNet, **options: Any) -> dict[str, Any]:
@@ -126,6 +128,7 @@ def open_model(
     *,
     overrides: Mapping[str, Any] | None = None,
     ignore_convention: bool = False,
+    ema: bool = False,
 ) -> NamedModel:
     """A model from a file of any format. Ours says all that is needed; of another the tensors tell the network.
 
@@ -137,6 +140,7 @@ def open_model(
         name: the registered network. None: the one that the file says, or the only one that the tensors fit.
         overrides: what else `create_model` is given for the network of a file that does not say it.
         ignore_convention: take weights that were made for another padding or BatchNorm epsilon than the network's.
+        ema: of a torch checkpoint, take the moving average of the weights.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -144,7 +148,7 @@ def open_model(
             the file says; without a name, the tensors fit no network, or several that answer differently with them.
     """
     path = Path(path)
-    file = formats.read(path)
+    file = formats.read(path, ema=ema)
     if file.kind == 'flaxmobile':
         return _open_ours(path, file, name)
     with naming(path):
@@ -324,6 +328,7 @@ def convert(
     layout: Layout | None = None,
     overwrite: bool = False,
     ignore_convention: bool = False,
+    ema: bool = False,
 ) -> NamedModel:
     """Write what `source` holds in the format of `target`'s suffix; every number comes over unchanged.
 
@@ -334,6 +339,7 @@ def convert(
         layout: see `save`.
         overwrite: replace a file that is there.
         ignore_convention: see `open_model`.
+        ema: see `open_model`.
 
     Returns:
         What was written.
@@ -348,6 +354,6 @@ def convert(
         if isinstance(source, NamedModel):
             model = source
         else:
-            model = open_model(source, model_name, ignore_convention=ignore_convention)
+            model = open_model(source, model_name, ignore_convention=ignore_convention, ema=ema)
         save(target, model.loaded, model.name, model.overrides, layout=layout, overwrite=overwrite)
     return model

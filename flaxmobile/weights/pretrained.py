@@ -28,6 +28,7 @@ def load_pretrained(
     key: jax.Array | None = None,
     new_classifier: bool = False,
     ignore_convention: bool = False,
+    ema: bool = False,
 ) -> LoadedModel:
     """A published weight in its network, with its preprocessing and the names of its classes.
 
@@ -42,6 +43,7 @@ def load_pretrained(
         new_classifier: draw it whatever the number, as for a thousand classes that are not ImageNet's; the classes are
             numbers then.
         ignore_convention: take a `file` that was made for another padding or BatchNorm epsilon than the network's.
+        ema: of a torch checkpoint as `file`, take the moving average of the weights.
 
     Raises:
         ValueError: no such weight; its file does not fit, is damaged, was made for another convention, or names other
@@ -59,7 +61,7 @@ def load_pretrained(
     path = download(weight) if file is None else Path(file)
     classes = vocabulary(weight.vocabulary).names
     try:
-        variables = _read(path, model, classes, ignore_convention)
+        variables = _read(path, model, classes, ignore_convention, ema)
     except ValueError as error:
         raise ValueError(f'{error}. Remove it, and it is fetched again') if file is None else error from error
     if wanted.num_classes == weight.num_classes and not new_classifier:
@@ -70,12 +72,12 @@ def load_pretrained(
     return LoadedModel(wanted, {**variables, 'params': params}, preprocessing, classes)
 
 
-def _read(path: Path, model: MobileNet, classes: Sequence[str], ignore_convention: bool) -> dict[str, Any]:
+def _read(path: Path, model: MobileNet, classes: Sequence[str], ignore_convention: bool, ema: bool) -> dict[str, Any]:
     """The variables in a file of published weights, which names those classes if any."""
     from flaxmobile.weights import formats
     from flaxmobile.weights.files import read_variables
 
-    file = formats.read(path)
+    file = formats.read(path, ema=ema)
     variables = read_variables(path, file, model, ignore_convention=ignore_convention)
     if file.kind == 'flaxmobile' and list(file.metadata.get('classes', classes)) != list(classes):
         raise ValueError(f'{printable(path)}: says other classes than the published weights: load(path) has them')

@@ -1,6 +1,7 @@
 """timm's and torchvision's names for our variables, and their state dicts in and out."""
 
 import functools
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple, TypeVar
@@ -24,7 +25,7 @@ from flaxmobile.models.mobilenetv3 import MobileNetV3
 from flaxmobile.models.mobilenetv4 import MobileNetV4
 from flaxmobile.models.network import MobileNet
 from flaxmobile.weights import names, origins
-from flaxmobile.weights.formats.torch_pickle import WRAPPERS
+from flaxmobile.weights.formats import checkpoint
 from flaxmobile.weights.names import Assignment, Layout, Place, Shapes
 
 Value = TypeVar('Value')
@@ -212,7 +213,13 @@ LEAVES = {
     'batch_stats/{}/var': 'running_var',
     'params/{}/gamma': 'gamma',
 }
-PREFIXES = ('_orig_mod.', 'module.', '_orig_mod.')
+OUTERMOST = frozenset(
+    module.partition('.')[0]
+    for kinds in LAYOUTS.values()
+    for kind in kinds.values()
+    for module in (*kind.stem.values(), kind.block, *kind.head.values())
+)
+"""What the names in a state dict begin with, so that it is no prefix though all share it, as without a classifier."""
 COUNTER = 'num_batches_tracked'
 AXES = {4: (2, 3, 1, 0), 2: (1, 0), 1: (0,)}
 
@@ -224,6 +231,7 @@ def from_torch(
     excuse: Iterable[str] = (),
     initial: Mapping[str, Any] | None = None,
     ignore_convention: bool = False,
+    ema: bool = False,
 ) -> dict[str, Any]:
     """The variables of `model` from a state dict of timm's or torchvision's twin, whose names tell which.
 
@@ -235,22 +243,27 @@ def from_torch(
     network without the `tf_` as well, and nothing tells the two apart: there the model's own convention stands.
 
     Args:
-        state_dict: name to torch tensor, NumPy or JAX array. A checkpoint that holds it under 'state_dict_ema',
-            'state_dict' or 'model' is unwrapped (the first of these that is there), and a prefix that
-            `DataParallel` ('module.') or `torch.compile` ('_orig_mod.') gave to all names is taken off.
+        state_dict: name to torch tensor, NumPy or JAX array. A checkpoint that holds it is unwrapped: the mapping with
+            the most tensors counts ('state_dict' or 'model' of several with as many). A prefix that all names share
+            is taken off: `DataParallel`'s 'module.', `torch.compile`'s '_orig_mod.', Lightning's 'model.', several. A
+            warning names what was taken off, and a moving average that was left.
         model: the network, with or without classifier.
         excuse: shell patterns of names, such as `['classifier.*']`. Excused tensors that the model has no place for
             are left out; where one is missing or does not fit, `initial` gives the value.
         initial: variables of the model, as `model.init` makes them.
         ignore_convention: take weights that were made for another padding or BatchNorm epsilon than the model's.
+        ema: of a checkpoint, take the moving average of the weights ('state_dict_ema', 'model_ema').
 
     Raises:
         ValueError: tensors are missing, unexpected, misshapen or not floating point (a `TensorMismatchError`, whose
             `faults` are all of them); they were made for another convention; `initial` is needed and not given, or not
-            the model's.
+            the model's; a checkpoint's weights are not to be told from others in it.
     """
+    tensors, note = checkpoint.unwrapped(state_dict, OUTERMOST, ema)
+    if note:
+        warnings.warn(note, stacklevel=2)
     return names.read(
-        without_counters(bare(state_dict)),
+        without_counters(tensors),
         layouts(model),
         model,
         excuse=excuse,
@@ -299,17 +312,9 @@ def bare(state_dict: Mapping[str, Any]) -> Mapping[str, Any]:
     """The names and tensors of a state dict, out of a training script's wrapping.
 
     Raises:
-        ValueError: it is no mapping of names.
+        ValueError: it is no mapping of names, or holds several state dicts.
     """
-    if isinstance(state_dict, Mapping):
-        wrapped = (state_dict[wrapper] for wrapper in WRAPPERS if isinstance(state_dict.get(wrapper), Mapping))
-        state_dict = next(wrapped, state_dict)
-    if not isinstance(state_dict, Mapping) or not all(isinstance(name, str) for name in state_dict):
-        raise ValueError(f'a state dict is a mapping of names to arrays, was given {type(state_dict).__name__}')
-    for prefix in PREFIXES:
-        if all(name.startswith(prefix) for name in state_dict):
-            state_dict = {name.removeprefix(prefix): tensor for name, tensor in state_dict.items()}
-    return state_dict
+    return checkpoint.unwrapped(state_dict, OUTERMOST)[0]
 
 
 def layouts(model: MobileNet) -> dict[str, Layout]:

@@ -1,7 +1,7 @@
 """torch's own reading of the files that we read and write without it."""
 
-import argparse
 import os
+import warnings
 from collections import OrderedDict
 from pathlib import Path
 
@@ -72,7 +72,8 @@ def test_what_torch_saves(tmp_path, new, protocol):
         ({'net': state, 'acc': 91.5}, state, {'acc': 91.5}),
     ):
         torch.save(saved, path, _use_new_zipfile_serialization=new, pickle_protocol=protocol)
-        file = formats.read(path)
+        with warnings.catch_warnings(action='ignore'):  # It says that the optimizer is passed over.
+            file = formats.read(path)
         assert (file.kind, file.metadata) == ('torch', metadata)
         same(file.tensors, expected)
 
@@ -83,14 +84,15 @@ def test_what_torch_saves_and_we_refuse(tmp_path, new):
     network = torch.nn.Linear(2, 2)
     for saved, name in (
         (network, 'torch.nn.modules.linear.Linear'),
-        ({'state_dict': network.state_dict(), 'args': argparse.Namespace(lr=0.1)}, 'argparse.Namespace'),
-        ({'a': torch.ones(2), 'b': np.float32(1)}, r'numpy\._?core\.multiarray\.scalar'),
-        ({'a': torch.ones(2), 'b': {1, 2}}, '(builtins.set|__builtin__.set)'),
         ({'a': torch.ones(2, dtype=torch.complex64)}, 'torch.ComplexFloatStorage'),
         ({'a': torch.ones(2, dtype=torch.uint16)}, 'torch._utils._rebuild_tensor_v3'),
-        ({'a': torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8)}, 'torch._utils._rebuild_qtensor'),
+        (
+            {'a': torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8)},
+            'torch.(_utils._rebuild_qt|QInt8S)',
+        ),
         ({'a': torch.ones(2).to_sparse()}, 'torch._utils._rebuild_sparse_tensor'),
-        ({'a': torch.device('cpu'), 'b': torch.ones(2)}, 'torch.device'),
+        ({'a': torch.ones(2), 'b': torch.ones(2, device='meta')}, 'torch._utils._rebuild_meta_tensor_no_storage'),
+        ({'model': network, 'statistics': {'mean': torch.ones(2)}}, 'torch.nn.modules.linear.Linear'),
     ):
         torch.save(saved, path, _use_new_zipfile_serialization=new)
         with pytest.raises(ValueError, match=rf'weights\.pth: refused: it asks for {name}'):
@@ -142,12 +144,13 @@ def test_what_we_accept_of_a_damaged_file_torch_reads_alike(tmp_path, new):
         loaded = torch.load(path, map_location=lambda storage, _: storage, weights_only=True)
         assert found.tensors.keys() == loaded.keys(), how
         same(found.tensors, loaded)
-    assert accepted < (20 if new else 400)
+    assert accepted < (250 if new else 400)  # Of a zip, what says nothing of its members: permissions, padding.
 
 
 def test_the_checked_in_files_are_torchs(tmp_path):
     folder = Path(__file__).parent.parent / 'weights' / 'torch_files'
     for path in sorted(folder.iterdir()):
         loaded = torch.load(path, weights_only=False)  # It knows no protocol 4 otherwise.
-        same(formats.read(path).tensors, loaded.get('state_dict', loaded))
+        with warnings.catch_warnings(action='ignore'):
+            same(formats.read(path).tensors, loaded.get('state_dict', loaded))
     assert sum(os.path.getsize(path) for path in folder.iterdir()) < 20_000

@@ -6,18 +6,16 @@ import itertools
 import json
 import os
 import pickle
-import resource
 import struct
-import sys
 import zipfile
 from collections import OrderedDict
-from contextlib import contextmanager
 from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 import pytest
 from damage import mutants
+from harmless import harmless
 
 from flaxmobile.weights import formats
 from flaxmobile.weights.formats import npz, safetensors_file, torch_pickle
@@ -48,32 +46,8 @@ UNCHECKED = {
     'compressed.npz': savez_compressed(ARRAYS),
 }
 
-WATCHED = ('os.', 'subprocess.', 'exec', 'import', 'pickle.', 'ctypes.', 'socket.', 'shutil.')
-SEEN: list[str] | None = None
-
-
-def hook(event, _):
-    if SEEN is not None and event.startswith(WATCHED):
-        SEEN.append(event)
-
-
-sys.addaudithook(hook)
-
-
-@contextmanager
-def harmless():
-    """Fails if anything is imported, executed or unpickled, or if over 64 MiB are allocated by whomever."""
-    global SEEN
-    mapped = int(Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize()
-    limits = resource.getrlimit(resource.RLIMIT_AS)
-    SEEN = []
-    try:
-        resource.setrlimit(resource.RLIMIT_AS, (mapped + (64 << 20), limits[1]))
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, limits)
-        seen, SEEN = SEEN, None
-    assert seen == []
+ZIPS = ('.pth', '.npz')
+"""Of a zip a flipped bit may be one of a permission or of who packed it, which changes nothing."""
 
 
 def test_harm_is_seen():
@@ -114,23 +88,24 @@ def warm(tmp_path_factory):
 
 @pytest.mark.parametrize('name', CHECKED)
 def test_what_has_checksums_is_refused_or_the_same(tmp_path, name):
-    """Whatever befalls it; and where a bit is flipped or the end missing, it is refused."""
+    """Whatever befalls it; where its end is missing it is refused."""
     expected = formats.read(write(tmp_path / name, CHECKED[name]))
     with harmless():
         found = [(how, read(tmp_path / name, mutant)) for how, mutant in mutants(CHECKED[name], 1000)]
     for how, file in found:
-        assert not (file and how.startswith(('flip', 'cut'))), how
+        assert not (file and how.startswith('cut' if name.endswith(ZIPS) else ('cut', 'flip'))), how
         assert not file or as_bytes(file) == as_bytes(expected), how
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('name', CHECKED)
 def test_every_bit_counts(tmp_path, name):
-    data = CHECKED[name]
+    data, expected = CHECKED[name], as_bytes(formats.read(write(tmp_path / name, CHECKED[name])))
     mutant = bytearray(data)
     for place, bit in itertools.product(range(len(data)), range(8)):
         mutant[place] ^= 1 << bit
-        assert read(tmp_path / name, mutant) is None, (place, bit)
+        file = read(tmp_path / name, mutant)
+        assert not file or (name.endswith(ZIPS) and as_bytes(file) == expected), (place, bit)
         mutant[place] = data[place]
 
 

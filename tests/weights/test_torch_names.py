@@ -257,22 +257,6 @@ def test_default_layout_follows_the_convention(model, variables):
 
 
 @pytest.mark.parametrize(
-    'wrap',
-    [
-        lambda arrays: {f'module.{name}': array for name, array in arrays.items()},
-        lambda arrays: {f'module._orig_mod.{name}': array for name, array in arrays.items()},
-        lambda arrays: {f'_orig_mod.module.{name}': array for name, array in arrays.items()},
-        lambda arrays: {'epoch': 3, 'model': arrays, 'optimizer': {'state': {}}},
-        lambda arrays: {'state_dict': {f'module.{name}': array for name, array in arrays.items()}},
-        lambda arrays: {'state_dict': {}, 'state_dict_ema': arrays},
-        lambda arrays: {name: jnp.asarray(array) for name, array in arrays.items() if array.ndim},
-    ],
-)
-def test_wrapped_state_dicts(model, variables, arrays, wrap):
-    assert_same_bits(from_torch(wrap(arrays), model), variables)
-
-
-@pytest.mark.parametrize(
     ('theirs', 'param_dtype', 'params', 'statistics'),
     [
         ('float16', 'float32', 'float32', 'float32'),

@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from flaxmobile.messages import listing, printable
+
 Kind = Literal['flaxmobile', 'safetensors', 'torch', 'keras', 'npz']
 
 OUR_NAMES = ('params/', 'batch_stats/')
@@ -30,56 +32,78 @@ class File:
     metadata: dict[str, Any] = field(default_factory=dict)
 
 
-def read(path: str | Path) -> File:
+def read(path: str | Path, *, ema: bool = False) -> File:
     """Read a file of tensors, whatever its suffix: its first bytes decide.
+
+    Of a torch checkpoint, what is no tensor of the weights is passed over, and a warning names it.
+
+    Args:
+        path: of the file.
+        ema: of a torch checkpoint, take the moving average of the weights (`state_dict_ema`, `model_ema`).
 
     Raises:
         FileNotFoundError: there is none.
-        ValueError: it is a folder, damaged, or of another format; the message starts with its path.
+        ValueError: it is a folder, damaged, or of another format, or there is no moving average to take; the message
+            starts with its path.
     """
     path = Path(path)
+    shown = printable(path, None)
     if path.is_dir():
-        raise ValueError(f'{path}: is a folder; name a file ({READABLE})')
+        raise ValueError(f'{shown}: is a folder; name a file ({READABLE})')
     if not path.exists():
-        raise FileNotFoundError(f'{path}: there is no such file')
+        raise FileNotFoundError(f'{shown}: there is no such file')
     with path.open('rb') as file:
         head = file.read(512)
-    if head[:1] == b'\x80' and head[1:2] in (b'\2', b'\3', b'\4', b'\5'):
+    kind = _zipped(path) if head.startswith(b'PK') else _kind(head)
+    if kind == 'torch':
         from flaxmobile.weights.formats import torch_pickle
 
-        return torch_pickle.read(path)
-    if head.startswith(b'\x89HDF\r\n\x1a\n'):
+        return torch_pickle.read(path, ema)
+    if kind and ema:
+        raise ValueError(f'{shown}: holds no moving average: only a checkpoint of torch has one beside its weights')
+    if kind == 'keras':
         from flaxmobile.weights.formats import hdf5
 
         return hdf5.read(path)
-    if head.startswith(b'PK'):
-        return _read_zip(path)
-    if head[7:9] == b'\0{':
+    if kind == 'npz':
+        from flaxmobile.weights.formats import npz
+
+        return npz.read(path)
+    if kind == 'safetensors':
         from flaxmobile.weights.formats import safetensors_file
 
         return safetensors_file.read(path)
-    raise ValueError(f'{path}: {_what_it_is(head)}. Readable are {READABLE}')
+    raise ValueError(f'{shown}: {_what_it_is(head)}. Readable are {READABLE}')
 
 
-def _read_zip(path: Path) -> File:
-    from flaxmobile.weights.formats import npz, strict_zip, torch_pickle
+def _kind(head: bytes) -> Kind | None:
+    if head[:1] == b'\x80' and head[1:2] in (b'\2', b'\3', b'\4', b'\5'):
+        return 'torch'
+    if head.startswith(b'\x89HDF\r\n\x1a\n'):
+        return 'keras'
+    return 'safetensors' if head[7:9] == b'\0{' else None
 
-    names = strict_zip.members(path).keys()
+
+def _zipped(path: Path) -> Kind:
+    """The kind of a zip by the names in it; what they name is unpacked later, once."""
+    from flaxmobile.weights.formats import strict_zip, torch_pickle
+
+    names = strict_zip.names(path)
     if any(name.endswith('constants.pkl') for name in names):
         raise ValueError(
-            f'{path}: is a TorchScript archive, which holds a program; '
+            f'{printable(path, None)}: is a TorchScript archive, which holds a program; '
             'save its weights alone: torch.save(torch.jit.load(...).state_dict(), ...)'
         )
-    if any(name.endswith('/data.pkl') for name in names):
-        return torch_pickle.read(path)
+    if any(map(torch_pickle.is_pickle, names)):
+        return 'torch'
     if 'model.weights.h5' in names:
-        from flaxmobile.weights.formats import hdf5
-
-        return hdf5.read(path)
+        return 'keras'
     if names and all(name.endswith('.npy') for name in names):
-        return npz.read(path)
-    first = ', '.join(sorted(names)[:5]) or 'nothing'
-    raise ValueError(f'{path}: is a zip archive of no known kind (it holds {first}). Readable are {READABLE}')
+        return 'npz'
+    held = listing(sorted(names), 5) or 'nothing'
+    raise ValueError(
+        f'{printable(path, None)}: is a zip archive of no known kind (it holds {held}). Readable are {READABLE}'
+    )
 
 
 def _what_it_is(head: bytes) -> str:
@@ -105,4 +129,4 @@ def naming(path: Path) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise ValueError(f'{path}: {error}') from error
+        raise ValueError(f'{printable(path, None)}: {error}') from error

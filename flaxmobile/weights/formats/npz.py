@@ -2,11 +2,13 @@
 
 import io
 import math
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
+from flaxmobile.messages import printable
 from flaxmobile.weights.formats import File, naming, strict_zip
 
 VERSIONS = {
@@ -16,7 +18,7 @@ VERSIONS = {
 
 
 def read(path: Path) -> File:
-    """Read the arrays of an `.npz`.
+    """Read the arrays of an `.npz`: views of what it unpacks to.
 
     Raises:
         ValueError: damaged, or an array is of objects or claims another size than it has.
@@ -27,22 +29,37 @@ def read(path: Path) -> File:
 
 
 def _array(name: str, content: memoryview) -> np.ndarray:
-    stream = io.BytesIO(content)
-    try:
-        version = np.lib.format.read_magic(stream)
-        shape, _, dtype = VERSIONS[version](stream)
-    except (ValueError, LookupError, TypeError, RecursionError, MemoryError) as error:
-        raise ValueError(f'{name} is no array of NumPy ({error})') from error
+    shape, fortran, dtype, start = _header(name, content)
     if dtype.kind not in 'fiub':
-        raise ValueError(f'{name} is of type {dtype}, and only numbers are read')
-    claimed, held = math.prod(shape) * dtype.itemsize, len(content) - stream.tell()
-    if min(shape, default=0) < 0 or claimed != held:
-        raise ValueError(f'{name} claims {claimed} bytes of numbers and holds {held}')
-    stream.seek(0)
-    array: np.ndarray = np.lib.format.read_array(stream, allow_pickle=False)
-    array = array.astype(dtype.newbyteorder('='), copy=False)
+        raise ValueError(f'{printable(name)} is of type {printable(dtype)}, and only numbers are read')
+    claimed, held = math.prod(shape) * dtype.itemsize, len(content) - start
+    if claimed != held:
+        raise ValueError(f'{printable(name)} claims {claimed} bytes of numbers and holds {held}')
+    try:
+        array = np.ndarray(shape, dtype, content, start, order='F' if fortran else 'C')
+    except (ValueError, OverflowError) as error:
+        raise ValueError(f'{printable(name)} has a shape that no array has ({printable(error)})') from error
+    if not dtype.isnative:
+        array = array.byteswap(inplace=True).view(dtype.newbyteorder('='))
     array.flags.writeable = False
     return array
+
+
+def _header(name: str, content: memoryview) -> tuple[tuple[int, ...], bool, np.dtype, int]:
+    """Shape, whether columns come first, type, and where the numbers start."""
+    stream = io.BytesIO(content[: 1 << 17])  # NumPy's own limit of a header is far below.
+    try:
+        version = np.lib.format.read_magic(stream)
+        if version not in VERSIONS:
+            raise ValueError(f'of version {version}, which only arrays with named fields have')
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            shape, fortran, dtype = VERSIONS[version](stream)
+        if not all(type(length) is int and 0 <= length < 1 << 62 for length in shape):
+            raise ValueError('a length of its shape is no whole number')
+    except Exception as error:  # NumPy gives the header to Python's parser, which raises what it likes.
+        raise ValueError(f'{printable(name)} is no array of NumPy ({printable(error)})') from error
+    return shape, fortran, dtype, stream.tell()
 
 
 def encode(tensors: Mapping[str, np.ndarray]) -> bytes:
@@ -53,7 +70,7 @@ def encode(tensors: Mapping[str, np.ndarray]) -> bytes:
     """
     for name, array in tensors.items():
         if array.dtype.kind not in 'fiub' or array.dtype.name == 'bfloat16':
-            raise ValueError(f'{name} is {array.dtype.name}, which .npz cannot hold: write .safetensors')
+            raise ValueError(f'{printable(name)} is {array.dtype.name}, which .npz cannot hold: write .safetensors')
     file = io.BytesIO()
     np.savez(file, allow_pickle=False, **tensors)
     return file.getvalue()

@@ -7,6 +7,7 @@ JSON with `format`, `model`, `preprocessing`, `classes` and `sha256`: of the who
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from flaxmobile.weights.formats import OUR_NAMES, File, naming
 FORMAT = 1
 KEY = 'flaxmobile'
 UNSIGNED = b'0' * 64
+LARGEST_HEADER = 1 << 22
+"""Bytes: of tens of thousands of tensors and class names; Python makes some twenty times that of a header."""
 TYPES = {
     'F64': np.dtype('<f8'),
     'F32': np.dtype('<f4'),
@@ -43,27 +46,46 @@ def read(path: Path) -> File:
     Raises:
         ValueError: damaged; of a type that has no array; ours with another checksum than its contents', or none.
     """
-    from safetensors import SafetensorError, deserialize
-
     data = path.read_bytes()
     with naming(path):
-        try:
-            entries = deserialize(data)
-        except SafetensorError as error:
-            raise ValueError(f'is no whole safetensors file ({printable(error)})') from error
-        metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], 'little')]).get('__metadata__') or {}
-        if unknown := [f'{name} is {entry["dtype"]}' for name, entry in entries if entry['dtype'] not in TYPES]:
+        entries, start = _entries(path, data)
+        metadata = entries.pop('__metadata__', None) or {}
+        if unknown := [f'{name} is {entry["dtype"]}' for name, entry in entries.items() if entry['dtype'] not in TYPES]:
             raise ValueError(f'holds tensors of types that cannot be read: {listing(unknown)}')
-        tensors = {name: _array(entry) for name, entry in entries}
+        tensors = {name: _array(entry, data, start) for name, entry in entries.items()}
         if KEY in metadata or any(name.startswith(OUR_NAMES) for name in tensors):
             return File('flaxmobile', tensors, _verified(data, metadata.get(KEY, '')))
         return File('safetensors', tensors, metadata)
 
 
-def _array(entry: Mapping[str, Any]) -> np.ndarray:
-    array = np.frombuffer(entry['data'], TYPES[entry['dtype']]).reshape(entry['shape'])
-    array.flags.writeable = False
-    return array
+def _entries(path: Path, data: bytes) -> tuple[dict[str, Any], int]:
+    """The header, which the format's own library found to fit the file, and where the numbers start."""
+    from safetensors import SafetensorError, safe_open
+
+    start = 8 + int.from_bytes(data[:8], 'little')
+    if start > LARGEST_HEADER:
+        raise ValueError(f'is no whole safetensors file (its header is longer than {LARGEST_HEADER} bytes)')
+    try:
+        with safe_open(path, 'numpy'):
+            pass
+    except SafetensorError as error:
+        raise ValueError(f'is no whole safetensors file ({printable(error)})') from error
+    entries: dict[str, Any] = json.loads(data[8:start], object_pairs_hook=_once)
+    return entries, start
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose keys are not said twice."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = listing([name for name, count in Counter(name for name, _ in pairs).items() if count > 1])
+        raise ValueError(f'is no whole safetensors file (its header names twice: {twice})')
+    return found
+
+
+def _array(entry: Mapping[str, Any], data: bytes, start: int) -> np.ndarray:
+    """A view of the file's bytes, which are never there twice."""
+    return np.ndarray(entry['shape'], TYPES[entry['dtype']], data, start + entry['data_offsets'][0])
 
 
 def _verified(data: bytes, text: str) -> dict[str, Any]:
@@ -74,7 +96,7 @@ def _verified(data: bytes, text: str) -> dict[str, Any]:
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
         raise ValueError("has flaxmobile's names and not its checksum: damaged, or written by something else") from None
     if not isinstance(checksum, str) or not re.fullmatch('[0-9a-f]{64}', checksum):
-        raise ValueError(f'is damaged: {ascii(checksum)[:80]} is no checksum')
+        raise ValueError(f'is damaged: {printable(checksum, 80)} is no checksum')
     if _checksum(data, checksum.encode()) != checksum:
         raise ValueError('is damaged: its contents are not those that its checksum was made of')
     if written != FORMAT:
@@ -82,14 +104,6 @@ def _verified(data: bytes, text: str) -> dict[str, Any]:
             f'has format {printable(repr(written))}, and this version of flaxmobile reads format {FORMAT}: update it'
         )
     return description
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object whose keys are not said twice."""
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError('a key is said twice')
-    return found
 
 
 def _no_number(text: str) -> None:
@@ -118,7 +132,7 @@ def encode(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> by
     arrays = {name: np.asarray(array, order='C') for name, array in tensors.items()}
     for name, array in arrays.items():
         if array.dtype not in TYPES.values():
-            raise ValueError(f'{name} is {array.dtype.name}, which safetensors cannot hold')
+            raise ValueError(f'{printable(name)} is {array.dtype.name}, which safetensors cannot hold')
     return save(arrays, dict(metadata))
 
 

@@ -1,0 +1,145 @@
+"""What training scripts wrap around a state dict: checkpoints, moving averages, prefixes; without torch."""
+
+import json
+import warnings
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+from test_checkpoints import torch_zip
+from test_torch_names import TwoBlocks, assert_same_bits, filled
+
+import flaxmobile
+from benchmarks.random_variables import random_variables
+from flaxmobile import weights
+from flaxmobile.weights import from_torch, to_torch
+from flaxmobile.weights.torch_names import LAYOUTS, bare
+
+
+@pytest.fixture(scope='module')
+def model():
+    return TwoBlocks(width_multiplier=0.25, num_classes=3, convention='torch')
+
+
+@pytest.fixture(scope='module')
+def variables(model):
+    return filled(model)
+
+
+@pytest.fixture
+def arrays(model, variables):
+    return to_torch(variables, model, 'timm')
+
+
+def prefixed(prefix, arrays, **more):
+    return {f'{prefix}{name}': array for name, array in arrays.items()} | more
+
+
+AVERAGED = {'n_averaged': np.array(3)}
+EMA = 'the moving average state_dict_ema (--ema, ema=True)'
+
+
+@pytest.mark.parametrize(
+    ('wrap', 'said'),
+    [
+        (lambda arrays: prefixed('module.', arrays), "took the prefix 'module.' off all names"),
+        (lambda arrays: prefixed('module._orig_mod.', arrays), "took the prefix 'module._orig_mod.' off all names"),
+        (lambda arrays: prefixed('_orig_mod.module.', arrays), "took the prefix '_orig_mod.module.' off all names"),
+        (lambda arrays: prefixed('model.', arrays), "took the prefix 'model.' off all names"),
+        (lambda arrays: prefixed('module.model.', arrays), "took the prefix 'module.model.' off all names"),
+        (lambda arrays: prefixed('module.', arrays, **AVERAGED), "took the prefix 'module.' off all names"),
+        (
+            lambda arrays: prefixed('module.', prefixed('module.', arrays, **AVERAGED)),
+            "took the prefix 'module.module.' off all names",
+        ),
+        (lambda arrays: {'epoch': 3, 'model': arrays, 'optimizer': {'state': {}}}, ''),
+        (lambda arrays: {'model': arrays, 'loss': jnp.ones(())}, ''),
+        (lambda arrays: {'net': arrays, 'best': np.float32(3), 'criterion': {'weight': np.ones(3)}}, ''),
+        (lambda arrays: {'state_dict': prefixed('module.', arrays)}, "took the prefix 'module.' off all names"),
+        (
+            lambda arrays: {'state_dict': {}, 'state_dict_ema': arrays},
+            'took state_dict_ema, the moving average, as there are no other weights',
+        ),
+        (
+            lambda arrays: {'state_dict': arrays, 'state_dict_ema': dict.fromkeys(arrays, np.ones(1))},
+            f'took state_dict, not {EMA}',
+        ),
+        (lambda arrays: {name: jnp.asarray(array) for name, array in arrays.items() if array.ndim}, ''),
+    ],
+)
+def test_wrapped_state_dicts(model, variables, arrays, wrap, said):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter('always')
+        assert_same_bits(from_torch(wrap(arrays), model), variables)
+    assert [str(warning.message) for warning in caught] == [said] * bool(said)
+
+
+def test_the_moving_average_on_request(model, variables, arrays):
+    others = {name: array + 1 for name, array in arrays.items()}
+    with pytest.warns(UserWarning, match='took model_ema, the moving average, not model'):
+        found = from_torch({'model': others, 'model_ema': arrays}, model, ema=True)
+    assert_same_bits(found, variables)
+    for root, words in ((arrays, 'the file itself'), ({'model': arrays}, 'model')):
+        with pytest.raises(ValueError, match=f'holds no moving average; it holds {words} of {len(arrays)} tensors'):
+            from_torch(root, model, ema=True)
+
+
+def test_which_state_dict_is_meant_is_not_guessed(model, arrays):
+    with pytest.raises(ValueError, match=rf'several state dicts \(student of {len(arrays)} tensors, teacher of '):
+        from_torch({'student': arrays, 'teacher': arrays}, model)
+
+
+@pytest.mark.parametrize('library', LAYOUTS)
+def test_the_outermost_module_is_no_prefix(library):
+    """Without a classifier all of torchvision's names may begin with `features.`"""
+    name = {'timm': 'mobilenetv1_025', 'torchvision': 'mobilenetv2_035'}[library]
+    model = flaxmobile.create_model(name, num_classes=0)
+    variables = filled(model)
+    arrays = to_torch(variables, model, library)
+    with warnings.catch_warnings(action='error'):
+        assert_same_bits(from_torch(arrays, model), variables)
+    if library == 'torchvision':
+        assert {tensor.partition('.')[0] for tensor in arrays} == {'features'}
+
+
+def test_what_is_no_prefix():
+    for names_ in (['classifier.weight', 'classifier.bias'], ['a.weight', 'b.weight'], ['weight'], ['a.b', 'a'], []):
+        assert list(bare(dict.fromkeys(names_))) == names_
+    assert list(bare({'n_averaged': 1, 'weight': 2})) == ['n_averaged', 'weight']
+    endless = 'a.' * 100_000 + 'weight'
+    assert list(bare({endless: 1})) == [endless.removeprefix('a.' * 8)]
+
+
+def test_the_moving_average_of_a_file(command, tmp_path):
+    """By every way that a file is given; of what has none it is refused, not passed over."""
+    model = flaxmobile.create_model('mobilenetv1_025', num_classes=3)
+    average = random_variables(model, (1, 32, 32, 3))
+    arrays = to_torch(average, model)
+    path, target = tmp_path / 'checkpoint.pth', tmp_path / 'average.safetensors'
+    # The weights are not even finite.
+    spoilt = {name: array * np.float32('nan') if array.ndim else array for name, array in arrays.items()}
+    path.write_bytes(torch_zip({'state_dict': spoilt, 'state_dict_ema': prefixed('module.', arrays, **AVERAGED)}))
+    with warnings.catch_warnings(action='ignore'):
+        assert_same_bits(weights.load_file(path, model, ema=True), average)
+        opened = weights.open_model(path, 'mobilenetv1_025', ema=True)
+        assert_same_bits(opened.loaded.variables, average)
+        plain = weights.open_model(path, 'mobilenetv1_025').loaded.variables
+        assert np.isnan(plain['params']['stem']['conv']['kernel']).all()
+        status, _, err = command('convert', path, target, '--model', 'mobilenetv1_025', '--ema')
+        assert status == 0, err
+    assert_same_bits(weights.load(target).variables, average)
+    image = tmp_path / 'a.png'
+    Image.new('RGB', (40, 40)).save(image)
+    words = ('predict', 'mobilenetv1_025', image, '--weights', path, '--image-size', '32', '--json')
+    with pytest.warns(UserWarning, match='took state_dict_ema, the moving average, not state_dict'):
+        status, out, _ = command(*words, '--ema')
+    assert status == 0
+    assert sum(guess['probability'] for guess in json.loads(out)[0]['predictions']) == pytest.approx(1)
+    for given, said in (
+        (target, 'only a checkpoint of torch has one'),
+        ('mobilenetv2_100', 'mobilenetv2_100 is none'),
+    ):
+        status, _, err = command('predict', given, image, '--ema')
+        assert (status, err.count('\n')) == (2, 1)
+        assert said in err
