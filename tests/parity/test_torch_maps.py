@@ -15,7 +15,7 @@ from flax.traverse_util import flatten_dict
 from test_torch import NO_TWIN
 
 import flaxmobile
-from flaxmobile.weights import from_torch, origins, to_torch
+from flaxmobile.weights import from_torch, open_model, origins, to_torch
 
 pytestmark = pytest.mark.parity
 
@@ -125,6 +125,18 @@ def test_checkpoints_of_training_scripts():
     assert_same(flat(from_torch(torch.load(file), model)), expected)
     parameters_on_a_tape = dict(network.named_parameters()) | dict(network.named_buffers())
     assert_same(flat(from_torch(parameters_on_a_tape, model)), expected)
+
+
+def test_a_checkpoint_of_timm_s_script_says_its_network(tmp_path):
+    """`arch` is what timm's `CheckpointSaver` writes; without it two networks fit alike."""
+    path, name = tmp_path / 'checkpoint.pth.tar', 'tf_mobilenetv3_small_minimal_100'
+    state = timm.create_model(name, num_classes=3).state_dict()
+    torch.save({'epoch': 1, 'arch': name, 'state_dict': state}, path)
+    opened = open_model(path)
+    assert (opened.name, opened.recognized, opened.loaded.model.num_classes) == (name, True, 3)
+    torch.save({'epoch': 1, 'state_dict': state}, path)
+    with pytest.raises(ValueError, match=r'fit mobilenetv3_small_minimal_100, tf_mobilenetv3_small_minimal_100 alike'):
+        open_model(path)
 
 
 def test_loaded_variables_share_no_memory_with_torch():

@@ -351,7 +351,7 @@ def test_names_of_another_library(model):
 
 
 def test_the_nearest_layout_is_the_one_spoken_of(model, variables):
-    arrays = to_torch(variables, model, 'torchvision')
+    arrays = to_torch(variables, model.clone(convention='torchvision_v3'), 'torchvision')
     del arrays['features.0.1.running_var']
     said = message(lambda: from_torch(arrays, model))
     assert 'by the names of torchvision' in said
