@@ -13,7 +13,7 @@ import pytest
 from harmless import harmless
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_checkpoints import Made, torch_zip, weights
+from torch_archives import Made, torch_zip, weights
 
 from flaxmobile.weights import formats
 from flaxmobile.weights.formats import checkpoint, npz, safetensors_file, torch_pickle

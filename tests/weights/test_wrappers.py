@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
-from test_checkpoints import torch_zip
 from test_torch_names import TwoBlocks, assert_same_bits, filled
+from torch_archives import torch_zip
 
 import flaxmobile
 from benchmarks.random_variables import random_variables
