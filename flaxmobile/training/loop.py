@@ -1,10 +1,9 @@
 """The training loop: data in; metrics, checkpoints and a report out."""
 
 import dataclasses
-import signal
 import time
 import warnings
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -13,9 +12,8 @@ import jax
 import optax
 from flax import linen as nn
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
-from flaxmobile.data import Dataset
 from flaxmobile.layers.normalization import SingleValues
 from flaxmobile.messages import printable
 from flaxmobile.models.network import variable_shapes
@@ -26,15 +24,15 @@ from flaxmobile.training.compiled import compile_step
 from flaxmobile.training.config import TrainConfig
 from flaxmobile.training.distillation import Distillation
 from flaxmobile.training.distributed import asked, check_alike, checksum, from_first
-from flaxmobile.training.evaluation import Evaluation, EvaluationStep, evaluate
 from flaxmobile.training.freezing import Paths, frozen_parameters, trained
-from flaxmobile.training.interruption import TrainingStopped, signals
+from flaxmobile.training.held_out import finish, probe_features, validate
+from flaxmobile.training.interruption import signals
 from flaxmobile.training.metrics import Display, MetricsLog, Window
 from flaxmobile.training.optimizer import learning_rate_schedule, make_optimizer
-from flaxmobile.training.probe import probe
-from flaxmobile.training.report import train_command, write_report
+from flaxmobile.training.report import train_command
+from flaxmobile.training.session import Session, stop
 from flaxmobile.training.skipping import Taken, Watch, not_finite, write_batch
-from flaxmobile.training.splits import Splits, fingerprints, load_splits, unreadable
+from flaxmobile.training.splits import Splits, fingerprints, load_splits
 from flaxmobile.training.state import TrainState, create_state
 from flaxmobile.training.step import (
     configured_step,
@@ -44,48 +42,45 @@ from flaxmobile.training.step import (
     shard_batch,
 )
 from flaxmobile.training.teacher import load_teacher
-from flaxmobile.weights import LoadedModel
 
 Batch = dict[str, jax.Array]
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Any]]
 
-PICTURES = 24
 SHARED_WITHIN = 60
 """Seconds after which a file written on one host is to be seen on the others: network file systems take their time."""
 
 
-class Session(NamedTuple):
-    """What stays the same from the first step of a run to the last."""
+class Setup(NamedTuple):
+    """What a run needs, loaded and checked before anything is written; not its state, which each step replaces."""
 
-    config: TrainConfig
+    description: run.RunDescription
     data: Splits
     model: nn.Module
     optimizer: optax.GradientTransformation
     frozen: Paths
     mesh: Mesh
     steps_per_epoch: int
-    evaluation_step: Callable[[Any, Any], dict[str, jax.Array]]
-    checkpoints: Checkpoints
-    log: MetricsLog
-    display: Display
-    teacher: tuple[Distillation, Any] | None = None
+    teacher: tuple[Distillation, Any] | None
+    init: str | None
+    """The weights that the run starts from; None where it starts from a checkpoint or from none."""
 
-    @property
-    def total_steps(self) -> int:
-        """Steps of the whole run."""
-        return self.config.total_steps(self.steps_per_epoch)
-
-    def epoch(self, step: int) -> float:
-        """Epochs after `step` steps."""
-        return step / self.steps_per_epoch
-
-    def validates(self, step: int) -> bool:
-        """Whether the validation images are due after `step` steps."""
-        return step % self.steps(self.config.evaluate_every) == 0 or step == self.total_steps
-
-    def steps(self, epochs: float | None) -> int:
-        """The steps that come nearest to `epochs`, at least one; those of the whole run for None."""
-        return self.total_steps if epochs is None else max(1, round(epochs * self.steps_per_epoch))
+    def session(self, checkpoints: Checkpoints, log: MetricsLog, display: Display) -> Session:
+        """The session of the run, with what it writes to."""
+        config = self.description.config
+        return Session(
+            config,
+            self.data,
+            self.model,
+            self.optimizer,
+            self.frozen,
+            self.mesh,
+            self.steps_per_epoch,
+            make_evaluation_step(self.model, config.preprocessing, self.mesh),
+            checkpoints,
+            log,
+            display,
+            self.teacher,
+        )
 
 
 def train(
@@ -122,6 +117,38 @@ def train(
     if first := jax.process_index() == 0:
         run.check_lock(run_dir)
     run.check_folder(run_dir, config, resume=resume, overwrite=overwrite)
+    setup, state = prepare(config, run_dir, resume=resume, overwrite=overwrite)
+    size = describe_size(setup.model, state.params, setup.frozen, multiply_adds)
+    command = train_command(name, config) if name else ''
+    description = setup.description
+    with run.locked(run_dir) if first else nullcontext():
+        prepare_folder(run_dir, description, resume=resume, overwrite=overwrite)
+        with closing(Checkpoints(run_dir, config.keep_checkpoints, description=description.as_dict())) as checkpoints:
+            if resume:
+                known_accuracies = list(run.validation_accuracies(run_dir).items()) if first else None
+                checkpoints.validated(dict(from_first(known_accuracies)))
+            state, step = last_state(checkpoints, state)
+            total_steps = config.total_steps(setup.steps_per_epoch)
+            with (
+                closing(MetricsLog(run_dir if first else None, -1 if checkpoints.last is None else step)) as log,
+                Display(total_steps, config.epochs, start_step=step, silent=not first) as display,
+            ):
+                session = setup.session(checkpoints, log, display)
+                display.say(introduction(session, size, step))
+                if config.linear_probe and setup.init is not None:
+                    probe_features(session, state)
+                fit(session, state, step)
+            if not (resume and from_first(all((run_dir / name).exists() for name in ('results.json', 'report.md')))):
+                finish(session, run_dir, description, size=size, command=command)
+    return run_dir
+
+
+def prepare(config: TrainConfig, run_dir: Path, *, resume: bool, overwrite: bool) -> tuple[Setup, TrainState]:
+    """Load and check all that a run needs, and write nothing; the state is the one before the first step.
+
+    Raises:
+        ValueError: the configuration, the data or the run does not fit.
+    """
     data = load_splits(config)
     steps, classes = steps_per_epoch(config, data.train), data.train.classes
     teacher = load_teacher(config, classes)
@@ -137,8 +164,6 @@ def train(
     # A checkpoint holds all: what the run started from may be gone by then.
     init = config.init if not resume or run.last_checkpoint(run_dir) is None else None
     state = initial_state(config, model, optimizer, frozen, classes, mesh, init)
-    size = describe_size(model, state.params, frozen, multiply_adds)
-    command = train_command(name, config) if name else ''
     check_alike(
         configuration=dataclasses.replace(config, data_dir=None),
         what_to_do=(resume, overwrite),
@@ -146,39 +171,7 @@ def train(
         weights_to_start_from=checksum(state) if jax.process_count() > 1 else None,
         teacher=known,
     )
-    with run.locked(run_dir) if first else nullcontext():
-        prepare_folder(run_dir, description, resume=resume, overwrite=overwrite)
-        with closing(Checkpoints(run_dir, config.keep_checkpoints, description=description.as_dict())) as checkpoints:
-            if resume:
-                known_accuracies = list(run.validation_accuracies(run_dir).items()) if first else None
-                checkpoints.validated(dict(from_first(known_accuracies)))
-            state, step = last_state(checkpoints, state)
-            with (
-                closing(MetricsLog(run_dir if first else None, -1 if checkpoints.last is None else step)) as log,
-                Display(config.total_steps(steps), config.epochs, start_step=step, silent=not first) as display,
-            ):
-                evaluation_step = make_evaluation_step(model, config.preprocessing, mesh)
-                session = Session(
-                    config,
-                    data,
-                    model,
-                    optimizer,
-                    frozen,
-                    mesh,
-                    steps,
-                    evaluation_step,
-                    checkpoints,
-                    log,
-                    display,
-                    teacher,
-                )
-                display.say(introduction(session, size, step))
-                if config.linear_probe and init is not None:
-                    probe_features(session, state)
-                fit(session, state, step)
-            if not (resume and from_first(all((run_dir / name).exists() for name in ('results.json', 'report.md')))):
-                finish(session, run_dir, description, size=size, command=command)
-    return run_dir
+    return Setup(description, data, model, optimizer, frozen, mesh, steps, teacher, init), state
 
 
 def initial_state(
@@ -330,18 +323,6 @@ def compiled_step(session: Session, state: TrainState, batch: Batch) -> TrainSte
     return lambda state, batch: compiled(state, batch, *teacher)
 
 
-def probe_features(session: Session, state: TrainState) -> None:
-    """Write and show how well the features do that the run starts from, on the validation images."""
-    config, data = session.config, session.data
-    start = LoadedModel(session.model, state.variables, config.preprocessing, data.train.classes)
-    found = probe(start, data.train, data.validation, config.batch_size, session.mesh)
-    session.log.write('probe', 0, 0.0, found._asdict())
-    session.display.say(
-        f'before training, on the validation images: linear probe {found.linear_accuracy:.2%}, '
-        f'nearest neighbours {found.knn_accuracy:.2%}'
-    )
-
-
 def placed_batches(session: Session, start: int) -> Generator[Batch]:
     """Training batches from step `start` on, on the mesh."""
     config = session.config
@@ -383,70 +364,4 @@ def give_up(session: Session, broken: Taken) -> NoReturn:
         f'parameters are what they were before, and {kept}. The batch of step {broken.step} is in '
         f'{printable(path, None)}. Look whether its images are sound; if they are, try a lower learning rate, a longer '
         'warm-up or clip_gradient_norm'
-    )
-
-
-def validate(session: Session, state: TrainState, step: int, received: Sequence[int] = ()) -> None:
-    """Write and show how well the variables that will be used do on the validation images.
-
-    Where there is one process, a signal in `received` stops the run before the next batch.
-    """
-
-    def stoppable(variables: Any, batch: Any) -> dict[str, jax.Array]:
-        session.checkpoints.check()
-        if received and jax.process_count() == 1:
-            stop(session, step, received[0])
-        return session.evaluation_step(variables, batch)
-
-    metrics = _evaluate(session, stoppable, state.evaluation_variables, session.data.validation).metrics
-    session.checkpoints.wait()  # What is recorded as validated is there.
-    session.log.write('validation', step, session.epoch(step), metrics)
-    session.checkpoints.validated({step: metrics['accuracy']})
-    session.display.validation(session.epoch(step), metrics, session.checkpoints.best == step)
-
-
-def test_best(session: Session) -> Evaluation:
-    """Evaluate the best checkpoint on the test images."""
-    step = session.checkpoints.best
-    assert step is not None, 'a finished run was validated'
-    sharding = NamedSharding(session.mesh, PartitionSpec())
-    like = run.abstract_variables(session.model, session.config.preprocessing, sharding)
-    variables = session.checkpoints.restore_variables(step, like)
-    return _evaluate(session, session.evaluation_step, variables, session.data.test, PICTURES)
-
-
-def finish(session: Session, run_dir: Path, description: run.RunDescription, **words: str) -> None:
-    """Evaluate the best checkpoint on the test images and write the report, with its `size` and `command`."""
-    test = test_best(session)
-    if jax.process_index() == 0:
-        write_report(
-            run_dir,
-            description,
-            session.checkpoints.best or 0,
-            test,
-            seconds=session.log.seconds,
-            unreadable=unreadable(session.data),
-            **words,
-        )
-
-
-def _evaluate(session: Session, step: EvaluationStep, variables: Any, images: Dataset, pictures: int = 0) -> Evaluation:
-    config = session.config
-    return evaluate(
-        step,
-        variables,
-        images,
-        config.preprocessing,
-        config.batch_size,
-        session.mesh,
-        pictures=pictures,
-    )
-
-
-def stop(session: Session, step: int, number: int) -> NoReturn:
-    """Wait for the checkpoint of this step, and raise TrainingStopped."""
-    session.checkpoints.wait()
-    name = signal.Signals(number).name
-    raise TrainingStopped(
-        f'stopped by {name} at step {step}, which is saved; go on with the same command and --resume', number
     )

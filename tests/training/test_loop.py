@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 from tiny_run import LENGTHS
 
-from flaxmobile.training import loop, run, splits
+from flaxmobile.training import held_out, loop, run, splits
 from flaxmobile.training.checkpoints import Checkpoints
 from flaxmobile.training.config import TrainConfig
 from flaxmobile.training.interruption import TrainingStopped, signals
@@ -120,9 +120,9 @@ def test_a_signal_during_an_evaluation_ends_it_at_once(
             os.kill(os.getpid(), signal.SIGTERM)
         return evaluate(*given, **options)
 
-    evaluate = loop.evaluate
+    evaluate = held_out.evaluate
     with monkeypatch.context() as patched:
-        patched.setattr(loop, 'evaluate', interrupted)
+        patched.setattr(held_out, 'evaluate', interrupted)
         with pytest.raises(TrainingStopped, match=rf'SIGTERM at step {step}, which is saved'):
             loop.train(tiny, run_dir)
     assert steps_of(read_metrics(run_dir / 'metrics.jsonl'), 'validation') == [6, 12, 18, 24][: evaluation - 1]
@@ -139,7 +139,7 @@ def test_the_best_checkpoint_outlives_worse_ones_and_a_stop(
     tiny: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every evaluation is made worse than the one before."""
-    evaluate, run_dir, validations = loop.evaluate, tmp_path / 'run', []
+    evaluate, run_dir, validations = held_out.evaluate, tmp_path / 'run', []
 
     def falling(*given: Any, **options: Any) -> Any:
         result = evaluate(*given, **options)
@@ -148,7 +148,7 @@ def test_the_best_checkpoint_outlives_worse_ones_and_a_stop(
         validations.append(None)
         return dataclasses.replace(result, accuracy=1 - 0.1 * len(validations))
 
-    monkeypatch.setattr(loop, 'evaluate', falling)
+    monkeypatch.setattr(held_out, 'evaluate', falling)
     with monkeypatch.context() as patched:
         stop_after(patched, 14, signal.SIGTERM)
         with pytest.raises(TrainingStopped):
