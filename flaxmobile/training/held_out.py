@@ -61,13 +61,13 @@ def test_best(session: Session) -> Evaluation:
     return _evaluate(session, session.evaluation_step, variables, session.data.test, PICTURES)
 
 
-def finish(session: Session, run_dir: Path, description: run.RunDescription, **words: str) -> None:
+def finish(session: Session, run_dir: Path, **words: str) -> None:
     """Evaluate the best checkpoint on the test images and write the report, with its `size` and `command`."""
     test = test_best(session)
     if jax.process_index() == 0:
         write_report(
             run_dir,
-            description,
+            session.description,
             session.checkpoints.best or 0,
             test,
             seconds=session.log.seconds,

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 import jax
 import optax
@@ -22,7 +22,6 @@ from flaxmobile.training.checkpoints import Checkpoints
 from flaxmobile.training.checks import steps_per_epoch, warn_of_single_values, without_update
 from flaxmobile.training.compiled import compile_step
 from flaxmobile.training.config import TrainConfig
-from flaxmobile.training.distillation import Distillation
 from flaxmobile.training.distributed import asked, check_alike, checksum, from_first
 from flaxmobile.training.freezing import Paths, frozen_parameters, trained
 from flaxmobile.training.held_out import finish, probe_features, validate
@@ -30,9 +29,9 @@ from flaxmobile.training.interruption import signals
 from flaxmobile.training.metrics import Display, MetricsLog, Window
 from flaxmobile.training.optimizer import learning_rate_schedule, make_optimizer
 from flaxmobile.training.report import train_command
-from flaxmobile.training.session import Session, stop
+from flaxmobile.training.session import Session, Setup, stop
 from flaxmobile.training.skipping import Taken, Watch, not_finite, write_batch
-from flaxmobile.training.splits import Splits, fingerprints, load_splits
+from flaxmobile.training.splits import fingerprints, load_splits
 from flaxmobile.training.state import TrainState, create_state
 from flaxmobile.training.step import (
     configured_step,
@@ -48,39 +47,6 @@ TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Any]]
 
 SHARED_WITHIN = 60
 """Seconds after which a file written on one host is to be seen on the others: network file systems take their time."""
-
-
-class Setup(NamedTuple):
-    """What a run needs, loaded and checked before anything is written; not its state, which each step replaces."""
-
-    description: run.RunDescription
-    data: Splits
-    model: nn.Module
-    optimizer: optax.GradientTransformation
-    frozen: Paths
-    mesh: Mesh
-    steps_per_epoch: int
-    teacher: tuple[Distillation, Any] | None
-    init: str | None
-    """The weights that the run starts from; None where it starts from a checkpoint or from none."""
-
-    def session(self, checkpoints: Checkpoints, log: MetricsLog, display: Display) -> Session:
-        """The session of the run, with what it writes to."""
-        config = self.description.config
-        return Session(
-            config,
-            self.data,
-            self.model,
-            self.optimizer,
-            self.frozen,
-            self.mesh,
-            self.steps_per_epoch,
-            make_evaluation_step(self.model, config.preprocessing, self.mesh),
-            checkpoints,
-            log,
-            display,
-            self.teacher,
-        )
 
 
 def train(
@@ -133,13 +99,13 @@ def train(
                 closing(MetricsLog(run_dir if first else None, -1 if checkpoints.last is None else step)) as log,
                 Display(total_steps, config.epochs, start_step=step, silent=not first) as display,
             ):
-                session = setup.session(checkpoints, log, display)
+                session = Session(**vars(setup), checkpoints=checkpoints, log=log, display=display)
                 display.say(introduction(session, size, step))
                 if config.linear_probe and setup.init is not None:
                     probe_features(session, state)
                 fit(session, state, step)
             if not (resume and from_first(all((run_dir / name).exists() for name in ('results.json', 'report.md')))):
-                finish(session, run_dir, description, size=size, command=command)
+                finish(session, run_dir, size=size, command=command)
     return run_dir
 
 
@@ -171,7 +137,20 @@ def prepare(config: TrainConfig, run_dir: Path, *, resume: bool, overwrite: bool
         weights_to_start_from=checksum(state) if jax.process_count() > 1 else None,
         teacher=known,
     )
-    return Setup(description, data, model, optimizer, frozen, mesh, steps, teacher, init), state
+    setup = Setup(
+        config,
+        description,
+        data,
+        model,
+        optimizer,
+        frozen,
+        mesh,
+        steps,
+        make_evaluation_step(model, config.preprocessing, mesh),
+        teacher,
+        init,
+    )
+    return setup, state
 
 
 def initial_state(

@@ -59,24 +59,13 @@ def write_report(
         ValueError: `metrics.jsonl` is damaged, or has no validation of `best_step`.
     """
     records = read_metrics(run_dir / 'metrics.jsonl')
-    validations = (record for record in reversed(records) if record['split'] == 'validation')
-    validation = next((record for record in validations if record['step'] == best_step), None)
+    validation = _last(records, 'validation', best_step)
     if validation is None:
         log = printable(run_dir / 'metrics.jsonl', None)
         raise ValueError(f'{log} has no validation of step {best_step}, which was the best')
+    probe, train = _last(records, 'probe'), _last(records, 'train')
     classes = description.classes
-    skipped = next((record.get('skipped_updates', 0) for record in reversed(records) if record['split'] == 'train'), 0)
-    probe = next((record for record in reversed(records) if record['split'] == 'probe'), None)
-    results = {
-        'test': test.metrics,
-        'validation': {name: validation[name] for name in FIGURES},
-        'probe': probe and {name: probe[name] for name in Probe._fields},
-        'best_step': best_step,
-        'seconds': round(seconds, 2),
-        'unreadable': list(unreadable),
-        'classes': list(classes),
-        'confusion': test.confusion.tolist(),
-    }
+    results = _results(test, validation, probe, seconds, unreadable, classes)
     write_whole(run_dir / 'results.json', json.dumps(signed(results)) + '\n')
     parts = [
         _summary(description, validation, test, f'{size}, {len(classes)} classes. Trained in {duration(seconds)}.'),
@@ -93,12 +82,39 @@ def write_report(
         _per_class(test, classes),
         _confused(test.confusion, classes),
         _unreadable(unreadable),
-        _skipped(skipped),
+        _skipped(0 if train is None else train.get('skipped_updates', 0)),
         _configuration(description.config, command),
         _environment(),
     ]
     report = '\n\n'.join(part for part in parts if part) + '\n'
     write_whole(run_dir / 'report.md', report.encode(errors='backslashreplace'))
+
+
+def _last(records: Sequence[Record], split: str, step: int | None = None) -> Record | None:
+    """The last record of a split, or the last of it at that step; None where there is none."""
+    found = (record for record in reversed(records) if record['split'] == split and step in (None, record['step']))
+    return next(found, None)
+
+
+def _results(
+    test: Evaluation,
+    validation: Record,
+    probe: Record | None,
+    seconds: float,
+    unreadable: Sequence[str],
+    classes: Sequence[str],
+) -> Record:
+    """What `results.json` is to hold."""
+    return {
+        'test': test.metrics,
+        'validation': {name: validation[name] for name in FIGURES},
+        'probe': probe and {name: probe[name] for name in Probe._fields},
+        'best_step': validation['step'],
+        'seconds': round(seconds, 2),
+        'unreadable': list(unreadable),
+        'classes': list(classes),
+        'confusion': test.confusion.tolist(),
+    }
 
 
 def read_results(run_dir: Path) -> Record:

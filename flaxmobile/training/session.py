@@ -1,8 +1,9 @@
 """What stays the same throughout a run, and how a run is stopped."""
 
+import dataclasses
 import signal
 from collections.abc import Callable
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 import jax
 import optax
@@ -15,13 +16,16 @@ from flaxmobile.training.distillation import Distillation
 from flaxmobile.training.freezing import Paths
 from flaxmobile.training.interruption import TrainingStopped
 from flaxmobile.training.metrics import Display, MetricsLog
+from flaxmobile.training.run import RunDescription
 from flaxmobile.training.splits import Splits
 
 
-class Session(NamedTuple):
-    """What stays the same from the first step of a run to the last."""
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """What a run needs, loaded and checked before anything is written; not its state, which each step replaces."""
 
     config: TrainConfig
+    description: RunDescription
     data: Splits
     model: nn.Module
     optimizer: optax.GradientTransformation
@@ -29,10 +33,18 @@ class Session(NamedTuple):
     mesh: Mesh
     steps_per_epoch: int
     evaluation_step: Callable[[Any, Any], dict[str, jax.Array]]
+    teacher: tuple[Distillation, Any] | None
+    init: str | None
+    """The weights that the run starts from; None where it starts from a checkpoint or from none."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Session(Setup):
+    """What stays the same from the first step of a run to the last."""
+
     checkpoints: Checkpoints
     log: MetricsLog
     display: Display
-    teacher: tuple[Distillation, Any] | None = None
 
     @property
     def total_steps(self) -> int:
