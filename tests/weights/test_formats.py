@@ -14,6 +14,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
+from safetensors_files import safetensors_of
 
 from flaxmobile.weights import formats
 from flaxmobile.weights.formats import npz, safetensors_file, torch_pickle
@@ -250,15 +251,10 @@ def test_safetensors_own_library_reads_ours_and_the_other_way_round(tmp_path):
         safetensors_file.encode({'name': np.ones(1, np.complex64)}, {})
 
 
-def with_header(header, numbers=b''):
-    text = header if isinstance(header, bytes) else json.dumps(header).encode()
-    return struct.pack('<Q', len(text)) + text + numbers
-
-
 def test_safetensors_headers_that_claim_too_much(tmp_path):
     path = tmp_path / 'tensors.safetensors'
     entry = {'dtype': 'F32', 'shape': [4], 'data_offsets': [0, 16]}
-    path.write_bytes(with_header({'name': entry}, bytes(16)))
+    path.write_bytes(safetensors_of({'name': entry}, bytes(16)))
     same(formats.read(path).tensors, {'name': np.zeros(4, np.float32)})
     for changes in (
         {'shape': [2_500_000_000]},
@@ -271,16 +267,16 @@ def test_safetensors_headers_that_claim_too_much(tmp_path):
         {'dtype': 'F64'},
         {'dtype': 'object'},
     ):
-        path.write_bytes(with_header({'name': entry | changes}, bytes(16)))
+        path.write_bytes(safetensors_of({'name': entry | changes}, bytes(16)))
         with pytest.raises(ValueError, match=r'tensors\.safetensors: is no whole safetensors file'):
             formats.read(path)
-    path.write_bytes(with_header({'name': entry | {'dtype': 'F8_E5M2', 'shape': [16]}}, bytes(16)))
+    path.write_bytes(safetensors_of({'name': entry | {'dtype': 'F8_E5M2', 'shape': [16]}}, bytes(16)))
     with pytest.raises(ValueError, match=r'types that cannot be read: name is F8_E5M2'):
         formats.read(path)
     for content in (
         struct.pack('<Q', 10**10) + b'{}',
-        with_header(b'{' + b'[' * 10_000),
-        with_header(b'{"a":' * 10_000),
+        safetensors_of(b'{' + b'[' * 10_000),
+        safetensors_of(b'{"a":' * 10_000),
     ):
         path.write_bytes(content)
         with pytest.raises(ValueError, match=r'tensors\.safetensors: '):

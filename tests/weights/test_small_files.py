@@ -13,6 +13,7 @@ import pytest
 from harmless import harmless
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors_files import safetensors_of
 from torch_archives import Made, torch_zip, weights
 
 from flaxmobile.weights import formats
@@ -162,11 +163,6 @@ def test_deep_nesting(tmp_path):
         path.write_bytes(zipped({'archive/data.pkl': root, 'archive/data/0': bytes(4)}))
         with harmless(), warnings.catch_warnings(action='ignore'):
             assert list(formats.read(path).tensors) == ['name']
-
-
-def safetensors_of(header, numbers=b''):
-    text = header if isinstance(header, bytes) else json.dumps(header).encode()
-    return struct.pack('<Q', len(text)) + text + numbers
 
 
 def test_safetensors_that_overlap_or_are_many(tmp_path):

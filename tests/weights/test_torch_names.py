@@ -1,4 +1,4 @@
-"""timm's and torchvision's names, shapes and layout of our variables; what does not fit; round trips."""
+"""timm's and torchvision's names, shapes and layout of our variables; round trips."""
 
 import hashlib
 
@@ -10,13 +10,16 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from two_blocks import TwoBlocks, arrays, assert_same_bits, filled, message, model, variables
 
 import flaxmobile
 from flaxmobile.layers import InvertedResidual
-from flaxmobile.models import MobileNetV1, MobileNetV2, MobileNetV3Small
+from flaxmobile.models import MobileNetV1, MobileNetV2
 from flaxmobile.models.network import variable_shapes
-from flaxmobile.weights import TensorMismatchError, from_torch, recognition, to_torch
+from flaxmobile.weights import from_torch, recognition, to_torch
 from flaxmobile.weights.torch_names import layouts
+
+__all__ = ['arrays', 'model', 'variables']  # Fixtures.
 
 # Tensors of state dicts without num_batches_tracked, and sha256 of their sorted lines `name shape`: timm 1.0.31,
 # torchvision 0.29.1.
@@ -99,14 +102,6 @@ PLACES = {
 }
 
 
-def filled(model, channels=3, seed=0):
-    """Variables of the model, drawn from a normal distribution."""
-    rng = np.random.default_rng(seed)
-    return jax.tree.map(
-        lambda leaf: jnp.array(rng.normal(size=leaf.shape), leaf.dtype), variable_shapes(model, channels)
-    )
-
-
 def random_bits(model, channels):
     """Variables of the model: NaNs, infinities and denormals among them."""
     rng = np.random.default_rng(0)
@@ -115,15 +110,6 @@ def random_bits(model, channels):
         return jnp.array(np.frombuffer(rng.bytes(leaf.size * leaf.dtype.itemsize), leaf.dtype).reshape(leaf.shape))
 
     return jax.tree.map(draw, variable_shapes(model, channels))
-
-
-def assert_same_bits(got, want):
-    got, want = flatten_dict(got, sep='/'), flatten_dict(want, sep='/')
-    assert got.keys() == want.keys()
-    for name, values in want.items():
-        assert got[name].dtype == values.dtype, name
-        assert got[name].shape == values.shape, name
-        assert np.asarray(got[name]).tobytes() == np.asarray(values).tobytes(), name
 
 
 @pytest.mark.parametrize(('layout', 'name'), STATE_DICTS)
@@ -162,10 +148,6 @@ MODULES = [
     ('classifier', 'classifier', 'classifier.3', (10, 1024)),
 ]
 WITH_BIAS = ('squeeze_excite/reduce', 'squeeze_excite/expand', 'head_conv', 'classifier')
-
-
-class TwoBlocks(MobileNetV3Small):
-    table = MobileNetV3Small.table[:2]
 
 
 def expected_state_dict(flat, layout):
@@ -234,21 +216,6 @@ def test_round_trips_keep_every_bit(kind, width, num_classes, channels, dtype, l
     assert_same_bits(to_torch(loaded, model, layout), arrays)
 
 
-@pytest.fixture(scope='module')
-def model():
-    return TwoBlocks(width_multiplier=0.25, num_classes=3, convention='torch')
-
-
-@pytest.fixture(scope='module')
-def variables(model):
-    return filled(model)
-
-
-@pytest.fixture
-def arrays(model, variables):
-    return to_torch(variables, model, 'timm')
-
-
 def test_default_layout_follows_the_convention(model, variables):
     assert 'conv_stem.weight' in to_torch(variables, model)
     with pytest.warns(UserWarning, match='network of timm'):
@@ -302,121 +269,6 @@ def test_loaded_variables_share_no_memory(model, arrays):
     assert np.asarray(loaded['params']['stem']['norm']['scale']).tobytes() == before.tobytes()
     written = to_torch(loaded, model)
     assert all(array.flags.writeable and array.flags.c_contiguous for array in written.values())
-
-
-def message(call):
-    with pytest.raises(ValueError) as caught:  # noqa: PT011 - every test reads the message
-        call()
-    return str(caught.value)
-
-
-def test_all_faults_are_said_at_once(model, arrays):
-    arrays['conv_stem.weight'] = np.zeros((8, 3, 5, 5), np.float32)
-    arrays['bn1.weight'] = np.zeros(16, np.int32)
-    arrays['classifier.bias'] = np.zeros(1000, np.float32)
-    arrays['classifier.weight'] = arrays['classifier.weight'].astype(np.int64)
-    arrays['blocks.1.0.bn9.weight'] = arrays.pop('blocks.1.0.bn3.weight')
-    del arrays['conv_head.bias']
-    stem = 'conv_stem.weight is (8, 3, 5, 5) instead of (16, 3, 3, 3)'
-    assert message(lambda: from_torch(arrays, model)) == (
-        'the tensors do not fit TwoBlocks; by the names of timm (tried: timm, torchvision): '
-        'missing (2): blocks.1.0.bn3.weight, conv_head.bias; '
-        'unexpected (1): blocks.1.0.bn9.weight; '
-        f'misshapen (2): {stem}, classifier.bias is (1000,) instead of (3,); '
-        'not floating point (2): bn1.weight is int32, classifier.weight is int64. '
-        "from_torch, from_keras and load_file may leave out or replace some: excuse=['classifier*'], initial=..."
-    )
-
-
-def test_a_long_list_of_faults_is_one_short_line_and_whole_in_the_error(model, arrays):
-    renamed = {f'{name}\n\x1b]0;title\x07{"x" * 1000}': array for name, array in arrays.items() if array.ndim}
-    with pytest.raises(TensorMismatchError) as caught:
-        from_torch(renamed, model)
-    said, faults = str(caught.value), caught.value.faults
-    assert len(said) < 5000
-    assert said.isprintable()
-    assert said.count('conv') < 40
-    assert f'missing ({len(renamed)}): conv_stem.weight, ' in said
-    assert f' and {len(renamed) - 10} more; unexpected ({len(renamed)}): ' in said
-    assert '`faults` of this error has all' in said
-    assert [fault.name for fault in faults if fault.kind == 'unexpected'] == list(renamed)
-    assert sum(fault.kind == 'missing' for fault in faults) == len(renamed)
-
-
-def test_names_of_another_library(model):
-    said = message(lambda: from_torch({'conv/kernel': np.zeros((3, 3, 3, 8), np.float32)}, model))
-    assert 'tried: timm, torchvision' in said
-    assert 'unexpected (1): conv/kernel' in said
-    assert 'conv_stem.weight' in said
-
-
-def test_the_nearest_layout_is_the_one_spoken_of(model, variables):
-    arrays = to_torch(variables, model.clone(convention='torchvision_v3'), 'torchvision')
-    del arrays['features.0.1.running_var']
-    said = message(lambda: from_torch(arrays, model))
-    assert 'by the names of torchvision' in said
-    assert 'missing (1): features.0.1.running_var. ' in said
-    assert 'unexpected' not in said
-
-
-@pytest.mark.parametrize('given', [None, 3, 'weights.pth', np.zeros(3), {0: np.zeros(3)}])
-def test_what_is_no_state_dict(model, given):
-    assert type(given).__name__ in message(lambda: from_torch(given, model))
-
-
-def test_an_empty_state_dict(model):
-    assert 'conv_stem.weight' in message(lambda: from_torch({}, model))
-
-
-def test_excused_tensors_come_from_initial(model, variables, arrays):
-    initial = filled(model, seed=1)
-    expected = {name: dict(tree) for name, tree in variables.items()}
-    expected['params']['classifier'] = initial['params']['classifier']
-    arrays['classifier.weight'] = np.zeros((1000, 1024), np.float32)
-    del arrays['classifier.bias']
-    arrays['extra.weight'] = np.zeros(3, np.int64)
-    loaded = from_torch(arrays, model, excuse=['classifier.*', 'extra.*'], initial=initial)
-    assert_same_bits(loaded, expected)
-    said = message(lambda: from_torch(arrays, model, excuse='classifier.*', initial=initial))
-    assert 'extra.weight' in said
-    assert 'classifier' not in said.partition('unexpected')[2].partition('. from_torch')[0]
-    said = message(lambda: from_torch(arrays, model, excuse=['classifier.*', 'extra.*']))
-    assert 'classifier.bias, classifier.weight' in said
-    assert 'initial=' in said
-
-
-def test_an_excuse_changes_nothing_that_fits(model, variables, arrays):
-    assert_same_bits(from_torch(arrays, model, excuse=['*']), variables)
-    assert_same_bits(from_torch(arrays, model, excuse='classifier.*', initial=filled(model, seed=1)), variables)
-
-
-def test_without_classifier(model, variables, arrays):
-    backbone = model.clone(num_classes=0)
-    said = message(lambda: from_torch(arrays, backbone))
-    assert 'unexpected (2): classifier.weight, classifier.bias. ' in said
-    loaded = from_torch(arrays, backbone, excuse=['classifier.*'])
-    assert 'classifier' not in loaded['params']
-    names = to_torch(loaded, backbone)
-    assert names.keys() == arrays.keys() - {'classifier.weight', 'classifier.bias'}
-
-
-def test_channels_are_those_of_the_stem(model, variables, arrays):
-    arrays['conv_stem.weight'] = np.ones((16, 5, 3, 3), np.float32)
-    assert from_torch(arrays, model)['params']['stem']['conv']['kernel'].shape == (3, 3, 5, 16)
-    said = message(lambda: from_torch(arrays, model, initial=variables))
-    assert 'misshapen (1): conv_stem.weight is (16, 5, 3, 3) instead of (16, 3, 3, 3). ' in said
-    loaded = from_torch(arrays, model, excuse='conv_stem.weight', initial=variables)
-    assert_same_bits(loaded, variables)
-
-
-def test_variables_of_another_model(model, variables, arrays):
-    other = model.clone(num_classes=4)
-    for call in (lambda: to_torch(variables, other), lambda: from_torch(arrays, other, initial=variables)):
-        said = message(call)
-        assert 'these variables are not those of TwoBlocks' in said
-        assert 'params/classifier/kernel is (1024, 3) instead of (1024, 4)' in said
-    said = message(lambda: to_torch({'params': variables['params']}, model))
-    assert 'missing (14): batch_stats/' in said
 
 
 def test_layouts_that_a_library_does_not_have(model, variables):

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
-from test_torch_names import TwoBlocks, assert_same_bits, filled
 from torch_archives import torch_zip
+from two_blocks import arrays, assert_same_bits, filled, model, variables
 
 import flaxmobile
 from benchmarks.random_variables import random_variables
@@ -16,20 +16,7 @@ from flaxmobile import weights
 from flaxmobile.weights import from_torch, to_torch
 from flaxmobile.weights.torch_names import LAYOUTS, bare
 
-
-@pytest.fixture(scope='module')
-def model():
-    return TwoBlocks(width_multiplier=0.25, num_classes=3, convention='torch')
-
-
-@pytest.fixture(scope='module')
-def variables(model):
-    return filled(model)
-
-
-@pytest.fixture
-def arrays(model, variables):
-    return to_torch(variables, model, 'timm')
+__all__ = ['arrays', 'model', 'variables']  # Fixtures.
 
 
 def prefixed(prefix, arrays, **more):
