@@ -7,12 +7,12 @@
 
 import collections.abc
 import dataclasses
-import functools
 import math
 import types
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from numbers import Integral, Real
-from typing import Annotated, Any, Literal, NamedTuple, Union, cast, get_args, get_origin
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
 import numpy as np
 
@@ -93,7 +93,7 @@ def check_fields(owner: Any, title: str = '') -> None:
         ValueError: a field's value is of another type or out of its range; the message names both and what is allowed.
     """
     title = title or type(owner).__name__
-    for name, check in checks(cast(Hashable, type(owner))).items():
+    for name, check in checks(type(owner)).items():
         value = getattr(owner, name)
         if check.holds(value):
             continue
@@ -102,21 +102,45 @@ def check_fields(owner: Any, title: str = '') -> None:
         raise ValueError(f'{title}: {name} must be {check.words}, not {printable(repr(value))}')
 
 
-def tuples_from_lists(owner: Any) -> None:
-    """Make tuples of the lists in the fields that are tuples, as JSON has none; `owner` may be frozen."""
+def plain_values(owner: Any) -> None:
+    """Make the fields of a dataclass what JSON can hold and a tuple field takes; `owner` may be frozen.
+
+    NumPy's and JAX's scalars become Python's own numbers; where a field is a tuple, a list or a one-dimensional array
+    becomes one.
+    """
     for field in dataclasses.fields(owner):
-        if get_origin(field.type) is tuple and isinstance(value := getattr(owner, field.name), list):
-            object.__setattr__(owner, field.name, tuple(value))
+        value = getattr(owner, field.name)
+        if get_origin(field.type) is tuple and (isinstance(value, list | tuple) or _dimensions(value) == 1):
+            object.__setattr__(owner, field.name, tuple(map(_plain, value)))
+        elif _dimensions(value) == 0:
+            object.__setattr__(owner, field.name, _plain(value))
 
 
-@functools.cache
-def checks(owner: Hashable) -> dict[str, Check]:
-    """What each field of a dataclass has to be, by its name; fields of Flax's own are left out."""
-    return {
-        field.name: checker(field.type)
-        for field in dataclasses.fields(cast(Any, owner))
-        if field.name not in ('parent', 'name') and field.init
-    }
+def _dimensions(value: Any) -> int | None:
+    """Of an array or a NumPy scalar; None for all else."""
+    return getattr(value, 'ndim', None)
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if _dimensions(value) == 0 else value
+
+
+def checks(owner: type) -> dict[str, Check]:
+    """What each field of a dataclass has to be, by its name.
+
+    Flax's own fields are left out, and in classes of users those whose annotation says no rule.
+    """
+    if '_checks' not in vars(owner):
+        setattr(owner, '_checks', dict(_checks_of(owner)))  # noqa: B010 - mypy knows of no such attribute.
+    found: dict[str, Check] = vars(owner)['_checks']
+    return found
+
+
+def _checks_of(owner: Any) -> Iterator[tuple[str, Check]]:
+    for field in dataclasses.fields(owner):
+        if field.name not in ('parent', 'name') and field.init:
+            with suppress(TypeError):
+                yield field.name, checker(field.type)
 
 
 def checker(annotation: Any) -> Check:

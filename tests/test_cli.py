@@ -18,6 +18,7 @@ from flaxmobile import data
 from flaxmobile.cli import command as command_module
 from flaxmobile.cli import main
 from flaxmobile.data import loading
+from flaxmobile.layers.normalization import SingleValues
 from flaxmobile.training import interruption, loop
 from flaxmobile.training.config import TrainConfig
 from flaxmobile.training.metrics import Display
@@ -295,7 +296,8 @@ def test_the_command_loads_nothing_heavy() -> None:
 
 
 def test_a_warning_is_for_people() -> None:
-    assert command_module._format_warning('cut off', UserWarning, 'run.py', 3) == 'cut off\n'
+    for category in (UserWarning, SingleValues):
+        assert command_module._format_warning('cut off', category, 'run.py', 3) == 'cut off\n'
     assert command_module._format_warning('old', DeprecationWarning, 'x.py', 3) == 'x.py:3: DeprecationWarning: old\n'
 
 

@@ -69,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _format_warning(message: Warning | str, category: type[Warning], *place: Any, **_: Any) -> str:
     """What a warning for people says, without the line of code that says it."""
     words = printable(message, LONGEST_MESSAGE)
-    return f'{words}\n' if category is UserWarning else _PYTHONS_FORMAT(words, category, *place)
+    return f'{words}\n' if issubclass(category, UserWarning) else _PYTHONS_FORMAT(words, category, *place)
 
 
 def _asks_for_help(words: Sequence[str]) -> bool:

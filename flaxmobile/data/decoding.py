@@ -31,10 +31,10 @@ _BYTES = {'1': 1, 'L': 1, 'P': 1, 'I;16': 2, 'I;16B': 2, 'I;16L': 2, 'I;16N': 2}
 _WIDE_FORMATS = ('PNG', 'PPM', 'TIFF', 'JPEG2000')
 """Formats whose pixels of more than 8 bits have a known range."""
 _PIXELS_AT_ONCE = 2**20
-FREE_BYTES = 2**26
+FREE_BYTES = 2**27
 """Decoded bytes that any file may hold."""
 DECODED_PER_BYTE = 1000
-"""Decoded bytes a larger image may hold for each byte of its file: what only blank images come near to."""
+"""Decoded bytes a larger image may hold for each byte of its file: what only mostly blank images come near to."""
 
 
 def open_image(encoded: bytes) -> Image.Image:

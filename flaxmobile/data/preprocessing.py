@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxmobile.rules import Count, Positive, Share, above, among, at_least, between, check_fields, tuples_from_lists
+from flaxmobile.rules import Count, Positive, Share, above, among, at_least, between, check_fields, plain_values
 
 Interpolation = Literal['bicubic', 'bilinear']
 TrainInterpolation = Literal['bicubic', 'bilinear', 'random']
@@ -48,7 +48,7 @@ class Preprocessing:
     interpolation: Interpolation = 'bicubic'
 
     def __post_init__(self) -> None:
-        tuples_from_lists(self)
+        plain_values(self)
         check_fields(self)
         for name in ('mean', 'std'):
             if (given := len(getattr(self, name))) != self.channels:
@@ -114,7 +114,7 @@ class Augmentation:
     train_image_size: ImageSize | None = None
 
     def __post_init__(self) -> None:
-        tuples_from_lists(self)
+        plain_values(self)
         check_fields(self)
         for name in ('crop_scale', 'crop_ratio'):
             least, greatest = getattr(self, name)

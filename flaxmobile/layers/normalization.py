@@ -1,6 +1,5 @@
 """Batch normalisation."""
 
-import math
 import warnings
 from functools import partial
 from typing import Any
@@ -80,7 +79,8 @@ class BatchNorm(CheckedModule):
         return mean, jnp.maximum(square - jnp.square(mean), 0)
 
     def _warn_of_single_values(self, values: Array) -> None:
-        if self.is_initializing() or math.prod(values.shape[:-1]) > 1:
+        several = any(not isinstance(side, int) or side != 1 for side in values.shape[:-1])  # A side may be a symbol.
+        if self.is_initializing() or several:
             return
         if self.axis_name is None or lax.axis_size(self.axis_name) == 1:
             warnings.warn(SingleValues('/'.join(self.path) or type(self).__name__), stacklevel=2)

@@ -200,7 +200,8 @@ class MobileNet(CheckedModule):
         name = type(self).__name__
         if images.ndim != 4:
             raise ValueError(f'{name}: images are [batch, height, width, channels], was given shape {images.shape}')
-        if images.shape[1] in (1, 3) and min(images.shape[2:]) >= 8:
+        _, first, width, last = images.shape
+        if (first == 3 and min(width, last) >= 8) or (first == 1 and width == last >= 8):
             raise ValueError(
                 f'{name}: images are [batch, height, width, channels] (NHWC), and {images.shape} looks like channels '
                 'first: images.transpose(0, 2, 3, 1)'

@@ -36,7 +36,7 @@ from flaxmobile.rules import (
     among,
     between,
     check_fields,
-    tuples_from_lists,
+    plain_values,
 )
 from flaxmobile.training.mixing import Mixing
 
@@ -203,7 +203,7 @@ class TrainConfig:
     report: one more pass over the training and validation images."""
 
     def __post_init__(self) -> None:
-        tuples_from_lists(self)
+        plain_values(self)
         check_fields(self, 'config')
         _check_schedule(self)
         _ = self.preprocessing, self.augmentation, self.mixing

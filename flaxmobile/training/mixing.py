@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from flaxmobile.rules import Count, NotNegative, check_fields
+from flaxmobile.rules import Count, NotNegative, check_fields, plain_values
 
 
 class Mixture(NamedTuple):
@@ -49,6 +49,7 @@ class Mixing:
     distance: Count = 1
 
     def __post_init__(self) -> None:
+        plain_values(self)
         check_fields(self)
 
     def __bool__(self) -> bool:

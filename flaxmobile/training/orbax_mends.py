@@ -5,6 +5,7 @@ import logging
 import os
 import re
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -53,10 +54,11 @@ def _run_to_the_end(coroutine: Coroutine[Any, Any, Any]) -> Any:
         try:
             return loop.run_until_complete(coroutine)
         except BaseException:
-            left = asyncio.all_tasks(loop)
-            for task in left:
-                task.cancel()
-            loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+            with suppress(RuntimeError):  # Another thread may be adding a task of its own.
+                left = asyncio.all_tasks(loop)
+                for task in left:
+                    task.cancel()
+                loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
             raise
     finally:
         asyncio.set_event_loop(None)
@@ -64,6 +66,6 @@ def _run_to_the_end(coroutine: Coroutine[Any, Any, Any]) -> Any:
 
 
 # Orbax 0.12 closes the loop at the first error; the other writes then end one by one with a traceback on the terminal.
-# Before that version it has no such function, and asyncio.run ends them.
+# Before that version it has no such function, and asyncio.run ends them. All of this process's use of Orbax has it.
 if hasattr(asyncio_utils, '_run_sync_via_new_loop'):
     asyncio_utils._run_sync_via_new_loop = _run_to_the_end

@@ -137,8 +137,8 @@ def read_results(run_dir: Path) -> Record:
 
 def _picture(path: Path, title: str, draw: Callable[[], Figure]) -> str:
     """Draw and write a picture; gives the line of the report that shows it, or says why there is none."""
-    path.unlink(missing_ok=True)
     try:
+        path.unlink(missing_ok=True)
         write_whole(path, plots.png(draw()))
     except Exception as error:  # Whatever it is, the results are worth more than a picture.
         reason = f'{path.name} was not written: {type(error).__name__}: {printable(error)}'

@@ -283,6 +283,12 @@ def test_a_file_that_cannot_honestly_hold_its_pixels(tmp_path):
         read_image(blank(14_000))
 
 
+def test_a_small_drawing_on_a_large_transparent_ground_is_opened():
+    drawing = Image.new('RGBA', (6000, 4500))
+    drawing.paste(Image.effect_noise((60, 60), 80).convert('RGBA'), (3000, 2000))
+    assert decoding.open_image(saved(drawing, 'PNG')).size == (6000, 4500)
+
+
 def test_the_bound_on_what_a_file_holds(monkeypatch):
     noise = saved(Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)), 'PNG')
     plain = saved(Image.new('RGB', (40, 40)), 'PNG')

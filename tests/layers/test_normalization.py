@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import export
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
@@ -212,6 +213,17 @@ def test_nothing_is_told_of_more_values_of_evaluation_and_of_a_start():
         evaluation.apply(variables_of(one), one)
         for shape in ((2, 1, 1, 3), (1, 2, 1, 3), (1, 1, 2, 3), (2, 3)):
             training.apply(variables_of(one), jnp.ones(shape), mutable=['batch_stats'])
+
+
+def test_training_exports_with_a_symbolic_batch():
+    layer, one = BatchNorm(use_running_average=False), jnp.ones((1, 2, 2, 3))
+    (batch,) = export.symbolic_shape('batch')
+    exported = export.export(
+        jax.jit(lambda images: layer.apply(variables_of(one), images, mutable=['batch_stats'])[0])
+    )(jax.ShapeDtypeStruct((batch, 2, 2, 3), jnp.float32))
+    images = jnp.asarray(np.random.default_rng(0).normal(3, 2, (5, 2, 2, 3)), jnp.float32)
+    want = (images - images.mean((0, 1, 2))) / np.sqrt(images.var((0, 1, 2)) + layer.epsilon)
+    np.testing.assert_allclose(exported.call(images), want, atol=1e-4)
 
 
 @pytest.mark.parametrize('devices', [1, 2])

@@ -202,6 +202,14 @@ def test_a_picture_that_fails_costs_nothing_else(tmp_path: Path, monkeypatch: py
     assert rows(report, 'By class')
 
 
+def test_a_folder_in_a_picture_s_place_costs_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / 'curves.png' / 'mine').mkdir(parents=True)
+    with pytest.warns(UserWarning, match=r'^curves\.png was not written: '):
+        report = written(tmp_path, CLASSES)
+    assert rows(report, 'By class')
+    assert (tmp_path / 'curves.png' / 'mine').is_dir()
+
+
 @pytest.mark.parametrize('count', [2, 21, 130])
 def test_confusion_is_readable_for_any_number_of_classes(count: int) -> None:
     figure = plots.confusion(np.eye(count, dtype=int) * 3, [f'class {number}' for number in range(count)])
