@@ -322,6 +322,7 @@ for path in map(Path, sys.argv[1:]):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != 'linux', reason='ru_maxrss is in kilobytes on Linux alone')
 def test_bytes_of_memory_that_a_pixel_takes(tmp_path):
     """Of large pictures: a JPEG as it is stored, and one that is turned and has transparency."""

@@ -136,6 +136,7 @@ def test_a_killed_worker_is_told(tmp_path):
     assert 'exit code -9' in err
 
 
+@pytest.mark.slow
 def test_a_script_without_a_guard_is_told_of_it(tmp_path: Path):
     """Its workers would start workers of their own when they import it."""
     path = tmp_path / 'program.py'

@@ -141,6 +141,7 @@ def test_vmap_over_parameters_is_an_ensemble(family):
     assert_close(ensemble, jnp.stack([this.apply(v, this.images) for v in (this.variables, this.others)]))
 
 
+@pytest.mark.slow
 @every_family
 def test_jvp_grad_and_finite_differences(family):
     this = case(family)
@@ -162,6 +163,7 @@ def test_jvp_grad_and_finite_differences(family):
     np.testing.assert_allclose(slope, (up - down) / (2 * step), rtol=1e-4)
 
 
+@pytest.mark.slow
 @every_family
 def test_vmap_of_grad_is_a_gradient_per_example(family):
     this = case(family)

@@ -14,7 +14,7 @@ from flaxmobile.weights import from_torch
 
 pytestmark = pytest.mark.parity
 LIMIT = 1e-9
-EVEN, ODD = (128, 128), (97, 131)  # A multiple of every stride, and one of none; each network's own side proves no more.
+EVEN, ODD = (128, 128), (97, 131)  # Multiples of every stride, and of none: a network's own side proves no more.
 NO_TWIN: dict[str, str] = {}  # name: why neither timm nor torchvision can build the network
 
 

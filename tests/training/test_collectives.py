@@ -55,6 +55,7 @@ def exchanges(model: Any, image_size: int, devices: int = 8) -> tuple[int, tuple
     return len(jax.tree.leaves(state.batch_stats)) // 2, collectives(text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('dtype', [jnp.float32, pytest.param(jnp.bfloat16, marks=pytest.mark.slow)])
 def test_two_exchanges_a_batch_norm_and_one_for_the_gradients(dtype: Any) -> None:
     """Flax's BatchNorm, whose backward pass has three sums that wait for each other, costs more."""

@@ -45,6 +45,7 @@ class Gate:
         return step
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('workers', [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_the_next_batch_is_placed_while_a_step_runs(
     tiny: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int

@@ -105,6 +105,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(
     assert untimed_records(run_dir) == untimed_records(finished_run)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(('evaluation', 'step'), [(2, 12), (4, 24)])
 def test_a_signal_during_an_evaluation_ends_it_at_once(
     tiny: TrainConfig, tmp_path: Path, finished_run: Path, monkeypatch: pytest.MonkeyPatch, evaluation: int, step: int
@@ -133,6 +134,7 @@ def test_a_signal_during_an_evaluation_ends_it_at_once(
     assert (results['test'], results['best_step']) == (expected['test'], expected['best_step'])
 
 
+@pytest.mark.slow
 def test_the_best_checkpoint_outlives_worse_ones_and_a_stop(
     tiny: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

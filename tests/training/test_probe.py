@@ -60,6 +60,7 @@ def test_only_the_twenty_nearest_vote() -> None:
     assert nearest_neighbours(fitted, np.array([[1, 0]], np.float32), 2).tolist() == [0]
 
 
+@pytest.mark.slow
 def test_a_strong_penalty_is_chosen_for_noise_and_a_weak_one_for_what_is_plain() -> None:
     noise = clusters(1, 200)._replace(labels=np.random.default_rng(2).integers(0, 5, 200).astype(np.int32))
     plain = clusters(1, 200, spread=0.1)
@@ -70,6 +71,7 @@ def test_a_strong_penalty_is_chosen_for_noise_and_a_weak_one_for_what_is_plain()
     assert np.mean(predictions == plain.labels) == 1
 
 
+@pytest.mark.slow
 def test_a_feature_that_does_not_vary_changes_nothing() -> None:
     given, tested = clusters(1), clusters(2)
     padded = (np.pad(part.vectors, [(0, 0), (0, 1)], constant_values=7) for part in (given, tested))
