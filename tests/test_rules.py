@@ -78,8 +78,8 @@ WRONG: dict[str, tuple[Any, ...]] = {
     'std': (0.5, ('0.5',) * 3, (0.0,) * 3, (-1.0,) * 3, (NAN,) * 3, None),
     'crop_scale': ((0.1,), (0, 1), (0.1, 1.5), ('0.1', 1), (0.1, NAN), 0.5, None),
     'crop_ratio': ((1,), (0, 1), (0.5, INF), ('1', 2), (0.5, NAN), 1.0, None),
-    'milestones': (1.0, ('1',), (0,), (-1.0,), (NAN,), None),
-    'seed': (-1, 0.5, '0', True, None, 2**32),
+    'milestones': (1.0, ('1',), (-1.0,), (NAN,), None),
+    'seed': (-1, 0.5, '0', True, None, 2**63),
     'workers': (-1, 0.5, '0', True, None, 10**6),
     **each(
         'use_bias squeeze_excite residual use_running_average dilate_strided folded flip randaugment_increasing '
@@ -177,7 +177,7 @@ def test_images_with_their_channels_first_are_refused(shape: tuple[int, ...]) ->
         (Preprocessing, {'mean': np.array([0.5, 0.5, 0.5])}),
         (Preprocessing, {'channels': 1, 'mean': (0,), 'std': (1,), 'image_size': 1}),
         (Augmentation, {'randaugment_magnitude_std': INF, 'crop_scale': [1, 1], 'color_jitter': 0}),
-        (TrainConfig, {'milestones': [1, 2.5], 'ema_decay': None, 'seed': 2**32 - 1, 'freeze': ['stem']}),
+        (TrainConfig, {'milestones': [0, 2.5], 'ema_decay': None, 'seed': 2**63 - 1, 'freeze': ['stem']}),
     ],
 )
 def test_what_is_allowed_stays_allowed(owner: type, given: dict[str, Any]) -> None:

@@ -1,9 +1,10 @@
 """A labelled set of images, and the batches made of it."""
 
+import copy
 import itertools
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -191,10 +192,18 @@ class RandomAccessDataset(Dataset):
     ) -> None:
         super().__init__(name, split, classes, len(examples), max_unreadable)
         self._examples = examples
+        self._numbers: Sequence[int] = range(len(classes))
         self._kept: dict[tuple[int, int], tuple[np.ndarray, int]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {'_kept': {}, '_unreadable': {}}
+
+    def renumbered(self, classes: Sequence[str]) -> 'RandomAccessDataset':
+        """The same examples in the same order, labelled by the places of their classes in `classes`, the same names."""
+        other = copy.copy(self)
+        other.classes, other._kept, other._unreadable = tuple(classes), {}, {}
+        other._numbers = [classes.index(self.classes[number]) for number in self._numbers]
+        return other
 
     def encoded(self, index: int) -> bytes:
         """The encoded image of an example.
@@ -211,8 +220,8 @@ class RandomAccessDataset(Dataset):
         """An image and its label: decoded if it is kept so, else as it is encoded."""
         if (index, channels) in self._kept:
             return self._kept[index, channels]
-        image, label, _ = self._examples[index]
-        encoded = _encoded(image)
+        image, number, _ = self._examples[index]
+        encoded, label = _encoded(image), self._numbers[number]
         if not self._is_kept(*image_size(encoded), channels):
             return encoded, label
         self._kept[index, channels] = read_image(encoded, channels), label
@@ -273,7 +282,7 @@ class RandomAccessDataset(Dataset):
             except UnreadableImage as error:
                 example = self._examples[index]
                 check_present(example)
-                missing = evaluation_element(None, example.label, index, preprocessing)
+                missing = evaluation_element(None, self._numbers[example.label], index, preprocessing)
                 return Loaded([missing], {example.name: str(error)})
             return Loaded([element], {})
 

@@ -62,7 +62,8 @@ class TrainConfig:
     stochastic_depth_rate: Rate | None = None
     """Chance to skip the last residual block, rising from 0 at the first; None: the network's own."""
     convention: Annotated[str, OneOf(tuple(CONVENTIONS))] | None = None
-    """Padding, BatchNorm and initialisation: torch, tensorflow or torchvision_v3; None: the name's own."""
+    """Padding, BatchNorm, initialisation and dilation: tensorflow, keras_v1, torch or torchvision_v3; None: the name's
+    own."""
     init: str | None = None
     """Weights to start from: a run's folder, a published name (mobilenetv3_small_100.lamb_in1k) or a file. All but the
     classifier is taken, and the classifier too where the weights know every class by name. On the command line, model
@@ -139,7 +140,7 @@ class TrainConfig:
     """Images a step, over all devices together."""
     epochs: Positive = 100.0
     """Passes over the training images."""
-    seed: Annotated[int, between(0, 2**32 - 1)] = 0
+    seed: Annotated[int, between(0, 2**63 - 1)] = 0
     """Where all randomness comes from: initial parameters, order, crops, dropout."""
     optimizer: Optimizer = 'rmsprop'
     """rmsprop is TensorFlow's, as the papers used it, torch_rmsprop torch's; sgd has momentum."""
@@ -156,7 +157,7 @@ class TrainConfig:
     """Factor of the schedules exponential and step."""
     decay_epochs: Positive = 1.0
     """Epochs between two decays of the schedule exponential."""
-    milestones: tuple[Positive, ...] = ()
+    milestones: tuple[NotNegative, ...] = ()
     """Epochs at which the schedule step decays."""
     momentum: Rate = 0.9
     """Decay of the momentum (both rmsprop, sgd), or of the gradient's average (adamw, lamb)."""

@@ -85,7 +85,7 @@ def train(
     run.check_folder(run_dir, config, resume=resume, overwrite=overwrite)
     setup, state = prepare(config, run_dir, resume=resume, overwrite=overwrite)
     size = describe_size(setup.model, state.params, setup.frozen, multiply_adds)
-    command = train_command(name, config) if name else ''
+    command = train_command(name, setup.config) if name else ''
     description = setup.description
     with run.locked(run_dir) if first else nullcontext():
         prepare_folder(run_dir, description, resume=resume, overwrite=overwrite)
@@ -115,13 +115,15 @@ def prepare(config: TrainConfig, run_dir: Path, *, resume: bool, overwrite: bool
     Raises:
         ValueError: the configuration, the data or the run does not fit.
     """
-    data = load_splits(config)
+    before = run.read_description(run_dir) if resume else None
+    config = before.meaning(config) if before else config
+    data = load_splits(config, before.classes if before else ())
     steps, classes = steps_per_epoch(config, data.train), data.train.classes
     teacher = load_teacher(config, classes)
     known = None if teacher is None else checksum(teacher[1])
     description = run.RunDescription(config, classes, fingerprints(data), known)
     if resume:
-        run.check_data(run_dir, description)
+        description = run.check_data(run_dir, description)
     model, mesh = config.build_model(len(classes)), make_mesh()
     shapes = variable_shapes(model, config.channels)
     params = shapes['params']
@@ -175,8 +177,10 @@ def prepare_folder(run_dir: Path, description: run.RunDescription, *, resume: bo
 
     Raises:
         FileExistsError: another run was written there since it was checked.
+        TypeError: the description holds a value that is not fit for JSON; nothing was removed.
     """
     if jax.process_index() == 0:
+        description.as_text()
         run.check_folder(run_dir, description.config, resume=resume, overwrite=overwrite)
         if not resume:
             run.clear_folder(run_dir)

@@ -1,13 +1,10 @@
 """A run's folder: what it says of itself, and how it becomes a model with its variables again."""
 
 import dataclasses
-import importlib.metadata
-import json
-import shlex
 import shutil
 import unicodedata
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,17 +14,15 @@ from filelock import FileLock, Timeout
 from flax import linen as nn
 
 from flaxmobile.data import Preprocessing
-from flaxmobile.files import write_whole
 from flaxmobile.messages import listing, printable
 from flaxmobile.models.network import variable_shapes
-from flaxmobile.training.checkpoints import Checkpoints, descriptions
+from flaxmobile.training.checkpoints import Checkpoints
 from flaxmobile.training.config import TrainConfig
+from flaxmobile.training.description import FREE_FIELDS, RunDescription, read_description
 from flaxmobile.training.metrics import is_cut_off, read_metrics
-from flaxmobile.training.records import parse, signed
-from flaxmobile.training.splits import Splits, same_images
+from flaxmobile.training.splits import same_images
 from flaxmobile.weights import LoadedModel
 
-FORMAT = 1
 # Everything a run writes, and so everything that `--overwrite` removes.
 CONTENTS = (
     'checkpoints',
@@ -41,150 +36,7 @@ CONTENTS = (
     'skipped_batch.npz',
     'run.json',
 )
-# What may differ between a run and its resumption: none of it changes a parameter. A folder of images and a teacher are
-# known by more than the path that they have now: see `check_data`.
-FREE_FIELDS = (
-    'dataset',
-    'teacher',
-    'data_dir',
-    'download',
-    'max_unreadable',
-    'log_every',
-    'keep_checkpoints',
-    'checkpoint_every',
-    'max_skipped_updates',
-    'workers',
-    'linear_probe',
-)
 LOCK = '.lock'
-
-
-@dataclasses.dataclass(frozen=True)
-class RunDescription:
-    """What `run.json` holds; `images` has the fingerprint of each part of the data, `teacher` that of its weights."""
-
-    config: TrainConfig
-    classes: tuple[str, ...]
-    images: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    teacher: int | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, fit for JSON."""
-        model = {'name': self.config.model, 'num_classes': len(self.classes)} | self.config.model_overrides
-        return {
-            'format': FORMAT,
-            'flaxmobile': importlib.metadata.version('flaxmobile'),
-            'model': model,
-            'classes': self.classes,
-            'images': dict(self.images),
-            'teacher': self.teacher,
-            'preprocessing': dataclasses.asdict(self.config.preprocessing),
-            'config': dataclasses.asdict(self.config),
-        }
-
-    def write(self, run_dir: Path) -> None:
-        """Write `run_dir/run.json`."""
-        write_whole(run_dir / 'run.json', json.dumps(signed(self.as_dict()), indent=2) + '\n')
-
-
-def read_description(run_dir: str | Path) -> RunDescription:
-    """Read `run_dir/run.json`, which is believed where it agrees with its copies in the checkpoints.
-
-    A copy counts where its SHA-256 is right. What may change when a run goes on may differ.
-
-    Raises:
-        FileNotFoundError: the folder holds no run.
-        ValueError: the file is damaged, differs from a copy, or is of a format this version does not read.
-    """
-    path = Path(run_dir) / 'run.json'
-    if not path.is_file():
-        what = 'holds no run (it has no run.json)' if path.parent.is_dir() else 'is no folder'
-        raise FileNotFoundError(
-            f'{run_dir} {what}; a run is the folder that `flaxmobile train` wrote, like runs/fashion_mnist'
-        )
-    copies = [(copy, _parse(copy, content)) for copy, content in descriptions(path.parent)]
-    mend = ''.join(f'. Put the copy in its place: {_copy_command(copy, path)}' for copy, _ in copies[:1])
-    try:
-        description = _parse(path, path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f'{error}{mend}') from error
-    ours = _fields(description)
-    for copy, kept in copies:
-        theirs = _fields(kept)
-        if differing := [name for name in ours | theirs if not _agree(name, ours.get(name), theirs.get(name))]:
-            raise ValueError(
-                f'{printable(path, None)} is not what the run was trained with: {listing(differing)} '
-                f'{"differ" if len(differing) > 1 else "differs"} from the copy in {printable(copy, None)}, whose '
-                f'SHA-256 is right. {differing[0]} is {printable(repr(ours.get(differing[0])))}, and '
-                f'{printable(repr(theirs.get(differing[0])))} in the copy{mend}'
-            )
-    return description
-
-
-def _parse(path: Path, content: bytes) -> RunDescription:
-    """The description that is the content of the file `path`. Raises ValueError as `read_description` does."""
-    try:
-        found = parse(content.decode())
-        written = found['format']
-        if written == FORMAT:
-            fields = {name: _tuples(value) for name, value in found['config'].items()}
-            return RunDescription(
-                TrainConfig(**fields), _names(found['classes']), _images(found['images']), _teacher(found)
-            )
-    except KeyError as error:
-        raise ValueError(f'{printable(path, None)} is damaged (no {printable(error.args[0])})') from error
-    except (ValueError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f'{printable(path, None)} is damaged or was written by another version of flaxmobile ({printable(error)})'
-        ) from error
-    raise ValueError(
-        f'{printable(path, None)} has format {printable(repr(written))}, and this version of flaxmobile reads format '
-        f'{FORMAT}: update it'
-    )
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _names(classes: Any) -> tuple[str, ...]:
-    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
-        raise ValueError(f'classes is {classes!r}, no list of names')
-    return tuple(classes)
-
-
-def _images(fingerprints: Any) -> dict[str, str]:
-    known = isinstance(fingerprints, dict) and set(fingerprints) <= set(Splits._fields)
-    if not known or not all(isinstance(words, str) for words in fingerprints.values()):
-        raise ValueError(f'images is {fingerprints!r}, no fingerprints of {", ".join(Splits._fields)}')
-    return dict(fingerprints)
-
-
-def _teacher(content: Mapping[str, Any]) -> int | None:
-    checksum = content.get('teacher')
-    if checksum is not None and (not isinstance(checksum, int) or isinstance(checksum, bool)):
-        raise ValueError(f'teacher is {checksum!r}, no checksum')
-    return checksum
-
-
-def _fields(description: RunDescription) -> dict[str, Any]:
-    """What makes a run this one, by name; lists by their entries."""
-    config = dataclasses.asdict(description.config)
-    return {
-        **{f'config.{name}': value for name, value in config.items() if name not in FREE_FIELDS},
-        **{f'classes[{number}]': name for number, name in enumerate(description.classes)},
-        **{f'images.{part}': fingerprint for part, fingerprint in description.images.items()},
-        'teacher': description.teacher,
-    }
-
-
-def _agree(name: str, ours: Any, theirs: Any) -> bool:
-    images = name.startswith('images.') and isinstance(ours, str) and isinstance(theirs, str)
-    return ours == theirs or (images and (same_images(theirs, ours) or same_images(ours, theirs)))
-
-
-def _copy_command(copy: Path, path: Path) -> str:
-    return printable(shlex.join(['cp', str(copy), str(path)]), None)
 
 
 def load_run(path: str | Path) -> LoadedModel:
@@ -289,10 +141,13 @@ def check_lock(run_dir: Path) -> None:
             pass
 
 
-def check_data(run_dir: Path, now: RunDescription) -> None:
+def check_data(run_dir: Path, now: RunDescription) -> RunDescription:
     """See that a run goes on with the classes, the images and the teacher that it began with.
 
     A folder of images, and a teacher, may lie elsewhere now.
+
+    Returns:
+        What the run is from now on: `now`, with the names of the classes written as they were when it began.
 
     Raises:
         ValueError: they are others.
@@ -305,9 +160,7 @@ def check_data(run_dir: Path, now: RunDescription) -> None:
     if earlier != later:
         gone = [name for name in earlier if name not in later]
         new = [name for name in later if name not in earlier]
-        changed = (
-            f'gone: {listing(gone) or "none"}; new: {listing(new) or "none"}' if gone or new else 'in another order'
-        )
+        changed = f'gone: {_told(gone, new)}; new: {_told(new, gone)}' if gone or new else 'in another order'
         raise ValueError(
             f'{printable(run_dir)} was trained on other classes: they were {len(before.classes)} and are '
             f'{len(now.classes)} ({changed}){where}. {other}'
@@ -318,6 +171,11 @@ def check_data(run_dir: Path, now: RunDescription) -> None:
                 f'{printable(run_dir)} has seen other images: those of the {part} split were {images} and are '
                 f'{now.images[part]}{where}. {other}'
             )
+    if where and all('(names ' in images and ' contents ' not in images for images in before.images.values()):
+        raise ValueError(
+            f'{printable(run_dir)} was begun by a version that did not record the contents of images, by which a '
+            f'folder that moved is known{where}: resume it once at the old path'
+        )
     if where and not all(' contents ' in images for images in before.images.values()):
         raise ValueError(
             f'{printable(run_dir)} holds a run with another configuration (dataset was {printable(known)} and is '
@@ -328,6 +186,14 @@ def check_data(run_dir: Path, now: RunDescription) -> None:
             f'{printable(run_dir)} has learnt from other weights than those of {printable(now.config.teacher)} now '
             f'(teacher was {printable(before.config.teacher)}). {other}'
         )
+    return dataclasses.replace(now, classes=before.classes, format=before.format)
+
+
+def _told(names: Collection[str], others: Collection[str]) -> str:
+    """The names; those that look like one of `others` with their characters' numbers."""
+    alike = {unicodedata.normalize('NFKC', name) for name in others}
+    shown = [ascii(name) if unicodedata.normalize('NFKC', name) in alike else name for name in names]
+    return listing(shown) or 'none'
 
 
 def check_folder(run_dir: Path, config: TrainConfig, *, resume: bool, overwrite: bool) -> None:
@@ -344,7 +210,8 @@ def check_folder(run_dir: Path, config: TrainConfig, *, resume: bool, overwrite:
     if run_dir.exists() and not run_dir.is_dir():
         raise NotADirectoryError(f'{run_dir} is a file; a run needs a folder (--run-dir)')
     if resume:
-        differing = changed_fields(read_description(run_dir).config, config)
+        before = read_description(run_dir)
+        differing = changed_fields(before.config, before.meaning(config))
         if names := [name for name in differing if name not in FREE_FIELDS]:
             changes = ', '.join(f'{name} was {differing[name][0]!r} and is {differing[name][1]!r}' for name in names)
             raise ValueError(f'{run_dir} holds a run with another configuration ({changes}): resume it with the same')

@@ -1,9 +1,12 @@
 """The three parts of a run's data."""
 
 import re
+import unicodedata
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from flaxmobile.data import Dataset, load_dataset
+from flaxmobile.data.dataset import RandomAccessDataset
 from flaxmobile.training.config import TrainConfig
 
 
@@ -15,14 +18,22 @@ class Splits(NamedTuple):
     test: Dataset
 
 
-def load_splits(config: TrainConfig) -> Splits:
+def load_splits(config: TrainConfig, classes: Sequence[str] = ()) -> Splits:
     """The training, validation and test images of a configuration.
+
+    Args:
+        config: says which.
+        classes: those of a run that goes on, in the order of its network's outputs. Where the images' classes have the
+            same names in another order, as accents written in another way bring it, they are numbered as here.
 
     Raises:
         ValueError: their classes differ, one of them is empty, or training images are among those of another part.
     """
     splits = Splits(
-        *(load_split(config, split) for split in (config.train_split, config.validation_split, config.test_split))
+        *(
+            _numbered(load_split(config, split), classes)
+            for split in (config.train_split, config.validation_split, config.test_split)
+        )
     )
     for part, images in zip(('train', 'validation', 'test'), splits, strict=True):
         if not len(images):
@@ -39,6 +50,15 @@ def load_splits(config: TrainConfig) -> Splits:
                 "as 'train[:90%]' and 'train[90%:]'"
             )
     return splits
+
+
+def _numbered(images: Dataset, classes: Sequence[str]) -> Dataset:
+    names = {unicodedata.normalize('NFC', name): name for name in images.classes}
+    order = [unicodedata.normalize('NFC', name) for name in classes]
+    if not isinstance(images, RandomAccessDataset) or sorted(names) != sorted(order):
+        return images
+    numbered = tuple(names[name] for name in order)
+    return images if numbered == images.classes else images.renumbered(numbered)
 
 
 def load_split(config: TrainConfig, split: str) -> Dataset:

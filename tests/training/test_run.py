@@ -33,7 +33,7 @@ def test_a_description_comes_back(tmp_path: Path) -> None:
     description.write(tmp_path)
     assert read_description(tmp_path) == description
     content = json.loads((tmp_path / 'run.json').read_text())
-    assert content['format'] == 1
+    assert content['format'] == 2
     assert content['classes'] == ['rose', 'tulip']
     assert content['preprocessing']['mean'] == [0.1, 0.2, 0.3]
     assert [path.name for path in tmp_path.iterdir()] == ['run.json']
@@ -55,7 +55,7 @@ def test_folders_that_are_no_run(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match='holds no checkpoint yet'):
         load_run(tmp_path)
     path.write_text(json.dumps(unsigned(whole) | {'format': 7}))
-    with pytest.raises(ValueError, match=r'has format 7, and .* reads format 1'):
+    with pytest.raises(ValueError, match=r'has format 7, and .* reads formats 1 to 2'):
         load_run(tmp_path)
     content = unsigned(whole)
     changed = [
