@@ -84,6 +84,7 @@ WRONG: dict[str, tuple[Any, ...]] = {
     **each(
         'use_bias squeeze_excite residual use_running_average dilate_strided folded flip randaugment_increasing '
         'download decay_depthwise decay_norms linear_probe minimalistic first_residual head_bias ignore_convention '
+        'init_ema '
         'fix_stem_and_head',
         NO_BOOL,
     ),

@@ -145,7 +145,9 @@ def _configuration(words: Sequence[str]) -> TrainConfig:
         folder = run_dir or Path('runs') / Path(words[1]).stem
         if not configuration.init:
             return config
-        said = {name: getattr(configuration, name) for name in ('model', *NETWORK, 'ignore_convention')}
+        said = {
+            name: getattr(configuration, name) for name in ('model', *NETWORK, 'init', 'init_ema', 'ignore_convention')
+        }
         return follow(replace(config, **said), configuration.init, folder if resume else None)
 
     return tyro.cli(functools.partial(read, configuration=config), prog=f'flaxmobile {words[0]}', args=words[1:])

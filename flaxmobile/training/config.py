@@ -68,6 +68,8 @@ class TrainConfig:
     """Weights to start from: a run's folder, a published name (mobilenetv3_small_100.lamb_in1k) or a file. All but the
     classifier is taken, and the classifier too where the weights know every class by name. On the command line, model
     and preprocessing follow the weights unless they are given as well."""
+    init_ema: bool = False
+    """Of a checkpoint of torch to start from, take the moving average of the weights."""
     ignore_convention: bool = False
     """Start from weights that were made for another padding or BatchNorm epsilon than the network's."""
     freeze: tuple[str, ...] = ()
@@ -208,6 +210,8 @@ class TrainConfig:
         check_fields(self, 'config')
         _check_schedule(self)
         _ = self.preprocessing, self.augmentation, self.mixing
+        if self.init_ema and self.init is None:
+            raise ValueError('init_ema=True (--init-ema) goes with init, a checkpoint of torch to start from')
         if self.batch_size % self.repeated_augmentation:
             raise ValueError(
                 f'batch_size ({self.batch_size}) must be a multiple of repeated_augmentation '

@@ -43,11 +43,13 @@ def follow(config: TrainConfig, init: str, resumed: Path | None = None) -> Train
     if resumed is not None and (before := read_description(resumed).config).init == init:
         return dataclasses.replace(config, **_followed(before))
     where = locate(init)
+    if config.init_ema and not (isinstance(where, Path) and where.is_file()):
+        raise ValueError(_no_average(init))
     if isinstance(where, weights.Weight):
         return _with(config, {'name': where.model}, where.preprocessing())
     if where.is_dir():
         return dataclasses.replace(config, **_followed(read_description(where).config))
-    opened = _open_file(init, config).model
+    opened = _open_file(init, config, config.init_ema).model
     return _with(config, {'name': opened.name} | opened.overrides, opened.loaded.preprocessing)
 
 
@@ -64,14 +66,18 @@ def _with(config: TrainConfig, network: Mapping[str, Any], preprocessing: Prepro
     return dataclasses.replace(config, **changes, **dataclasses.asdict(preprocessing))
 
 
-def _open_file(init: str, config: TrainConfig) -> Source:
+def _no_average(init: str) -> str:
+    return f'init_ema=True (--init-ema) goes with a checkpoint of torch, and {printable(init)} is none'
+
+
+def _open_file(init: str, config: TrainConfig, ema: bool) -> Source:
     """A file of ours, whatever its network, or one of another format that holds the config's."""
-    if formats.read(Path(init).expanduser()).kind == 'flaxmobile':
+    if formats.read(Path(init).expanduser(), ema=ema).kind == 'flaxmobile':
         return open_source(init)
     overrides = {name: value for name in NETWORK if (value := getattr(config, name)) is not None}
     insists = config.ignore_convention
     try:
-        return open_source(init, network=config.model, overrides=overrides, ignore_convention=insists)
+        return open_source(init, network=config.model, overrides=overrides, ignore_convention=insists, ema=ema)
     except ValueError as error:
         raise ValueError(
             f'{printable(init)} was read as weights of {config.model}; --model names another network. {error}'
@@ -85,14 +91,18 @@ def load_init(init: str, config: TrainConfig, model: nn.Module | None = None) ->
         init: a run's folder, a file, or a published name, which is downloaded unless it is there already.
         config: of the run; a file of another format than ours holds its network.
         model: what starts from them, None for a teacher, which stays as it is. Unless the config insists
-            (`ignore_convention`), it has to pad and normalise as their own network does.
+            (`ignore_convention`), it has to pad and normalise as their own network does. With the config's `init_ema`
+            it starts from a checkpoint's moving average; a teacher does not.
 
     Raises:
         OSError: there is no such run or file, or the weights cannot be fetched.
         ValueError: it is damaged, does not hold that network, or was made for another convention.
     """
     file = Path(init).expanduser().is_file()
-    opened = (_open_file(init, config) if file else open_source(init)).model
+    ema = config.init_ema and model is not None
+    if ema and not file:
+        raise ValueError(_no_average(init))
+    opened = (_open_file(init, config, ema) if file else open_source(init)).model
     loaded = opened.loaded
     if model is not None and not config.ignore_convention:
         _check_network(f'{opened.name} ({printable(init)})', loaded.model, model)

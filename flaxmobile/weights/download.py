@@ -14,7 +14,7 @@ from flaxmobile.messages import printable
 from flaxmobile.models.registry import create_model
 from flaxmobile.weights.answers import Facts, Interrupted, digest_of
 from flaxmobile.weights.catalogue import Weight
-from flaxmobile.weights.transfer import fetch, small_text, validator_path
+from flaxmobile.weights.transfer import fault_of, fetch, small_text, validator_path
 
 HUB = 'https://huggingface.co'
 UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
@@ -106,7 +106,7 @@ def _check_whole(weight: Weight, path: Path) -> None:
     names, needed = formats.read(path).tensors, _count_tensors(weight.model)
     found = sum(not name.endswith('num_batches_tracked') for name in names)  # torch counts batches; no other library.
     if found < needed:
-        raise ValueError(f'{path}: it holds {found:,} tensors, and {weight.model} has {needed:,}')
+        raise ValueError(f'{printable(path, None)}: it holds {found:,} tensors, and {weight.model} has {needed:,}')
 
 
 @functools.cache
@@ -128,11 +128,8 @@ def _check_kept(weight: Weight, published: Facts, path: Path) -> None:
         )
     if place.exists() and not legible and not fault:
         log.warning('%s is damaged: %s is read to its end instead, and it is written anew', printable(place), path.name)
-        try:
-            _check_whole(weight, path)
-        except ValueError as error:
-            fault = str(error).removeprefix(f'{path}: ')
-        else:
+        fault = fault_of(path, functools.partial(_check_whole, weight))
+        if not fault:
             with suppress(OSError):  # A cache that cannot be written will do.
                 write_whole(place, digest_of(path))
     if fault:

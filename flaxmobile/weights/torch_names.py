@@ -246,7 +246,7 @@ def from_torch(
         state_dict: name to torch tensor, NumPy or JAX array. A checkpoint that holds it is unwrapped: the mapping with
             the most tensors counts ('state_dict' or 'model' of several with as many). A prefix that all names share
             is taken off: `DataParallel`'s 'module.', `torch.compile`'s '_orig_mod.', Lightning's 'model.', several. A
-            warning names what was taken off, and a moving average that was left.
+            warning names what was taken off, and what else has tensors by name and was left.
         model: the network, with or without classifier.
         excuse: shell patterns of names, such as `['classifier.*']`. Excused tensors that the model has no place for
             are left out; where one is missing or does not fit, `initial` gives the value.
@@ -259,7 +259,7 @@ def from_torch(
             `faults` are all of them); they were made for another convention; `initial` is needed and not given, or not
             the model's; a checkpoint's weights are not to be told from others in it.
     """
-    tensors, note = checkpoint.unwrapped(state_dict, OUTERMOST, ema)
+    tensors, note = checkpoint.unwrapped(state_dict, OUTERMOST, ema, names.as_array)
     if note:
         warnings.warn(note, stacklevel=2)
     return names.read(

@@ -94,7 +94,7 @@ def _transfer(address: str, partial: Path, published: Facts, name: str, check: C
             _receive(response, partial, MOST if total is None else total, advance)
     if total is not None and _size(partial) < total:
         raise Interrupted(f'the connection was cut after {_size(partial):,} of {total:,} bytes')
-    fault = published.fault(partial) or told.facts.fault(partial) or _fault(partial, check)
+    fault = published.fault(partial) or told.facts.fault(partial) or fault_of(partial, check)
     if fault:
         drop(partial)
         # What was put together of two transfers, or may have been cut, is worth a second attempt.
@@ -122,11 +122,12 @@ def _total(told: Said, start: int, published: Facts, partial: Path) -> int | Non
     return published.size if total is None else total
 
 
-def _fault(partial: Path, check: Callable[[Path], None]) -> str | None:
+def fault_of(path: Path, check: Callable[[Path], None]) -> str | None:
+    """What `check` finds wrong with the file, whose path its message starts with; None: nothing."""
     try:
-        check(partial)
+        check(path)
     except ValueError as error:
-        return str(error).removeprefix(f'{partial}: ')
+        return str(error).removeprefix(f'{printable(path, None)}: ')
     return None
 
 

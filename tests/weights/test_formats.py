@@ -283,6 +283,22 @@ def test_safetensors_headers_that_claim_too_much(tmp_path):
             formats.read(path)
 
 
+@pytest.mark.parametrize('length', [0x0280, 0x0580, 0x10280, 0x4B50, 0x0403_4B50])
+def test_a_safetensors_header_as_long_as_the_first_bytes_of_another_format(tmp_path, length):
+    """`\\x80\\2` begins a pickle and `PK\\3\\4` a zip."""
+    path = tmp_path / 'weights.safetensors'
+    if length < 1 << 20:
+        entry = {'name': {'dtype': 'F32', 'shape': [1], 'data_offsets': [0, 4]}, '__metadata__': {'note': ''}}
+        entry['__metadata__']['note'] = ' ' * (length - len(json.dumps(entry)))
+        path.write_bytes(with_header(entry, struct.pack('<f', 1.5)))
+        assert safetensors.numpy.load_file(path)['name'].tolist() == [1.5]
+        same(formats.read(path).tensors, {'name': np.array([1.5], np.float32)})
+    else:
+        path.write_bytes(struct.pack('<Q', length) + b'{}')
+        with pytest.raises(ValueError, match=r'weights\.safetensors: is no whole safetensors file'):
+            formats.read(path)
+
+
 OURS = {name: array for name, array in ARRAYS.items() if name.startswith('params/')}
 
 

@@ -1,5 +1,6 @@
 """Small files that would cost much, headers that are none, and text that lies."""
 
+import functools
 import io
 import json
 import struct
@@ -16,8 +17,11 @@ from hypothesis import strategies as st
 from safetensors_files import safetensors_of
 from torch_archives import Made, torch_zip, weights
 
-from flaxmobile.weights import formats
+from flaxmobile.weights import find, formats
+from flaxmobile.weights.answers import Facts
+from flaxmobile.weights.download import _check_kept, _check_whole, _digest_path
 from flaxmobile.weights.formats import checkpoint, npz, safetensors_file, torch_pickle
+from flaxmobile.weights.transfer import fault_of
 
 SIZE = 8 << 20
 NOISE = np.random.default_rng(0).integers(1 << 32, size=SIZE // 8, dtype=np.uint32).view(np.float32)
@@ -125,7 +129,7 @@ def test_a_thousand_keys_that_share_one_dictionary(tmp_path):
             except ValueError as refusal:
                 assert 'holds several state dicts (k0 of 5,000 tensors, ' in str(refusal)  # noqa: PT017
     path.write_bytes(torch_zip({'state_dict': weights(), **{f'k{number}': weights() for number in range(9)}}))
-    with pytest.warns(UserWarning, match='passed over k0, k1, '):
+    with pytest.warns(UserWarning, match='took state_dict, not k0, k1, '):
         assert formats.read(path).tensors.keys() == weights().keys()
 
 
@@ -319,6 +323,21 @@ def test_text_from_files_is_escaped_and_bounded(tmp_path, name):
         formats.read(path)
     assert str(refusal.value).isprintable()
     assert len(str(refusal.value)) < 3000
+
+
+def test_a_path_is_named_once_however_odd(tmp_path):
+    """What a check finds is put into a sentence that names the file already."""
+    path = tmp_path / 'a\x1b[2J\nb' / 'weights.pth'
+    path.parent.mkdir()
+    weight = find('mobilenetv1_100.ra4_e3600_r224_in1k')
+    for content, words in ((b'', 'is empty'), (torch_zip(weights()), 'it holds 3 tensors')):
+        path.write_bytes(content)
+        assert fault_of(path, functools.partial(_check_whole, weight)).startswith(words)
+        _digest_path(path).write_text('no digest')
+        with pytest.raises(ValueError, match=f'is not the file of .*: {words}.*it is fetched again') as refusal:
+            _check_kept(weight, Facts(), path)
+        assert str(refusal.value).count('weights.pth') == 1
+        assert str(refusal.value).isprintable()
 
 
 def test_text_of_a_warning_and_of_a_path(tmp_path):

@@ -162,7 +162,7 @@ def test_a_key_that_is_no_name(tmp_path):
         ({'model': weights(9), 'criterion': weights(1)}, 'model'),
         ({'criterion': weights(1), 'net': weights(9), 'loss': LONE, 'accuracy': LONE}, 'net'),
         ({'teacher': weights(), 'model': weights(first=5)}, 'model'),
-        ({'model': weights(first=7), 'state_dict': weights()}, 'state_dict'),
+        ({'model': weights(), 'state_dict': weights()}, 'state_dict'),
         ({'model': {}, 'state_dict': {}, 'network': weights()}, 'network'),
         ({'model': {'temperature': LONE}, 'network': weights(9)}, 'network'),
     ],
@@ -174,7 +174,7 @@ def test_the_mapping_with_the_most_tensors_is_the_weights(tmp_path, root, chosen
 def test_tensors_of_the_file_itself_go_before_a_smaller_mapping(tmp_path):
     file, message = said(tmp_path, weights(9) | {'extra': weights(2)})
     same(file.tensors, weights(9))
-    assert message == 'passed over extra'
+    assert message == 'took the outermost names, not extra'
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,9 @@ def test_tensors_of_the_file_itself_go_before_a_smaller_mapping(tmp_path):
     [
         ({'generator': weights(9), 'discriminator': weights(6)}, 'generator of 9 tensors, discriminator of 6 tensors'),
         ({'model': weights(6), 'discriminator': weights(9)}, 'model of 6 tensors, discriminator of 9 tensors'),
-        ({'a': weights(2), 'loss': LONE, 'accuracy': LONE}, 'a of 2 tensors, the file itself of 2 tensors'),
+        ({'a': weights(2), 'loss': LONE, 'accuracy': LONE}, 'a of 2 tensors, the outermost names of 2 tensors'),
+        ({'model': weights(first=7), 'state_dict': weights()}, 'state_dict of 3 tensors, model of 3 tensors'),
+        ({'model': weights(6), 'state_dict': weights(4)}, 'model of 6 tensors, state_dict of 4 tensors'),
         ({f'n{number}': weights() for number in range(99)}, 'n9 of 3 tensors and 89 more'),
     ],
 )
@@ -196,7 +198,7 @@ def test_the_moving_average_is_taken_on_request(tmp_path, name):
     root = {'model': weights(), name: weights(first=10)}
     file, message = said(tmp_path, root)
     same(file.tensors, root['model'])
-    assert message == f'took model, not the moving average {name} (--ema, ema=True)'
+    assert message == f'took model, not the moving average {name} (ema=True; --ema, train --init-ema)'
     file, message = said(tmp_path, root, ema=True)
     same(file.tensors, root[name])
     assert message == f'took {name}, the moving average, not model'
@@ -205,9 +207,40 @@ def test_the_moving_average_is_taken_on_request(tmp_path, name):
     assert message == f'took {name}, the moving average, as there are no other weights'
 
 
+def test_other_state_dicts_are_named(tmp_path):
+    others = {'teacher': weights(first=5), 'best_model': weights(first=6), 'loss': LONE}
+    file, message = said(tmp_path, {**others, 'model': weights(), 'model_ema': weights(first=7)})
+    same(file.tensors, weights())
+    average = 'the moving average model_ema (ema=True; --ema, train --init-ema)'
+    assert message == f'took model, not teacher, best_model, nor {average}; passed over loss'
+
+
+def test_a_moving_average_one_level_down(tmp_path):
+    """`updates` and `decay` as tensors beside it, as YOLO's and torch-ema's scripts keep it, or numbers, or nothing."""
+    average = weights(first=10)
+    for beside in ({'decay': LONE, 'updates': LONE}, {'decay': 0.99, 'collected': None}, {}):
+        for inner in ('module', 'shadow'):
+            root = {'state_dict': weights(), 'ema': {**beside, inner: average}}
+            file, message = said(tmp_path, root, ema=True)
+            same(file.tensors, average)
+            left = '; passed over decay, updates' if 'updates' in beside else ''
+            assert message == f'took ema.{inner}, the moving average, not state_dict{left}'
+            file, message = said(tmp_path, root)
+            same(file.tensors, weights())
+            note = f'took state_dict, not the moving average ema.{inner} (ema=True; --ema, train --init-ema)'
+            assert message == note
+    with pytest.raises(ValueError, match=r'several state dicts \(ema\.module of 3 tensors, ema\.backup of 3 tensors\)'):
+        read(tmp_path, {'ema': {'module': average, 'backup': weights()}}, ema=True)
+    same(said(tmp_path, {'ema': average | {'extra': weights(2)}}, ema=True)[0].tensors, average)
+
+
 def test_no_moving_average(tmp_path):
     with pytest.raises(ValueError, match=r'checkpoint\.pth: holds no moving average; it holds model of 3 tensors'):
         read(tmp_path, {'model': weights(), 'schema': {'a': 1}}, ema=True)
+    with pytest.raises(
+        ValueError, match=r'checkpoint\.pth: holds no moving average: it is one state dict of 3 tensors$'
+    ):
+        read(tmp_path, weights(), ema=True)
     with pytest.raises(ValueError, match=r'refused: it asks for mine\.ModelEma'):
         read(tmp_path, {'model': weights(), 'ema': Made('mine.ModelEma', LONE)}, ema=True)
     path = tmp_path / 'arrays.npz'

@@ -1,8 +1,10 @@
 """What training scripts wrap around a state dict: checkpoints, moving averages, prefixes; without torch."""
 
+import dataclasses
 import json
 import warnings
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -13,6 +15,8 @@ from two_blocks import arrays, assert_same_bits, filled, model, variables
 import flaxmobile
 from benchmarks.random_variables import random_variables
 from flaxmobile import weights
+from flaxmobile.training.config import load_config
+from flaxmobile.training.finetuning import follow, load_init
 from flaxmobile.weights import from_torch, to_torch
 from flaxmobile.weights.torch_names import LAYOUTS, bare
 
@@ -23,8 +27,12 @@ def prefixed(prefix, arrays, **more):
     return {f'{prefix}{name}': array for name, array in arrays.items()} | more
 
 
+def shifted(arrays):
+    return {name: np.add(array, 1, dtype=array.dtype, out=np.empty_like(array)) for name, array in arrays.items()}
+
+
 AVERAGED = {'n_averaged': np.array(3)}
-EMA = 'the moving average state_dict_ema (--ema, ema=True)'
+EMA = 'the moving average state_dict_ema (ema=True; --ema, train --init-ema)'
 
 
 @pytest.mark.parametrize(
@@ -42,7 +50,10 @@ EMA = 'the moving average state_dict_ema (--ema, ema=True)'
         ),
         (lambda arrays: {'epoch': 3, 'model': arrays, 'optimizer': {'state': {}}}, ''),
         (lambda arrays: {'model': arrays, 'loss': jnp.ones(())}, ''),
-        (lambda arrays: {'net': arrays, 'best': np.float32(3), 'criterion': {'weight': np.ones(3)}}, ''),
+        (
+            lambda arrays: {'net': arrays, 'best': np.float32(3), 'criterion': {'weight': np.ones(3)}},
+            'took net, not criterion',
+        ),
         (lambda arrays: {'state_dict': prefixed('module.', arrays)}, "took the prefix 'module.' off all names"),
         (
             lambda arrays: {'state_dict': {}, 'state_dict_ema': arrays},
@@ -51,6 +62,14 @@ EMA = 'the moving average state_dict_ema (--ema, ema=True)'
         (
             lambda arrays: {'state_dict': arrays, 'state_dict_ema': dict.fromkeys(arrays, np.ones(1))},
             f'took state_dict, not {EMA}',
+        ),
+        *(
+            (lambda arrays, other=other: {'model': arrays, other: shifted(arrays)}, f'took model, not {other}')
+            for other in ('teacher', 'best_model', 'model_averaged')
+        ),
+        (
+            lambda arrays: {'model': arrays, 'state_dict': {name: np.copy(array) for name, array in arrays.items()}},
+            'took state_dict, not model',
         ),
         (lambda arrays: {name: jnp.asarray(array) for name, array in arrays.items() if array.ndim}, ''),
     ],
@@ -63,18 +82,30 @@ def test_wrapped_state_dicts(model, variables, arrays, wrap, said):
 
 
 def test_the_moving_average_on_request(model, variables, arrays):
-    others = {name: array + 1 for name, array in arrays.items()}
+    others = shifted(arrays)
     with pytest.warns(UserWarning, match='took model_ema, the moving average, not model'):
         found = from_torch({'model': others, 'model_ema': arrays}, model, ema=True)
     assert_same_bits(found, variables)
-    for root, words in ((arrays, 'the file itself'), ({'model': arrays}, 'model')):
-        with pytest.raises(ValueError, match=f'holds no moving average; it holds {words} of {len(arrays)} tensors'):
+    for root, words in (
+        (arrays, f': it is one state dict of {len(arrays)} tensors'),
+        ({'model': arrays}, f'; it holds model of {len(arrays)} tensors'),
+    ):
+        with pytest.raises(ValueError, match=f'^holds no moving average{words}$'):
             from_torch(root, model, ema=True)
 
 
 def test_which_state_dict_is_meant_is_not_guessed(model, arrays):
     with pytest.raises(ValueError, match=rf'several state dicts \(student of {len(arrays)} tensors, teacher of '):
         from_torch({'student': arrays, 'teacher': arrays}, model)
+    for other in (shifted(arrays), prefixed('module.', arrays), {**arrays, 'conv_stem.weight': np.ones(1)}):
+        for root in ({'model': arrays, 'state_dict': other}, {'state_dict': arrays, 'model': other}):
+            with pytest.raises(ValueError, match=r'several state dicts \((model|state_dict) of '):
+                from_torch(root, model)
+
+
+def test_a_key_that_is_no_name(model, arrays):
+    with pytest.raises(ValueError, match=r'^a state dict is a mapping of names to arrays, and its key 1 is no name$'):
+        from_torch({1: np.ones(3)} | arrays, model)
 
 
 @pytest.mark.parametrize('library', LAYOUTS)
@@ -130,3 +161,28 @@ def test_the_moving_average_of_a_file(command, tmp_path):
         status, _, err = command('predict', given, image, '--ema')
         assert (status, err.count('\n')) == (2, 1)
         assert said in err
+
+
+def test_a_run_starts_from_the_moving_average_of_a_checkpoint(tmp_path):
+    path, model = tmp_path / 'birds.pth', flaxmobile.create_model('mobilenetv1_025', num_classes=3)
+    variables = random_variables(model, (1, 32, 32, 3))
+    average = to_torch(variables, model)
+    path.write_bytes(torch_zip({'model': shifted(average), 'model_ema': average}))
+    config = dataclasses.replace(load_config('image_folder'), model='mobilenetv1_025', init=str(path), init_ema=True)
+    assert follow(config, str(path)).model == 'mobilenetv1_025'
+    with pytest.warns(UserWarning, match=r'birds\.pth: took model_ema, the moving average, not model$'):
+        read = load_init(str(path), config, config.build_model(3))
+    assert_same_bits(read.variables, variables)
+    with pytest.warns(UserWarning, match=r'took model, not the moving average model_ema \(.*--init-ema\)$'):
+        teacher = load_init(str(path), config)
+    assert_same_bits(teacher.variables, jax.tree.map(lambda value: value + 1, variables))
+    path.write_bytes(torch_zip(average))
+    with pytest.raises(ValueError, match=r'birds\.pth: holds no moving average'):
+        follow(config, str(path))
+    for given in ('mobilenetv3_small_100', str(tmp_path)):
+        with pytest.raises(ValueError, match=rf'--init-ema.* goes with a checkpoint of torch, and {given} is none'):
+            load_init(given, config, config.build_model(3))
+    with pytest.raises(ValueError, match=r'--init-ema.* goes with a checkpoint of torch, and mobilenetv3_small_100 is'):
+        follow(config, 'mobilenetv3_small_100')
+    with pytest.raises(ValueError, match=r'init_ema=True \(--init-ema\) goes with init'):
+        dataclasses.replace(config, init=None)

@@ -54,7 +54,7 @@ def read(path: str | Path, *, ema: bool = False) -> File:
         raise FileNotFoundError(f'{shown}: there is no such file')
     with path.open('rb') as file:
         head = file.read(512)
-    kind = _zipped(path) if head.startswith(b'PK') else _kind(head)
+    kind = _kind(head) or (_zipped(path) if head.startswith(b'PK') else None)
     if kind == 'torch':
         from flaxmobile.weights.formats import torch_pickle
 
@@ -77,11 +77,12 @@ def read(path: str | Path, *, ema: bool = False) -> File:
 
 
 def _kind(head: bytes) -> Kind | None:
+    # The length of a header may begin with the bytes that another format begins with.
+    if head[7:9] == b'\0{':
+        return 'safetensors'
     if head[:1] == b'\x80' and head[1:2] in (b'\2', b'\3', b'\4', b'\5'):
         return 'torch'
-    if head.startswith(b'\x89HDF\r\n\x1a\n'):
-        return 'keras'
-    return 'safetensors' if head[7:9] == b'\0{' else None
+    return 'keras' if head.startswith(b'\x89HDF\r\n\x1a\n') else None
 
 
 def _zipped(path: Path) -> Kind:

@@ -116,17 +116,23 @@ def _file(root: Any, contents: Mapping[str, memoryview], unpickler: Unpickler, e
     if not any(isinstance(value, dict) for value in meant):
         _require_none(maker(meant))
     try:
-        choice = choose(root, lambda value: isinstance(value, Tensor), ema)
+        choice = choose(
+            root, lambda value: isinstance(value, Tensor), ema, lambda value: value.array(contents[value.storage.key])
+        )
     except NoWeightsError:
         _require_none(next(iter(unpickler.foreign), None))
         raise
     _require_none(maker(choice.weights.values()))
     found = {name: value for name, value in choice.weights.items() if _is_named_tensor(name, value)}
     tensors = {name: value.array(contents[value.storage.key]) for name, value in found.items()}
-    around = _plain(root) | _plain(choice.weights)
-    left = list(_left(choice.weights, tensors, around))
-    if choice.name is not None:
-        left = list(_left(root, (choice.name, *choice.others), around)) + left
+    around, part, left = _plain(root), root, list[str]()
+    for depth, name in enumerate(choice.part):
+        named = {other[depth] for other in choice.others if other[:depth] == choice.part[:depth] and other[depth:]}
+        left += _left(part, {name} | named, _plain(part))
+        part = part[name]
+        around |= _plain(part)
+    named = {other[0] for other in choice.others if not choice.part}
+    left += _left(part, tensors.keys() | named, around)
     notes = [choice.note, f'passed over {listing(left)}' if left else '']
     return File('torch', tensors, around), '; '.join(filter(None, notes))
 
@@ -145,7 +151,7 @@ def _plain(values: Mapping[Any, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if isinstance(name, str) and type(value) in PLAIN}
 
 
-def _left(values: Mapping[Any, Any], taken: Container[str | None], around: Container[str]) -> Iterator[str]:
+def _left(values: Mapping[Any, Any], taken: Container[str], around: Container[str]) -> Iterator[str]:
     """What is neither of those taken nor plain, by name and, where the pickle has one, type."""
     for name, value in values.items():
         if value is not None and (not isinstance(name, str) or (name not in taken and name not in around)):
