@@ -290,7 +290,7 @@ def test_a_safetensors_header_as_long_as_the_first_bytes_of_another_format(tmp_p
     if length < 1 << 20:
         entry = {'name': {'dtype': 'F32', 'shape': [1], 'data_offsets': [0, 4]}, '__metadata__': {'note': ''}}
         entry['__metadata__']['note'] = ' ' * (length - len(json.dumps(entry)))
-        path.write_bytes(with_header(entry, struct.pack('<f', 1.5)))
+        path.write_bytes(safetensors_of(entry, struct.pack('<f', 1.5)))
         assert safetensors.numpy.load_file(path)['name'].tolist() == [1.5]
         same(formats.read(path).tensors, {'name': np.array([1.5], np.float32)})
     else:
