@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.metadata
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
@@ -85,7 +86,10 @@ def read_variables(path: Path, file: File, model: MobileNet, **options: Any) -> 
             case 'keras':
                 return keras_names.from_keras(file.tensors, model, **options)
             case _:
-                return torch_names.from_torch(file.tensors, model, **options)
+                tensors, note = torch_names.unwrapped(file.tensors)
+                if note:
+                    warnings.warn(f'{printable(path, None)}: {note}', stacklevel=3)
+                return torch_names.from_torch(tensors, model, **options)
     except names.TensorMismatchError as error:
         raise names.TensorMismatchError(f'{printable(path)}: {error}', error.faults) from error
     except ValueError as error:

@@ -259,17 +259,16 @@ def from_torch(
             `faults` are all of them); they were made for another convention; `initial` is needed and not given, or not
             the model's; a checkpoint's weights are not to be told from others in it.
     """
-    tensors, note = checkpoint.unwrapped(state_dict, OUTERMOST, ema, names.as_array)
+    tensors, note = unwrapped(state_dict, ema)
     if note:
         warnings.warn(note, stacklevel=2)
-    return names.read(
-        without_counters(tensors),
-        layouts(model),
-        model,
-        excuse=excuse,
-        initial=initial,
-        ignore_convention=ignore_convention,
-    )
+    options: dict[str, Any] = {'excuse': excuse, 'initial': initial, 'ignore_convention': ignore_convention}
+    try:
+        return names.read(without_counters(tensors), layouts(model), model, **options)
+    except names.TensorMismatchError as error:
+        if not (shared := checkpoint.shared_prefix(tensors, OUTERMOST)):
+            raise
+        raise names.TensorMismatchError(f'{shared}. Now {error}', error.faults) from None
 
 
 def to_torch(
@@ -308,13 +307,18 @@ def without_counters(tensors: Mapping[str, Value]) -> dict[str, Value]:
     return {name: tensor for name, tensor in tensors.items() if name.rpartition('.')[2] != COUNTER}
 
 
+def unwrapped(state_dict: Mapping[str, Any], ema: bool = False) -> tuple[Mapping[str, Any], str]:
+    """What `bare` gives, or a checkpoint's moving average, and what was taken off, in words."""
+    return checkpoint.unwrapped(state_dict, OUTERMOST, ema, names.as_array)
+
+
 def bare(state_dict: Mapping[str, Any]) -> Mapping[str, Any]:
     """The names and tensors of a state dict, out of a training script's wrapping.
 
     Raises:
         ValueError: it is no mapping of names, or holds several state dicts.
     """
-    return checkpoint.unwrapped(state_dict, OUTERMOST)[0]
+    return unwrapped(state_dict)[0]
 
 
 def layouts(model: MobileNet) -> dict[str, Layout]:

@@ -267,6 +267,13 @@ def test_every_type_that_numpy_writes(tmp_path, code, order):
                 formats.read(path)
 
 
+def test_an_unfinished_header_is_refused_in_words(tmp_path):
+    path = tmp_path / 'a.npz'
+    path.write_bytes(zipped({'a.npy': header("{'descr': (\n")}))
+    with pytest.raises(ValueError, match=r'a\.npz: a\.npy is no array of NumPy \([^()]*\)$'):
+        formats.read(path)
+
+
 def test_arrays_with_named_fields(tmp_path):
     path = tmp_path / 'a.npz'
     for name in ('x', 'é', '日'):

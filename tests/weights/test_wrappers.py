@@ -103,6 +103,29 @@ def test_which_state_dict_is_meant_is_not_guessed(model, arrays):
                 from_torch(root, model)
 
 
+def test_a_prefix_that_only_most_names_share_is_named(model, arrays):
+    """As Lightning writes a loss with weights beside the network."""
+    lightning = prefixed('model.', arrays, **{'criterion.weight': np.ones(3, np.float32)})
+    count = len(lightning)
+    said = (
+        rf"^{count - 1} of {count} names begin with 'model\.', which is taken off where all do: leave out criterion\.w"
+    )
+    with pytest.raises(weights.TensorMismatchError, match=said) as refusal:
+        from_torch(lightning, model)
+    assert '\n' not in str(refusal.value)
+    assert {fault.name for fault in refusal.value.faults} > {'criterion.weight', 'conv_stem.weight'}
+    with pytest.raises(weights.TensorMismatchError, match=r'^the tensors do not fit'):
+        from_torch({name: array for name, array in arrays.items() if 'classifier' not in name}, model)
+
+
+@pytest.mark.parametrize('suffix', ['pth', 'npz'])
+def test_the_warning_of_a_prefix_names_the_file(model, variables, arrays, tmp_path, suffix):
+    path, wrapped = tmp_path / f'weights.{suffix}', prefixed('module.', arrays)
+    np.savez(path, **wrapped) if suffix == 'npz' else path.write_bytes(torch_zip(wrapped))
+    with pytest.warns(UserWarning, match=rf"^{path}: took the prefix 'module\.' off all names$"):
+        assert_same_bits(weights.load_file(path, model), variables)
+
+
 def test_a_key_that_is_no_name(model, arrays):
     with pytest.raises(ValueError, match=r'^a state dict is a mapping of names to arrays, and its key 1 is no name$'):
         from_torch({1: np.ones(3)} | arrays, model)

@@ -1,6 +1,7 @@
 """Which part of a training script's checkpoint holds the weights, and which prefix its names share."""
 
 import re
+from collections import Counter
 from collections.abc import Callable, Collection, Container, Mapping
 from typing import Any, NamedTuple
 
@@ -206,6 +207,19 @@ def unwrapped(
 def _is_array(value: Any) -> bool:
     """NumPy's numbers have a shape too."""
     return hasattr(value, 'shape') and hasattr(value, 'dtype') and not isinstance(value, np.generic)
+
+
+def shared_prefix(names: Collection[str], modules: Container[str]) -> str:
+    """In words, the prefix that over half of the names share and others do not, as beside a loss; '' without one."""
+    heads = Counter(name.partition('.')[0] for name in names if '.' in name)
+    head, count = heads.most_common(1)[0] if heads else ('', 0)
+    if head in modules or not len(names) / 2 < count < len(names):
+        return ''
+    others = listing([name for name in names if not name.startswith(f'{head}.')], 3)
+    return (
+        f"{count:,} of {len(names):,} names begin with '{printable(head)}.', which is taken off where all do: "
+        f'leave out {others}'
+    )
 
 
 def _without_prefix(tensors: Mapping[str, Any], modules: Container[str]) -> tuple[Mapping[str, Any], str]:

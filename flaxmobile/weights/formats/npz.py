@@ -58,7 +58,8 @@ def _header(name: str, content: memoryview) -> tuple[tuple[int, ...], bool, np.d
         if not all(type(length) is int and 0 <= length < 1 << 62 for length in shape):
             raise ValueError('a length of its shape is no whole number')
     except Exception as error:  # NumPy gives the header to Python's parser, which raises what it likes.
-        raise ValueError(f'{printable(name)} is no array of NumPy ({printable(error)})') from error
+        reason = next((part for part in error.args if isinstance(part, str)), type(error).__name__)
+        raise ValueError(f'{printable(name)} is no array of NumPy ({printable(reason)})') from error
     return shape, fortran, dtype, stream.tell()
 
 
