@@ -134,7 +134,7 @@ def test_every_reader_of_a_run_refuses_another_mean(
         lambda: read_description(run_dir),
         lambda: load_run(run_dir),
         lambda: open_source(str(run_dir)),
-        lambda: load_init(str(run_dir), 'tiny'),
+        lambda: load_init(str(run_dir), tiny),
         lambda: follow(tiny, str(run_dir)),
         lambda: follow(tiny, 'gone', run_dir),
         lambda: check_folder(run_dir, resumed, resume=True, overwrite=False),
