@@ -69,7 +69,9 @@ def tell(text: str) -> None:
 
 def assumed_of(file: str | Path, model: 'NamedModel') -> str:
     """What a file does not say, and what was taken for it."""
-    which = f'which network it is of (its tensors fit {model.name} alone), ' if model.recognized else ''
+    reasons = {'tensors': f'its tensors fit {model.name} alone', 'arch': f'its `arch` says {model.name}'}
+    reason = reasons.get(model.recognized)
+    which = f'which network it is of ({reason}), ' if reason else ''
     return (
         f'{file} says neither {which}how images are prepared nor what its classes are; taken as usual for '
         f'{model.name}: {model.loaded.preprocessing}'

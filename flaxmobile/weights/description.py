@@ -5,13 +5,21 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+from flax import linen as nn
 
 from flaxmobile.data import Preprocessing
+from flaxmobile.layers import get_convention
 from flaxmobile.messages import printable, unknown
+from flaxmobile.models.mobilenetv1 import MobileNetV1
+from flaxmobile.models.mobilenetv3 import MobileNetV3
+from flaxmobile.models.mobilenetv4 import MobileNetV4
 from flaxmobile.models.network import MobileNet
 from flaxmobile.models.registry import create_model
+from flaxmobile.weights import origins
+from flaxmobile.weights.formats.safetensors_file import FORMAT
+from flaxmobile.weights.loaded import LoadedModel
 
-KEYS = ('flaxmobile', 'model', 'preprocessing', 'classes')
+KEYS = ('flaxmobile', 'format', 'model', 'preprocessing', 'classes')
 LONGEST = 600
 # The deepest published network has 37.
 MOST_BLOCKS = 1000
@@ -42,7 +50,7 @@ def understand(metadata: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -
 
 
 def _understood(metadata: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> Description:
-    _same_keys('entry', metadata, KEYS, optional=('flaxmobile',))
+    _same_keys('entry', metadata, KEYS, optional=('flaxmobile', 'format'))
     overrides = dict(_object(metadata, 'model'))
     name = overrides.pop('name', None)
     if not isinstance(name, str):
@@ -55,6 +63,32 @@ def _understood(metadata: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) 
     preprocessing = Preprocessing(**said)
     classes = check_classes(metadata['classes'], model.num_classes)
     return Description(name, overrides, model, preprocessing, classes)
+
+
+def outdated(said: Description, metadata: Mapping[str, Any]) -> str:
+    """Why the network of a file of format 1 answers otherwise today than when it was written; '' where it does not.
+
+    Since then `tf_mobilenetv1_...` pads as Keras's V1, and the V3 and V4 of all but torchvision dilate by timm's rule.
+    """
+    if metadata.get('format', FORMAT) != 1:
+        return ''
+    own = get_convention(said.model.convention)
+    if isinstance(said.model, MobileNetV1) and own.padding == 'bottom_right' and 'convention' not in said.overrides:
+        before = "convention='tensorflow'"
+        changed = f"{said.name} pads as Keras's since, where height or width is no multiple of 32"
+    else:
+        former = dataclasses.replace(own, dilate_strided=True)
+        if not isinstance(said.model, MobileNetV3 | MobileNetV4):
+            return ''
+        if said.model.places() == said.model.clone(convention=former).places():
+            return ''
+        before = f'convention={former}'
+        changed = f"{said.name} with output_stride={said.model.output_stride} dilates by timm's rule since"
+    return (
+        f'was written by an earlier flaxmobile, and {changed}: it answers otherwise there than it did. To go on with '
+        f'what it was, give load_file(path, model, ignore_convention=True) a model of {before}; save it again, and '
+        'this is not said any more'
+    )
 
 
 def _object(metadata: Mapping[str, Any], key: str) -> Mapping[str, Any]:
@@ -105,3 +139,38 @@ def _check_size(model: MobileNet, overrides: Mapping[str, Any], tensors: Mapping
     depth = getattr(model, 'depth_multiplier', 1.0)
     if held > MOST_BLOCKS or depth > max(held, 1):
         raise ValueError(f'{title}: depth_multiplier is {printable(depth, 40)}, and the file holds {held:,} blocks')
+
+
+def channels_of(variables: Mapping[str, Any]) -> int:
+    """Of the images that the network of those variables takes."""
+    return int(variables['params']['stem']['conv']['kernel'].shape[2])
+
+
+def other_channels(variables: Mapping[str, Any], preprocessing: Preprocessing) -> str:
+    """Where the network of those variables takes images of other channels than the preprocessing's, that; or ''."""
+    own, given = channels_of(variables), preprocessing.channels
+    return '' if own == given else f'preprocessing.channels is {given}, and its network takes images of {own} channels'
+
+
+def check_described(model: nn.Module, described: MobileNet, name: str) -> None:
+    """See that the network of that name and those overrides answers as the model does whose variables are written."""
+    own = getattr(model, 'convention', described.convention)
+    if not origins.alike(own, described.convention):
+        raise ValueError(
+            f'the model has {origins.words(own)}, and {name} {origins.words(described.convention)}: a file that says '
+            f"{name} would answer something else. Give overrides={{'convention': "
+            f'{origins.spelled(get_convention(own))}}}, or the name of the network that it is'
+        )
+
+
+def check_ours(loaded: LoadedModel, described: MobileNet, name: str) -> None:
+    """See that a file of our own format says the network and the images that the variables are for."""
+    also = ('num_classes', 'stem_stride', 'output_stride')
+    if differences := origins.differences(loaded.model, described, also):
+        needed = {field: pair[0] for field, pair in differences.items()}
+        raise ValueError(
+            f'the model differs from {name} in {origins.differing(loaded.model, described, also)}: a file that says '
+            f'{name} would answer something else. Give overrides={needed}, or the name of the network that it is'
+        )
+    if why := other_channels(loaded.variables, loaded.preprocessing):
+        raise ValueError(f'{why}: give the preprocessing of its images')

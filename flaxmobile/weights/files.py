@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.metadata
+import shlex
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -11,18 +12,24 @@ import jax
 import numpy as np
 from flax import linen as nn
 
-from flaxmobile.data import Preprocessing
 from flaxmobile.files import write_whole
 from flaxmobile.layers import get_convention
 from flaxmobile.messages import printable, unknown
 from flaxmobile.models.network import MobileNet
-from flaxmobile.models.registry import create_model, entry
+from flaxmobile.models.registry import REGISTRY, create_model
 from flaxmobile.weights import formats, keras_names, names, origins, recognition, torch_names
-from flaxmobile.weights.catalogue import CATALOGUE, find
-from flaxmobile.weights.class_names import VOCABULARIES, vocabulary
-from flaxmobile.weights.description import check_classes, understand
+from flaxmobile.weights.description import (
+    channels_of,
+    check_classes,
+    check_described,
+    check_ours,
+    other_channels,
+    outdated,
+    understand,
+)
 from flaxmobile.weights.formats import File, naming
 from flaxmobile.weights.loaded import LoadedModel
+from flaxmobile.weights.usual import usual_classes, usual_preprocessing
 
 Layout = Literal['timm', 'torchvision', 'keras']
 TORCH_SUFFIXES = ('.pth', '.pt')
@@ -34,14 +41,15 @@ class NamedModel(NamedTuple):
     """A loaded model with the registered name and the overrides that `create_model` builds it from.
 
     Where preprocessing and classes are a guess, as the file says neither, `assumed` is whose names its tensors have:
-    'torch', 'keras' or 'flaxmobile'. `recognized`: the tensors told the name, which neither file nor caller said.
+    'torch', 'keras' or 'flaxmobile'. `recognized` is what told the name where the caller did not: 'tensors', which fit
+    this network alone, or 'arch', a checkpoint's word among networks that they fit alike.
     """
 
     loaded: LoadedModel
     name: str
     overrides: dict[str, Any]
     assumed: str = ''
-    recognized: bool = False
+    recognized: str = ''
 
 
 def load_file(
@@ -65,13 +73,14 @@ def load_file(
         excuse: shell patterns of names in the file, such as `['classifier.*']`. Excused tensors that the model has no
             place for are left out; where one is missing or does not fit, `initial` gives the value.
         initial: variables of the model, as `model.init` makes them.
-        ignore_convention: take weights that were made for another padding or BatchNorm epsilon than the model's.
+        ignore_convention: take weights that were made for another padding or BatchNorm epsilon than the model's, or
+            that the file says are of a network that computes otherwise with the same tensors.
         ema: of a torch checkpoint, take the moving average of the weights.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is damaged or of no known format; it does not fit the model (a `TensorMismatchError`, whose
-            `faults` are all that does not); it was made for another convention.
+            `faults` are all that does not); it was made for another convention; it says that it is of another network.
     """
     options = {'excuse': excuse, 'initial': initial, 'ignore_convention': ignore_convention}
     return read_variables(Path(path), formats.read(path, ema=ema), model, **options)
@@ -79,35 +88,61 @@ def load_file(
 
 def read_variables(path: Path, file: File, model: MobileNet, **options: Any) -> dict[str, Any]:
     """What `load_file` gives, of a file that has been read from `path`."""
+    shown = printable(path, None)
     try:
         match recognition.origin(file.tensors):
             case 'flaxmobile':
-                return _read_ours(file, model, **options)
+                return _read_ours(shown, file, model, **options)
             case 'keras':
                 return keras_names.from_keras(file.tensors, model, **options)
             case _:
                 tensors, note = torch_names.unwrapped(file.tensors)
                 if note:
-                    warnings.warn(f'{printable(path, None)}: {note}', stacklevel=3)
-                return torch_names.from_torch(tensors, model, **options)
+                    warnings.warn(f'{shown}: {note}', stacklevel=3)
+                variables = torch_names.from_torch(tensors, model, **options)
+                _check_arch(file.metadata.get('arch'), model, options.get('ignore_convention', False))
+                return variables
     except names.TensorMismatchError as error:
-        raise names.TensorMismatchError(f'{printable(path)}: {error}', error.faults) from error
+        raise names.TensorMismatchError(f'{shown}: {error}', error.faults) from error
     except ValueError as error:
-        raise ValueError(f'{printable(path)}: {error}') from error
+        raise ValueError(f'{shown}: {error}') from error
 
 
-def _read_ours(file: File, model: MobileNet, **options: Any) -> dict[str, Any]:
+def _check_arch(said: Any, model: MobileNet, insist: bool) -> None:
+    """Hold the model to the network that a checkpoint says it is of, `arch` of timm's script, if its tensors fit it."""
+    if insist or not isinstance(said, str) or said not in REGISTRY or not origins.in_timm(said):
+        return
+    if not recognition.same_tensors(said, model):
+        return
+    network = create_model(said)
+    origin = f'{said}, as the file says'
+    if why := origins.contradiction(origin, (get_convention(network.convention),), model):
+        raise ValueError(why)
+    if differing := origins.differing(network, model):
+        raise ValueError(_otherwise(f'is of {origin}', differing, model, f'build it with create_model({said!r})'))
+
+
+def _otherwise(holds: str, differing: str, model: nn.Module, mend: str) -> str:
+    return (
+        f'{holds}, and {type(model).__name__} here differs from it in {differing}: with these numbers it answers '
+        f'something else; {mend}, or insist with ignore_convention=True (--ignore-convention)'
+    )
+
+
+def _read_ours(shown: str, file: File, model: MobileNet, **options: Any) -> dict[str, Any]:
     """Tensors of our names, for a model like the one that a file of our own format says it holds."""
     if 'model' not in file.metadata:
         return names.read(file.tensors, {'flaxmobile': names.SAME}, model, **options)
     said = understand(file.metadata, file.tensors)
     layout = names.SAME._replace(origin=said.name, conventions=(get_convention(said.model.convention),))
     variables = names.read(file.tensors, {'flaxmobile': layout}, model, **options)
-    if differing := origins.differing(said.model, model):
+    differing = origins.differing(said.model, model, also=('stem_stride',))
+    if differing and not options.get('ignore_convention', False):
         raise ValueError(
-            f'holds {said.name}, and {type(model).__name__} here differs from it in {differing}: with these numbers it '
-            'answers something else; load(path) has the network that the file says'
+            _otherwise(f'holds {said.name}', differing, model, 'load(path) has the network that the file says')
         )
+    if what := outdated(said, file.metadata):
+        warnings.warn(f'{shown}: {what}', stacklevel=4)
     return variables
 
 
@@ -120,8 +155,9 @@ def load(path: str | Path) -> LoadedModel:
     """
     if (file := formats.read(path)).kind != 'flaxmobile':
         raise ValueError(
-            f'{printable(path)}: tensors of {recognition.origin(file.tensors)}, and the file says neither its network '
-            'nor its classes: open_model recognizes the one and takes the others as usual, load_file is given a model'
+            f'{printable(path, None)}: tensors of {recognition.origin(file.tensors)}, and the file says neither '
+            'its network nor its classes: open_model recognizes the one and takes the others as usual, load_file is '
+            'given a model'
         )
     return _open_ours(Path(path), file, None).loaded
 
@@ -159,23 +195,27 @@ def open_model(
         tensors = file.tensors
         if recognition.origin(tensors) == 'torch':
             tensors = dict(torch_names.bare(tensors))
-        found = name or _recognize(path, tensors, file.metadata)
+        found, told = (name, '') if name else _recognize(path, tensors, file.metadata)
         overrides = {**(overrides or {}), 'num_classes': recognition.count_classes(tensors, found)}
         model = create_model(found, **overrides)
+        title = recognition.layout_of(tensors, found)
     variables = read_variables(path, file, model, ignore_convention=ignore_convention)
-    channels = variables['params']['stem']['conv']['kernel'].shape[2]
-    loaded = LoadedModel(model, variables, _usual(found, channels), _classes(model.num_classes))
-    return NamedModel(loaded, found, overrides, recognition.origin(file.tensors), recognized=name is None)
+    channels = channels_of(variables)
+    loaded = LoadedModel(
+        model, variables, usual_preprocessing(found, channels, title), usual_classes(model.num_classes)
+    )
+    return NamedModel(loaded, found, overrides, recognition.origin(file.tensors), told)
 
 
-def _recognize(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) -> str:
+def _recognize(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) -> recognition.Recognized:
     """The network of a file that does not say it; `arch` is what timm's training script calls it in a checkpoint."""
     said = metadata.get('arch')
     try:
         return recognition.recognize(tensors, said if isinstance(said, str) else '')
-    except ValueError as error:
+    except recognition.AmbiguousError as error:
+        shown = shlex.quote(printable(path, None))
         raise ValueError(
-            f'{error}. Say which it is: open_model(path, name); in the shell `flaxmobile convert {printable(path)} '
+            f'{error}. Say which it is: open_model(path, name); in the shell `flaxmobile convert {shown} '
             'model.safetensors --model NAME` makes a file that says it'
         ) from None
 
@@ -186,30 +226,11 @@ def _open_ours(path: Path, file: File, name: str | None) -> NamedModel:
         if name not in (None, said.name):
             raise ValueError(f'holds {said.name}, not {name}')
     variables = read_variables(path, file, said.model)
-    channels = variables['params']['stem']['conv']['kernel'].shape[2]
     with naming(path):
-        if channels != said.preprocessing.channels:
-            told = f'preprocessing.channels is {said.preprocessing.channels}'
-            raise ValueError(f'{told}, and its network takes images of {channels} channels')
+        if why := other_channels(variables, said.preprocessing):
+            raise ValueError(f'{why}. load_file(path, model) takes its variables, to be saved with another')
     loaded = LoadedModel(said.model, variables, said.preprocessing, said.classes)
     return NamedModel(loaded, said.name, said.overrides)
-
-
-def _usual(name: str, channels: int) -> Preprocessing:
-    if channels == 3 and any(weight.model == name for weight in CATALOGUE.values()):
-        return find(name).preprocessing()
-    image_size = entry(name).image_size
-    if channels == 3 and get_convention(create_model(name).convention).padding == 'symmetric':
-        return Preprocessing(image_size)
-    half = (0.5,) * channels
-    return Preprocessing(image_size, channels, half, half)
-
-
-def _classes(count: int) -> tuple[str, ...]:
-    for name, length in VOCABULARIES.items():
-        if length == count:
-            return vocabulary(name).names
-    return tuple(map(str, range(count)))
 
 
 def save(
@@ -239,13 +260,17 @@ def save(
     Raises:
         FileExistsError: `path` is there, and `overwrite` is not set.
         ValueError: no such suffix or layout, or the library has no such network; the variables are not the network's,
-            or the model pads or normalises otherwise.
+            or the model pads or normalises otherwise; a file of our own format would say another network or other
+            images than the model's.
     """
     path = Path(path)
     suffix = check_target(path, layout, overwrite=overwrite)
     overrides = {**(overrides or {}), 'num_classes': loaded.model.num_classes}
     model = create_model(name, **overrides)
-    _check_described(loaded.model, model, name)
+    with naming(path):
+        check_described(loaded.model, model, name)
+        if suffix == '.safetensors' and layout is None:
+            check_ours(loaded, model, name)
     if suffix in KERAS_SUFFIXES:
         from flaxmobile.weights.formats import hdf5
 
@@ -253,17 +278,6 @@ def save(
     tensors = _named(loaded.variables, model, layout, torch=suffix in TORCH_SUFFIXES)
     with naming(path):
         write_whole(path, _encoder(suffix, layout, loaded, {'name': name, **overrides})(tensors))
-
-
-def _check_described(model: nn.Module, described: MobileNet, name: str) -> None:
-    """See that the network of that name and those overrides answers as the model does whose variables are written."""
-    own = getattr(model, 'convention', described.convention)
-    if not origins.alike(own, described.convention):
-        raise ValueError(
-            f'the model has {origins.words(own)}, and {name} {origins.words(described.convention)}: a file that says '
-            f"{name} would answer something else. Give overrides={{'convention': "
-            f'{origins.spelled(get_convention(own))}}}, or the name of the network that it is'
-        )
 
 
 def check_target(path: str | Path, layout: Layout | None = None, *, overwrite: bool = False) -> str:
@@ -279,7 +293,7 @@ def check_target(path: str | Path, layout: Layout | None = None, *, overwrite: b
         allowed = ', '.join(SUFFIXES)
         keras = '. (A .keras is a Keras program too: load an .h5 into keras.applications, and save that)'
         raise ValueError(
-            f'{printable(path)}: the suffix says which format to write, and {path.suffix!r} is none of {allowed}'
+            f'{printable(path, None)}: the suffix says which format to write, and {path.suffix!r} is none of {allowed}'
             + (keras if path.suffix == '.keras' else '')
         )
     if layout is not None and layout not in get_args(Layout):
@@ -287,12 +301,12 @@ def check_target(path: str | Path, layout: Layout | None = None, *, overwrite: b
     others = {'keras': TORCH_SUFFIXES, 'timm': KERAS_SUFFIXES, 'torchvision': KERAS_SUFFIXES}
     if layout is not None and suffix in others[layout]:
         raise ValueError(
-            f'{printable(path)}: {suffix} does not hold the names of {layout}: .safetensors and .npz hold any'
+            f'{printable(path, None)}: {suffix} does not hold the names of {layout}: .safetensors and .npz hold any'
         )
     if path.is_dir():
-        raise FileExistsError(f'{printable(path)} is a folder: name a file in it')
+        raise FileExistsError(f'{printable(path, None)} is a folder: name a file in it')
     if path.exists() and not overwrite:
-        raise FileExistsError(f'{printable(path)} is already there: --overwrite (overwrite=True) replaces it')
+        raise FileExistsError(f'{printable(path, None)} is already there: --overwrite (overwrite=True) replaces it')
     return suffix
 
 

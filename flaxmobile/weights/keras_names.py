@@ -2,6 +2,7 @@
 
 import functools
 import re
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
@@ -170,7 +171,8 @@ def from_keras(
     a head that was put on the pooled features. A V3 without its top has no `conv_2` either: excuse `conv_2/*` then.
 
     Keras pads and normalises by the convention `TENSORFLOW`, its V1 by `KERAS_V1`, and the model has to do the same, as
-    those of the names `tf_...` do.
+    those of the names `tf_...` do. A V1 of the convention `TENSORFLOW` is warned of: it answers as Keras's where height
+    and width are multiples of 32.
 
     Args:
         weights: name to array, such as `{weight.path: weight.numpy() for weight in network.weights}`.
@@ -185,7 +187,7 @@ def from_keras(
             `TensorMismatchError`, whose `faults` are all of them); the model's convention is another than Keras's;
             `initial` is needed and not given, or not the model's.
     """
-    return names.read(
+    variables = names.read(
         weights,
         layouts(model, weights),
         model,
@@ -193,6 +195,9 @@ def from_keras(
         initial=initial,
         ignore_convention=ignore_convention,
     )
+    if not ignore_convention and (why := origins.odd_sizes(model)):
+        warnings.warn(why, stacklevel=2)
+    return variables
 
 
 def to_keras(variables: Mapping[str, Any], model: MobileNet) -> dict[str, np.ndarray]:
@@ -207,7 +212,10 @@ def to_keras(variables: Mapping[str, Any], model: MobileNet) -> dict[str, np.nda
     Raises:
         ValueError: Keras has no such network, or the variables are not the model's.
     """
-    return names.write(variables, _layout(model, dialects(model)['Keras']), model)
+    arrays = names.write(variables, _layout(model, dialects(model)['Keras']), model)
+    if why := origins.odd_sizes(model):
+        warnings.warn(why, stacklevel=2)
+    return arrays
 
 
 def dialects(model: MobileNet) -> dict[str, Names]:

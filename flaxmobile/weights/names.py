@@ -120,7 +120,9 @@ def read(
     if unexcused:
         from flaxmobile.weights.recognition import hint
 
-        raise TensorMismatchError(message(unexcused, model, title, layouts, hint(arrays, model)), unexcused)
+        raise TensorMismatchError(
+            message(unexcused, model, title, layouts, hint(arrays, model, layouts[title].origin)), unexcused
+        )
     if not ignore_convention and (why := origins.contradiction(*layouts[title][1:], model)):
         raise ValueError(why)
     unfit = assignment.keys() & {fault.name for fault in found}

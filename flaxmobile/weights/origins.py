@@ -2,7 +2,7 @@
 
 import dataclasses
 import fnmatch
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from flax import linen as nn
@@ -32,6 +32,16 @@ FREE = (
     'name',
 )
 """Fields that may differ between a network and the registered one that it is."""
+SHOWN = (
+    'width_multiplier',
+    'depth_multiplier',
+    'fix_stem_and_head',
+    'minimalistic',
+    'squeeze_divisor',
+    'head_bias',
+    'head_features',
+)
+"""Fields that names and shapes of the tensors show, wherever they change what is computed."""
 
 
 def structure(model: nn.Module) -> tuple[Any, ...]:
@@ -40,12 +50,31 @@ def structure(model: nn.Module) -> tuple[Any, ...]:
     return type(model), *((name, value) for name, value in values if name not in FREE)
 
 
-def differing(one: nn.Module, other: nn.Module) -> str:
-    """In which fields two networks of one class differ that tensors need not show: "anti_aliasing ('blur', None)"."""
-    (kind, *fields), (other_kind, *others) = structure(one), structure(other)
-    if kind is not other_kind:
-        return ''
-    return ', '.join(f'{own[0]} {(own[1], its[1])}' for own, its in zip(fields, others, strict=True) if own != its)
+def differences(one: nn.Module, other: nn.Module, also: Collection[str] = ()) -> dict[str, tuple[Any, Any]]:
+    """Field to both values, where two networks compute otherwise with the same tensors.
+
+    Args:
+        one: a network.
+        other: one of its class, or of a class that inherits from it or that it inherits from; any other has tensors
+            of its own, and no differences here.
+        also: those of the `FREE` fields that count.
+    """
+    if not (isinstance(one, type(other)) or isinstance(other, type(one))):
+        return {}
+    counted, its_own = (
+        [field.name for field in dataclasses.fields(network)]  # type: ignore[arg-type]
+        for network in (one, other)
+    )
+    left = {*FREE, *SHOWN} - set(also)
+    pairs = {
+        name: (getattr(one, name), getattr(other, name)) for name in counted if name in its_own and name not in left
+    }
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def differing(one: nn.Module, other: nn.Module, also: Collection[str] = ()) -> str:
+    """The `differences` in words: "anti_aliasing ('blur', None)"; '' where there are none."""
+    return ', '.join(f'{name} {pair}' for name, pair in differences(one, other, also).items())
 
 
 def registered(model: nn.Module) -> dict[str, Convention]:
@@ -98,6 +127,20 @@ def contradiction(origin: str, known: Sequence[Convention], model: nn.Module) ->
         f'these are weights of {origin}, made for {words(known[0])}, and {type(model).__name__} here has '
         f'{words(getattr(model, "convention", ""))}, with which they answer something else: build it with '
         f'convention={spelled(known[0])}{networks}, or insist with ignore_convention=True (--ignore-convention)'
+    )
+
+
+def odd_sizes(model: nn.Module) -> str:
+    """Why Keras's network answers otherwise than `model` at some sizes of images; '' where it does not.
+
+    Its V1 pads as TensorFlow's SAME does where height and width are multiples of 32, and only there.
+    """
+    own = getattr(model, 'convention', None)
+    if own is None or not isinstance(model, MobileNetV1) or get_convention(own).padding != 'same':
+        return ''
+    return (
+        "Keras's MobileNetV1 pads otherwise than this model where an image's height or width is no multiple of 32, and "
+        "answers something else there: convention='keras_v1' pads as it does"
     )
 
 

@@ -3,7 +3,7 @@
 import functools
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +20,7 @@ Tensors = Mapping[str, Any]
 """Arrays or their shapes, by name."""
 
 CLASSIFIER = 'params/classifier/'
+BODY = ('stem', 'block_')
 CLASSIFIER_BIAS = f'{CLASSIFIER}bias'
 TRIED = 3
 """How many structures are compared name by name where none has all the features looked for."""
@@ -33,12 +34,25 @@ class Fit(NamedTuple):
         layout: whose names fit best.
         wrong: tensors that are missing, unexpected or misshapen, the classifier's left out.
         right: tensors in their places.
+        body: of the wrong, those of stem and blocks, as far as the network has a place for them.
     """
 
     networks: tuple[str, ...]
     layout: Layout
     wrong: int
     right: int
+    body: int
+
+
+class Recognized(NamedTuple):
+    """The registered name of a network, and what told it: 'tensors', or 'arch' among networks that they fit alike."""
+
+    name: str
+    told: str
+
+
+class AmbiguousError(ValueError):
+    """Tensors that fit several networks alike."""
 
 
 def origin(tensors: Tensors) -> str:
@@ -48,7 +62,7 @@ def origin(tensors: Tensors) -> str:
     return 'keras' if any('/' in name for name in tensors) else 'torch'
 
 
-def recognize(tensors: Tensors, said: str = '') -> str:
+def recognize(tensors: Tensors, said: str = '') -> Recognized:
     """The registered network that the tensors are of, whatever its number of classes.
 
     Args:
@@ -56,22 +70,35 @@ def recognize(tensors: Tensors, said: str = '') -> str:
         said: what a checkpoint calls its network; it counts only between networks that fit alike.
 
     Raises:
-        ValueError: they fit none, and which is nearest; or several that answer differently with them, and which.
+        AmbiguousError: they fit several that answer differently with them, and which. It is a ValueError.
+        ValueError: they fit none, and which is nearest.
     """
     found = fits(tensors)
     fitting = [fit for fit in found if not fit.wrong]
     if not fitting:
-        near = f'; the nearest is {_possible(found[0])[0]}, with {found[0].wrong:,} that do not' if found else ''
-        raise ValueError(f'the tensors, of {origin(tensors)}, fit no registered network{near}')
+        raise ValueError(f'the tensors, of {origin(tensors)}, fit no registered network{_near(found)}')
     possible = [name for fit in fitting for name in _possible(fit)]
-    if said in possible:
-        return said
-    if len(possible) > 1:
-        raise ValueError(
+    if len(possible) == 1:
+        return Recognized(possible[0], 'tensors')
+    if said not in possible:
+        raise AmbiguousError(
             f'the tensors fit {listing(possible)} alike, which answer differently with them, and nothing in the file '
             'tells them apart'
         )
-    return possible[0]
+    return Recognized(said, 'arch')
+
+
+def _near(found: Sequence[Fit]) -> str:
+    """Which network is nearest, and what to do where it is one without its own head."""
+    if not found:
+        return ''
+    nearest, name = found[0], _possible(found[0])[0]
+    if nearest.body:
+        return f'; the nearest is {name}, with {nearest.wrong:,} that do not'
+    return (
+        f'; stem and blocks are those of {name}, and what is behind them is not ({nearest.wrong:,} missing, unexpected '
+        f'or misshapen): load_file(path, model, excuse=[...], initial=...) takes the rest into create_model({name!r})'
+    )
 
 
 def _possible(fit: Fit) -> list[str]:
@@ -85,8 +112,13 @@ def _possible(fit: Fit) -> list[str]:
     return same or list(fit.networks)
 
 
-def hint(arrays: Tensors, model: nn.Module) -> str:
-    """For a message on tensors that do not fit `model`: which registered network they fit, or the nearest."""
+def hint(arrays: Tensors, model: nn.Module, said: str = '') -> str:
+    """For a message on tensors that do not fit `model`: the registered network they are of.
+
+    It is the one that the file says, where that is a registered name; or the one that they fit, or the nearest.
+    """
+    if said in REGISTRY:
+        return '' if said in origins.registered(model) else f' (they are of {said}, as the file says)'
     found = fits(arrays)
     if not found or any(name in origins.registered(model) for name in found[0].networks):
         return ''
@@ -139,14 +171,15 @@ def _compare(tensors: Tensors, networks: tuple[str, ...]) -> Iterator[Fit]:
         title, assignment = names.nearest(tensors, layouts, shapes(networks[0]))
     except ValueError:  # The library has no such network.
         return
-    wrong = right = 0
+    wrong = right = body = 0
     for name in assignment.keys() | tensors.keys():
         place = assignment.get(name)
         if place is not None and place.path.startswith(CLASSIFIER):
             continue
         fits = place is not None and name in tensors and _fits(tuple(tensors[name].shape), place)
         wrong, right = wrong + (not fits), right + fits
-    yield Fit(networks, layouts[title], wrong, right)
+        body += not fits and place is not None and place.path.split('/')[1].startswith(BODY)
+    yield Fit(networks, layouts[title], wrong, right, body)
 
 
 def _fits(shape: tuple[int, ...], place: Place) -> bool:
@@ -162,6 +195,20 @@ def _fits(shape: tuple[int, ...], place: Place) -> bool:
 def shapes(name: str) -> names.Shapes:
     """Path to shape and type of each variable of the registered network, with its own number of classes."""
     return names.flat_shapes(create_model(name))
+
+
+def same_tensors(name: str, model: MobileNet) -> bool:
+    """Whether the registered network has the tensors of `model`, whatever its classes."""
+    own, theirs = (
+        {path: shape.shape for path, shape in flat.items() if not path.startswith(CLASSIFIER)}
+        for flat in (names.flat_shapes(model), shapes(name))
+    )
+    return own == theirs
+
+
+def layout_of(tensors: Tensors, name: str) -> str:
+    """The title of the layout of that registered network that the tensors' names fit best."""
+    return names.nearest(tensors, layouts_of(tensors, create_model(name)), shapes(name))[0]
 
 
 def layouts_of(tensors: Tensors, model: MobileNet) -> dict[str, Layout]:

@@ -133,7 +133,7 @@ def test_a_checkpoint_of_timm_s_script_says_its_network(tmp_path):
     state = timm.create_model(name, num_classes=3).state_dict()
     torch.save({'epoch': 1, 'arch': name, 'state_dict': state}, path)
     opened = open_model(path)
-    assert (opened.name, opened.recognized, opened.loaded.model.num_classes) == (name, True, 3)
+    assert (opened.name, opened.recognized, opened.loaded.model.num_classes) == (name, 'arch', 3)
     torch.save({'epoch': 1, 'state_dict': state}, path)
     with pytest.raises(ValueError, match=r'fit mobilenetv3_small_minimal_100, tf_mobilenetv3_small_minimal_100 alike'):
         open_model(path)

@@ -4,13 +4,12 @@ import re
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import pytest
 
 import flaxmobile
 from benchmarks.random_variables import random_variables
-from flaxmobile import models, weights
+from flaxmobile import weights
 from flaxmobile.data import Preprocessing
 from flaxmobile.layers import Convention, get_convention
 from flaxmobile.models import MobileNetV1, MobileNetV2, MobileNetV3Large, MobileNetV3Small
@@ -100,7 +99,7 @@ def stem_of(variables: Any) -> np.ndarray:
 
 
 def test_state_dicts_and_keras_s_weights(variables: Any) -> None:
-    torch, keras = network('torch'), network('tensorflow')
+    torch, keras = network('torch'), network('keras_v1')
     for read, arrays, right, wrong, mend in (
         (from_torch, to_torch(variables, torch), torch, keras, "convention='torch' .create_model.'mobilenetv1_025'."),
         (from_keras, to_keras(variables, keras), keras, torch, "create_model.'tf_mobilenetv1_025'."),
@@ -118,7 +117,7 @@ def test_writing_for_a_network_that_answers_something_else_warns(variables: Any,
         to_keras(variables, network('torch'))
     recwarn.clear()
     to_torch(variables, network('torch'))
-    to_keras(variables, network('tensorflow'))
+    to_keras(variables, network('keras_v1'))
     assert not recwarn.list
 
 
@@ -158,18 +157,19 @@ def test_our_own_file_says_its_convention_by_its_overrides_too(loaded: LoadedMod
         load_file(path, network('torch'))
 
 
-def test_our_own_file_of_a_network_that_computes_otherwise_with_the_same_tensors(tmp_path: Path) -> None:
-    fields = {'num_classes': 2, 'width_multiplier': 0.1}
-    blurred, plain = (flaxmobile.create_model(f'mobilenetv4_conv{kind}_medium', **fields) for kind in ('_blur', ''))
-    shapes = models.network.variable_shapes(blurred)
-    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
-    path = tmp_path / 'own.safetensors'
-    weights.save(
-        path, LoadedModel(blurred, zeros, Preprocessing(64), ('a', 'b')), 'mobilenetv4_conv_blur_medium', fields
-    )
-    load_file(path, blurred.clone(output_stride=16))
-    with pytest.raises(ValueError, match=r"holds mobilenetv4_conv_blur_medium, .*anti_aliasing \('blur', None\)"):
-        load_file(path, plain)
+@pytest.mark.filterwarnings('error')
+def test_keras_s_mobilenetv1_in_tensorflow_s_padding_is_told_once(variables: Any) -> None:
+    arrays = to_keras(variables, network('keras_v1'))
+    words = r"no multiple of 32, .*convention='keras_v1' pads as it does$"
+    with pytest.warns(UserWarning, match=words) as told:
+        from_keras(arrays, network('tensorflow'))
+    assert len(told) == 1
+    with pytest.warns(UserWarning, match=words) as told:
+        to_keras(variables, network('tensorflow'))
+    assert len(told) == 1
+    from_keras(arrays, network('keras_v1'))
+    from_keras(arrays, network('tensorflow'), ignore_convention=True)
+    assert not origins.odd_sizes(MobileNetV2())
 
 
 def test_the_command_refuses_and_is_told_to_insist(command: Any, loaded: LoadedModel, tmp_path: Path) -> None:

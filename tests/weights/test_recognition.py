@@ -1,6 +1,7 @@
 """The network of a file that does not say it, told by its tensors."""
 
 import functools
+import shlex
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,8 +12,11 @@ import pytest
 
 import flaxmobile
 from flaxmobile import weights
+from flaxmobile.cli.common import assumed_of
+from flaxmobile.data import Preprocessing
 from flaxmobile.models.network import variable_shapes
 from flaxmobile.weights import recognition, to_torch
+from flaxmobile.weights.usual import usual_preprocessing
 
 
 @functools.cache
@@ -40,7 +44,7 @@ def tensors(name: str, layout: str) -> dict[str, Any]:
 )
 def test_the_names_tell_the_network(name: str, layout: str, wanted: str) -> None:
     given = tensors(name, layout)
-    assert recognition.recognize(given) == wanted
+    assert recognition.recognize(given) == (wanted, 'tensors')
     # Whatever its classes: three in the last tensors, or none at all.
     classifier = [name for name, tensor in given.items() if 1000 in tensor.shape]
     assert len(classifier) == 2
@@ -48,8 +52,8 @@ def test_the_names_tell_the_network(name: str, layout: str, wanted: str) -> None
         name: SimpleNamespace(shape=tuple(3 if side == 1000 else side for side in given[name].shape))
         for name in classifier
     }
-    assert recognition.recognize(given | three) == wanted
-    assert recognition.recognize({name: given[name] for name in given.keys() - set(classifier)}) == wanted
+    assert recognition.recognize(given | three) == (wanted, 'tensors')
+    assert recognition.recognize({name: given[name] for name in given.keys() - set(classifier)}).name == wanted
 
 
 @pytest.mark.parametrize(
@@ -69,7 +73,7 @@ def test_networks_that_fit_alike_are_named_and_none_is_taken(name: str, layout: 
     with pytest.raises(ValueError, match=f'the tensors fit {alike} alike, which answer differently'):
         recognition.recognize(given)
     for said in alike.split(', '):
-        assert recognition.recognize(given, said) == said
+        assert recognition.recognize(given, said) == (said, 'arch')
     with pytest.raises(ValueError, match=f'fit {alike} alike'):
         recognition.recognize(given, 'mobilenetv2_100')
 
@@ -88,7 +92,7 @@ def test_what_fits_no_network() -> None:
 def test_a_stem_of_other_channels() -> None:
     given = dict(tensors('mobilenetv1_025', 'timm'))
     given['conv_stem.weight'] = SimpleNamespace(shape=(8, 5, 3, 3))
-    assert recognition.recognize(given) == 'mobilenetv1_025'
+    assert recognition.recognize(given).name == 'mobilenetv1_025'
     given['conv_stem.weight'] = SimpleNamespace(shape=(8, 3, 3, 5))
     with pytest.raises(ValueError, match='nearest is mobilenetv1_025, with 1 that do not'):
         recognition.recognize(given)
@@ -106,7 +110,7 @@ def test_a_file_is_opened_by_itself(command: Any, arrays: dict[str, np.ndarray],
     np.savez(path, **arrays)
     opened = weights.open_model(path)
     assert (opened.name, opened.overrides, opened.assumed) == ('mobilenetv1_025', {'num_classes': 3}, 'torch')
-    assert opened.recognized
+    assert opened.recognized == 'tensors'
     assert not weights.open_model(path, 'mobilenetv1_025').recognized
     status, _, error = command('predict', path, tmp_path / 'none.png')
     assert status == 1  # There is no such image.
@@ -115,7 +119,8 @@ def test_a_file_is_opened_by_itself(command: Any, arrays: dict[str, np.ndarray],
     np.savez(path, **{f'x{name}': array for name, array in arrays.items()})
     status, _, error = command('predict', path, tmp_path / 'none.png')
     assert status == 2
-    assert error.startswith(f'flaxmobile: {path}: the tensors, of torch, fit no registered network. Say which it is: ')
+    assert error.startswith(f'flaxmobile: {path}: the tensors, of torch, fit no registered network')
+    assert 'Say which' not in error
     assert error.count('\n') == 1
 
 
@@ -128,3 +133,79 @@ def test_a_message_on_tensors_that_do_not_fit_names_the_network_they_are_of(arra
         weights.from_torch(arrays, flaxmobile.create_model('mobilenetv1_050'))
     with pytest.raises(weights.TensorMismatchError, match=r'fit MobileNetV1; by .*missing \(1\): conv_stem\.weight\. '):
         weights.from_torch(arrays, flaxmobile.create_model('mobilenetv1_025', num_classes=3))
+
+
+LIBRARIES = ('timm', 'torchvision', 'Keras', "Keras's published files", 'classes and numbers', 'ours')
+
+
+def shaped(name: str) -> dict[str, tuple[int, ...]]:
+    return {path: own.shape for path, own in recognition.shapes(name).items()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('layout', LIBRARIES)
+def test_every_registered_network_is_told_or_is_among_those_that_fit_alike(layout: str) -> None:
+    """By names and shapes of each library, among all networks at all widths."""
+    for name in flaxmobile.list_models():
+        try:
+            given = tensors(name, layout)
+        except (KeyError, ValueError):  # The library has no such network.
+            continue
+        try:
+            found = {recognition.recognize(given).name}
+        except recognition.AmbiguousError as error:
+            found = set(str(error).split('the tensors fit ')[1].split(' alike')[0].split(', '))
+        own = shaped(name)
+        assert found
+        assert all(shaped(other) == own for other in found), (name, found)
+
+
+def test_a_backbone_without_its_head_is_told_how_to_be_read() -> None:
+    keras = tensors('mobilenetv3_small_100', "Keras's published files")
+    timm = tensors('mobilenetv2_035', 'timm')
+    for given, name in (
+        (
+            {key: value for key, value in keras.items() if not key.lower().startswith(('conv_2', 'logits'))},
+            'tf_mobilenetv3_small_100',
+        ),
+        (
+            {key: value for key, value in timm.items() if key.startswith(('conv_stem', 'bn1', 'blocks'))},
+            'mobilenetv2_035',
+        ),
+        (
+            {f'{key}': value for key, value in timm.items() if 'classifier' not in key and 'conv_head' not in key},
+            'mobilenetv2_035',
+        ),
+    ):
+        assert len(given) < len(keras if 'v3' in name else timm) - 2
+        with pytest.raises(ValueError, match=rf"stem and blocks are those of {name}, .*load_file\(.*'{name}'\)$"):
+            recognition.recognize(given)
+
+
+def test_the_command_line_in_the_advice_can_be_pasted(tmp_path: Path) -> None:
+    path = tmp_path / ('long' * 60) / "my model's.npz"
+    path.parent.mkdir()
+    model = flaxmobile.create_model('mobilenetv4_conv_medium', num_classes=2)
+    np.savez(
+        path, **to_torch(jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), variable_shapes(model)), model)
+    )
+    with pytest.raises(ValueError, match='alike') as refusal:
+        weights.open_model(path)
+    words = shlex.split(str(refusal.value).split('`')[1])
+    assert words == ['flaxmobile', 'convert', str(path), 'model.safetensors', '--model', 'NAME']
+
+
+def test_what_told_the_name_is_said() -> None:
+    loaded = weights.LoadedModel(flaxmobile.create_model('mobilenetv1_025'), {}, Preprocessing(64), ())
+    for told, words in (('tensors', 'its tensors fit x alone'), ('arch', 'its `arch` says x'), ('', None)):
+        said = assumed_of('a.pth', weights.NamedModel(loaded, 'x', {}, 'torch', told))
+        assert (f'which network it is of ({words}), ' in said) if words else ('which network' not in said)
+
+
+def test_torchvision_s_names_take_torchvision_s_preprocessing() -> None:
+    ours, theirs = (usual_preprocessing('mobilenetv2_100', 3, layout) for layout in ('timm', 'torchvision'))
+    assert (ours.interpolation, theirs.interpolation) == ('bicubic', 'bilinear')
+    assert usual_preprocessing('mobilenetv2_050', 3, 'torchvision').interpolation == 'bilinear'
+    for name in ('mobilenetv2_100', 'mobilenetv2_035'):
+        shapes = tensors(name, 'torchvision')
+        assert recognition.layout_of(shapes, name) == 'torchvision'

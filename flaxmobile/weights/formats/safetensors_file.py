@@ -18,7 +18,9 @@ import numpy as np
 from flaxmobile.messages import listing, printable
 from flaxmobile.weights.formats import OUR_NAMES, File, naming
 
-FORMAT = 1
+FORMAT = 2
+"""Of what is written now. 1 is read too: the same bytes, of networks some of which have changed since."""
+READABLE = (1, FORMAT)
 KEY = 'flaxmobile'
 UNSIGNED = b'0' * 64
 LARGEST_HEADER = 1 << 22
@@ -92,16 +94,17 @@ def _verified(data: bytes, text: str) -> dict[str, Any]:
     """What the file says of itself, once its checksum holds."""
     try:
         description = json.loads(text, object_pairs_hook=_once, parse_constant=_no_number)
-        checksum, written = description.pop('sha256'), description.pop('format')
+        checksum, written = description.pop('sha256'), description['format']
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
         raise ValueError("has flaxmobile's names and not its checksum: damaged, or written by something else") from None
     if not isinstance(checksum, str) or not re.fullmatch('[0-9a-f]{64}', checksum):
         raise ValueError(f'is damaged: {printable(checksum, 80)} is no checksum')
     if _checksum(data, checksum.encode()) != checksum:
         raise ValueError('is damaged: its contents are not those that its checksum was made of')
-    if written != FORMAT:
+    if type(written) is not int or written not in READABLE:
         raise ValueError(
-            f'has format {printable(repr(written))}, and this version of flaxmobile reads format {FORMAT}: update it'
+            f'has format {printable(repr(written))}, and this version of flaxmobile reads format {FORMAT} and before: '
+            'update it'
         )
     return description
 
