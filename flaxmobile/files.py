@@ -15,5 +15,9 @@ def write_whole(path: str | Path, content: str | bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(beside, path)
+    except OSError as error:
+        if error.filename is None:  # A disk that is full, or a file that may not grow, names no file.
+            error.filename = str(path)
+        raise
     finally:
         beside.unlink(missing_ok=True)

@@ -159,9 +159,10 @@ def _message(error: BaseException) -> str:
 
 
 def _words(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
+        reasons = {errno.ENOSPC: 'no space is left on the disk', errno.EFBIG: 'a limit on the size of files is reached'}
         what = f'{error.filename} was not written' if error.filename else error.strerror
-        return f'no space is left on the disk: {what}; what was there before is untouched'
+        return f'{reasons.get(error.errno, "the disk quota is used up")}: {what}; what was there before is untouched'
     if _is_of_memory(error):
         return f'there is not enough memory; a smaller batch or image size needs less ({error})'
     return str(error) or type(error).__name__

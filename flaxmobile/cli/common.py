@@ -72,9 +72,13 @@ def assumed_of(file: str | Path, model: 'NamedModel') -> str:
     reasons = {'tensors': f'its tensors fit {model.name} alone', 'arch': f'its `arch` says {model.name}'}
     reason = reasons.get(model.recognized)
     which = f'which network it is of ({reason}), ' if reason else ''
+    from flaxmobile.weights.class_names import VOCABULARIES
+
+    count = len(model.loaded.classes)
+    names = "ImageNet's names, as it has as many" if count in VOCABULARIES.values() else 'their numbers for names'
     return (
         f'{file} says neither {which}how images are prepared nor what its classes are; taken as usual for '
-        f'{model.name}: {model.loaded.preprocessing}'
+        f'{model.name}: {model.loaded.preprocessing}, and for its {count:,} classes {names}'
     )
 
 

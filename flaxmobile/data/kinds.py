@@ -45,6 +45,9 @@ _BEGINNINGS = {
 }
 
 
+_NAMED_BY_PHONES = ('HEIC', 'JPEG XL')  # A photo that was converted often keeps the suffix.
+
+
 class Kind(NamedTuple):
     """A format of images, and whether it is read."""
 
@@ -69,16 +72,17 @@ def identify(path: str | Path, by_suffix: dict[str, Kind]) -> Kind | None:
     """What kind of image a file is: by its suffix, where that is known, else by its content; None if it is none.
 
     Args:
-        path: the file, which is read only where its suffix says nothing.
+        path: the file, which is read only where its suffix says nothing, or may be that of a converted photo.
         by_suffix: what `suffixes` gave.
     """
-    if found := by_suffix.get(os.path.splitext(path)[1].lower()):
-        return found
+    named = by_suffix.get(os.path.splitext(path)[1].lower())
+    if named and (named.is_read or named.name not in _NAMED_BY_PHONES):
+        return named
     try:
         with open(path, 'rb') as file:
             start = file.read(_START)
     except OSError:
-        return None
+        return named
     if unread_kind(start) == 'camera raw':  # Some are TIFF files with a preview that Pillow would take.
         return Kind('camera raw', False)
     for name in formats():
@@ -86,7 +90,7 @@ def identify(path: str | Path, by_suffix: dict[str, Kind]) -> Kind | None:
         if accepts and _accepts(accepts, start[:16]) and _opens(path, name):
             return Kind(name, True)
     other = unread_kind(start)
-    return Kind(other, False) if other else None
+    return Kind(other, False) if other else named
 
 
 def unread_kind(start: bytes) -> str | None:

@@ -95,6 +95,11 @@ class Conv(CheckedModule):
         shape = (size, size, channels // self._groups(images), features)
         if self.has_variable('params', 'kernel'):
             kernel: tuple[int, ...] = self.get_variable('params', 'kernel').shape
+            if self.kind != 'depthwise' and kernel[:3] == shape[:3] and kernel != shape:
+                raise ValueError(
+                    f'{where}: the parameters (kernel {kernel}) are those of another network: this layer has '
+                    f'{features} features and a kernel {shape}'
+                )
             if kernel != shape:
                 expected = kernel[-1] if self.kind == 'depthwise' else kernel[-2] * self.groups
                 raise ValueError(

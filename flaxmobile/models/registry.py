@@ -110,8 +110,8 @@ def entry(name: str) -> Entry:
     Raises:
         ValueError: there is none, with the nearest names.
     """
-    if name not in REGISTRY:
-        raise ValueError(unknown('model', name, REGISTRY))
+    if not isinstance(name, str) or name not in REGISTRY:
+        raise ValueError(unknown('model', str(name), REGISTRY))
     return REGISTRY[name]
 
 

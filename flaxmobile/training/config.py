@@ -286,7 +286,8 @@ def _config_folder() -> Path:
 def _check_schedule(config: TrainConfig) -> None:
     if config.warmup_epochs >= config.epochs:
         raise ValueError(
-            f'warmup_epochs ({config.warmup_epochs}) must be less than epochs ({config.epochs}): 0 is for none'
+            f'warmup_epochs ({config.warmup_epochs}) must be less than epochs ({config.epochs}): warmup_epochs=0 '
+            '(--warmup-epochs 0) trains without a warm-up'
         )
     if config.schedule == 'step' and not config.milestones:
         raise ValueError('the schedule step needs milestones, the epochs at which the learning rate falls')

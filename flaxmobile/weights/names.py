@@ -123,6 +123,7 @@ def read(
         raise TensorMismatchError(
             message(unexcused, model, title, layouts, hint(arrays, model, layouts[title].origin)), unexcused
         )
+    tell_of_values(arrays)
     if not ignore_convention and (why := origins.contradiction(*layouts[title][1:], model)):
         raise ValueError(why)
     unfit = assignment.keys() & {fault.name for fault in found}
@@ -136,6 +137,13 @@ def read(
         for name, place in assignment.items()
     }
     return unflatten_dict(flat, sep='/')
+
+
+def tell_of_values(arrays: Mapping[str, np.ndarray]) -> None:
+    """Warn of arrays that hold NaN or infinity: a network answers nothing of sense with them."""
+    broken = [name for name, array in arrays.items() if not np.isfinite(array).all()]
+    if broken:
+        warnings.warn(f'{len(broken)} tensors hold values that are not finite: {listing(broken)}', stacklevel=2)
 
 
 def write(variables: Mapping[str, Any], layout: Layout, model: nn.Module) -> dict[str, np.ndarray]:

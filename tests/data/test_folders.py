@@ -268,6 +268,12 @@ def test_images_that_are_not_read_are_named(flowers, name, content, kind):
     assert find_images(flowers).unread == {flowers / 'iris' / name: kind}
 
 
+def test_a_photo_that_was_converted_and_kept_its_suffix_is_read(flowers):
+    (flowers / 'iris' / 'IMG_1.HEIC').write_bytes(encoded('JPEG'))
+    assert 'iris/IMG_1.HEIC' in names(load_dataset(str(flowers), 'train+test'))
+    assert flowers / 'iris' / 'IMG_1.HEIC' in find_images(flowers).images
+
+
 def test_a_class_of_other_files_says_what_it_holds(flowers):
     (flowers / 'rose').mkdir()
     for number in range(9):

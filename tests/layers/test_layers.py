@@ -253,6 +253,13 @@ def test_other_channels_than_the_parameters_were_made_for():
         block.apply(variables, IMAGES[..., :3])
 
 
+def test_the_parameters_of_another_network():
+    variables = random_variables(layers.Conv(features=4, kernel_size=3), IMAGES.shape)
+    words = r'are those of another network: this layer has 8 features and a kernel \(3, 3, 6, 8\)'
+    with pytest.raises(ValueError, match=words):
+        layers.Conv(features=8, kernel_size=3).apply(variables, IMAGES)
+
+
 def test_a_blur_of_large_numbers_stays_finite():
     images = jnp.full((1, 4, 4, 1), 60000, jnp.float16)
     assert float(ops.blur_pool(images)[0, 1, 1, 0]) == 60000

@@ -348,6 +348,7 @@ def test_create_model_overrides():
     ('name', 'fields', 'message'),
     [
         ('mobilnetv2_100', {}, r"unknown model 'mobilnetv2_100'.*Did you mean.*mobilenetv2_100"),
+        (None, {}, "unknown model 'None'"),
         ('mobilenetv2_100', {'num_clases': 3}, r"unknown field of MobileNetV2 'num_clases'.*num_classes"),
         (
             'mobilenetv2_100',

@@ -14,7 +14,7 @@ from flaxmobile.weights.formats import hdf5, plain_hdf5
 from flaxmobile.weights.formats.plain_hdf5.chunk_arrays import ExtensibleArray, FixedArray
 from flaxmobile.weights.formats.plain_hdf5.source import NOWHERE, Source, lookup3
 
-VERSIONS = ('earliest', 'v108', 'v110', 'v200', 'latest')
+VERSIONS = ('earliest', 'v108', 'v110', 'latest')  # The latest is v200 by HDF5 2.0.
 FILTERS = (
     {},
     {'compression': 'gzip'},

@@ -27,6 +27,14 @@ def test_all_faults_are_said_at_once(model, arrays):
     )
 
 
+@pytest.mark.parametrize('value', [np.nan, np.inf, -np.inf])
+def test_values_that_are_not_finite_are_told(model, arrays, value):
+    arrays['conv_stem.weight'] = arrays['conv_stem.weight'].copy()
+    arrays['conv_stem.weight'][0, 0, 0, 0] = value
+    with pytest.warns(UserWarning, match=r'^1 tensors hold values that are not finite: conv_stem\.weight$'):
+        from_torch(arrays, model)
+
+
 def test_a_long_list_of_faults_is_one_short_line_and_whole_in_the_error(model, arrays):
     renamed = {f'{name}\n\x1b]0;title\x07{"x" * 1000}': array for name, array in arrays.items() if array.ndim}
     with pytest.raises(TensorMismatchError) as caught:
