@@ -204,10 +204,7 @@ def test_train_with_changed_fields(
             2,
             'no space is left on the disk: runs/a/report',
         ),
-        (
-            OSError(errno.EFBIG, 'File too large', 'a.npz'),
-            'a limit on the size of files is reached: a.npz was not written',
-        ),
+        (OSError(errno.EFBIG, 'File too large', 'a.npz'), 2, 'size of files is reached: a.npz was not written'),
         (OSError(errno.EDQUOT, 'Quota exceeded', 'a.npz'), 2, 'disk quota is used up: a.npz was not written'),
         (KeyboardInterrupt(), 130, ''),
     ],
