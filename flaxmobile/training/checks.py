@@ -31,7 +31,7 @@ def steps_per_epoch(config: TrainConfig, images: Sized) -> int:
             f'the run would make no update: {length}, and an update takes accumulation_steps '
             f'({config.accumulation_steps:,}). More epochs, a smaller batch_size or fewer accumulation_steps make one'
         )
-    # No schedule rises again after the first update, but for the warm-up.
+    # Of all schedules only the warm-up rises, and its first rate is above 0: a rate of 0 here is 0 at every update.
     if not float(learning_rate_schedule(config, steps)(0)) > 0:
         raise ValueError(
             f'the run would change no parameter: {length}, {total // config.accumulation_steps:,} updates, and the '

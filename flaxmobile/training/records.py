@@ -2,11 +2,11 @@
 
 import hashlib
 import json
-import math
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any
 
 from flaxmobile.messages import listing, printable
+from flaxmobile.rules import NotNegative, Share, at_least, checker
 from flaxmobile.training.probe import Probe
 
 Record = dict[str, Any]
@@ -17,23 +17,15 @@ FIGURES = ('loss', 'accuracy', 'accuracy_top5', 'count')
 """What an evaluation measures."""
 NEEDED = {'train': ('loss', 'accuracy', 'learning_rate'), 'validation': FIGURES, 'probe': Probe._fields}
 """What a record of each split has besides its place."""
-_RULES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
-    (
-        'a number from 0 to 1',
-        lambda value: 0 <= value <= 1,
-        ('accuracy', 'accuracy_top5', 'linear_accuracy', 'knn_accuracy'),
-    ),
-    (
-        'a whole number, 0 or more',
-        lambda value: isinstance(value, int) and value >= 0,
-        ('step', 'count', 'skipped_updates', 'train_images', 'test_images'),
-    ),
-    (
-        'a number, 0 or more',
-        lambda value: 0 <= value < math.inf,
-        ('epoch', 'seconds', 'learning_rate', 'gradient_norm', 'images_per_second', 'penalty'),
-    ),
-)
+_CHECKS = {
+    name: checker(annotation)
+    for annotation, names in (
+        (Share, ('accuracy', 'accuracy_top5', 'linear_accuracy', 'knn_accuracy')),
+        (Annotated[int, at_least(0)], ('step', 'count', 'skipped_updates', 'train_images', 'test_images')),
+        (NotNegative, ('epoch', 'seconds', 'learning_rate', 'gradient_norm', 'images_per_second', 'penalty')),
+    )
+    for name in names
+}
 
 
 def signed(content: Mapping[str, Any]) -> Record:
@@ -87,10 +79,11 @@ def check_figures(figures: Any, needed: Iterable[str] = ()) -> None:
         raise ValueError(f'{printable(repr(figures))} are no figures by name')
     _check_names(figures, needed)
     for name, value in figures.items():
-        rules = ((words, holds) for words, holds, names in _RULES if name in names)
-        words, holds = next(rules, ('a number', lambda _: True))
-        if not _is_number(value) or not holds(value):
-            raise ValueError(f'{printable(name)} is {printable(repr(value))}, not {words}')
+        check = _CHECKS.get(name)
+        if not _is_number(value) or (check and not check.holds(value)):
+            raise ValueError(
+                f'{printable(name)} is {printable(repr(value))}, not {check.words if check else "a number"}'
+            )
 
 
 def _check_names(values: Mapping[str, Any], needed: Iterable[str]) -> None:
