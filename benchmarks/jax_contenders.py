@@ -14,8 +14,8 @@ import flaxmobile
 from benchmarks.networks import IMAGE_SIZE, PREPROCESSING, images, labels, network, pixels, variables_of
 from benchmarks.plain_flax import PlainNetwork
 from benchmarks.worker import Case
+from flaxmobile.inspection.rehearsal import OPTIMIZER, rehearse, repeated
 from flaxmobile.training.compiled import compile_step
-from flaxmobile.training.rehearsal import OPTIMIZER, rehearse, repeated
 from flaxmobile.training.state import TrainState
 from flaxmobile.weights import LoadedModel
 

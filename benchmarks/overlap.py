@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from benchmarks.input_contenders import make_photographs
 from benchmarks.timing import limit_threads
 from flaxmobile.data.dataset import RandomAccessDataset
-from flaxmobile.training import loop
+from flaxmobile.runs import loop
 from flaxmobile.training.config import TrainConfig
 
 Spans = list[tuple[float, float]]

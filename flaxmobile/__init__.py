@@ -26,7 +26,7 @@ __all__ = [
     'weights',
 ]
 
-_LAZY = {'load_pretrained': 'flaxmobile.weights', 'load_run': 'flaxmobile.training.run'}
+_LAZY = {'load_pretrained': 'flaxmobile.weights', 'load_run': 'flaxmobile.runs.folder'}
 
 
 def __getattr__(name: str) -> Any:

@@ -19,7 +19,8 @@ from flaxmobile.cli import command as command_module
 from flaxmobile.cli import main
 from flaxmobile.data import loading
 from flaxmobile.layers.normalization import SingleValues
-from flaxmobile.training import interruption, loop
+from flaxmobile.runs import loop
+from flaxmobile.training import interruption
 from flaxmobile.training.config import TrainConfig
 from flaxmobile.training.metrics import Display
 
@@ -110,7 +111,7 @@ def test_the_names_of_classes_cannot_act_on_the_terminal(
     monkeypatch.setattr(
         'flaxmobile.cli.models.open_model', lambda *_: SimpleNamespace(model=SimpleNamespace(loaded=None))
     )
-    monkeypatch.setattr('flaxmobile.training.prediction.predict_files', lambda *_: found)
+    monkeypatch.setattr('flaxmobile.runs.prediction.predict_files', lambda *_: found)
     status, out, _ = command('predict', 'mine', tmp_path)
     assert status == 1
     assert out.splitlines() == [HARMLESS, f'  100.0%  {HARMLESS}', 'b', f'  cannot be read: {HARMLESS}']

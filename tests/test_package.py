@@ -28,7 +28,11 @@ MAY_IMPORT = {
     'analysis': {'messages', 'ops', 'layers', 'models'},
     'data': {'messages', 'rules'},
     'weights': {'messages', 'rules', 'files', 'ops', 'layers', 'models', 'data'},
-    'training': {'messages', 'rules', 'files', 'ops', 'layers', 'models', 'data', 'weights'},
+    'parallel': {'messages'},
+    'tasks': {'messages', 'rules', 'layers', 'models', 'data', 'parallel', 'weights'},
+    'training': {'messages', 'rules', 'files', 'layers', 'models', 'data', 'parallel', 'tasks', 'weights'},
+    'runs': {'messages', 'rules', 'files', 'layers', 'models', 'data', 'parallel', 'tasks', 'weights', 'training'},
+    'inspection': {'messages', 'files', 'models', 'data', 'parallel', 'tasks', 'weights', 'training', 'runs'},
     'cli': {
         'messages',
         'rules',
@@ -37,14 +41,18 @@ MAY_IMPORT = {
         'models',
         'data',
         'weights',
-        'training',
         'analysis',
+        'parallel',
+        'tasks',
+        'training',
+        'runs',
+        'inspection',
         'compilation',
         'memory',
         '__init__',
     },
     '__main__': {'cli'},
-    '__init__': {'messages', 'ops', 'layers', 'models', 'data', 'weights', 'training'},
+    '__init__': {'messages', 'ops', 'layers', 'models', 'data', 'weights', 'runs'},
 }
 HEAVY = {'tensorflow', 'tensorflow_datasets', 'torch', 'keras', 'timm', 'grain', 'orbax', 'matplotlib', 'PIL'}
 HEAVY |= {'tensorboardX', 'tyro', 'rich'}
@@ -87,7 +95,7 @@ def files_by_part() -> list[tuple[str, Path]]:
     [
         ('from flaxmobile.layers import blocks', 'ops', {'flaxmobile.layers.blocks'}),
         ('from flaxmobile import layers', 'ops', {'flaxmobile.layers'}),
-        ('from ..training import loop', 'data', {'flaxmobile.training.loop'}),
+        ('from ..training import step', 'data', {'flaxmobile.training.step'}),
         ('def f():\n    import flaxmobile.cli', 'training', {'flaxmobile.cli'}),
         ('from flaxmobile import create_model', 'models', {'flaxmobile.create_model'}),
         ('import jax\nfrom . import other\nfrom flaxmobile.ops.padding import pad', 'layers', set()),

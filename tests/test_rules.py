@@ -20,8 +20,8 @@ from flaxmobile.data.preprocessing import Augmentation, Preprocessing
 from flaxmobile.layers.attention import Attention, Projection
 from flaxmobile.layers.normalization import BatchNorm
 from flaxmobile.rules import checker, checks
+from flaxmobile.tasks.mixing import Mixing
 from flaxmobile.training.config import TrainConfig
-from flaxmobile.training.mixing import Mixing
 
 NAN, INF = math.nan, math.inf
 NO_COUNT = (0, -1, 2.5, 8.0, '8', True, NAN, (1, 1))

@@ -14,7 +14,8 @@ import pytest
 from tiny_run import blobs, use_tiny
 
 from flaxmobile.cli import main
-from flaxmobile.training import distributed, splits
+from flaxmobile.parallel import processes as distributed
+from flaxmobile.runs import splits
 from flaxmobile.training.metrics import Window
 
 

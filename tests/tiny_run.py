@@ -12,7 +12,7 @@ from PIL import Image
 
 from flaxmobile import data
 from flaxmobile.data.dataset import Dataset, Example, RandomAccessDataset
-from flaxmobile.training import loop, splits
+from flaxmobile.runs import loop, splits
 from flaxmobile.training.config import TrainConfig
 
 CLASSES = ('bottom', 'left', 'right', 'top')

@@ -98,7 +98,7 @@ def _with_others(words: Sequence[str], debug: bool) -> AbstractContextManager[No
     """What makes this process one of several where a launcher started several, for commands that share their work."""
     if words[:1] not in (['train'], ['evaluate']) or _asks_for_help(words):
         return nullcontext()
-    from flaxmobile.training.distributed import joined
+    from flaxmobile.parallel.processes import joined
 
     told, training = functools.partial(_told, debug=debug), words[0] == 'train'
     advice = '; start all processes again with --resume, to go on from the last checkpoint' if training else ''
@@ -137,7 +137,7 @@ def _configuration(words: Sequence[str]) -> TrainConfig:
     config = load_config(words[1])
     if words[0] != 'train' or not any(word.split('=')[0] == '--init' for word in words):
         return config
-    from flaxmobile.training.finetuning import NETWORK, follow
+    from flaxmobile.runs.start import NETWORK, follow
 
     # A first reading, for what the weights say: the second one puts the user's own options on top of that.
     @functools.wraps(_CONFIGURED[words[0]])

@@ -11,7 +11,7 @@ from tyro.conf import FlagCreatePairsOff, arg
 from flaxmobile.messages import printable
 
 if TYPE_CHECKING:
-    from flaxmobile.training.sources import Source
+    from flaxmobile.runs.sources import Source
     from flaxmobile.weights import NamedModel
 
 Model = Annotated[
@@ -49,7 +49,7 @@ AS_IT_IS = Opened()
 
 def open_model(given: str, how: Opened = AS_IT_IS) -> 'Source':
     """The model that the command line names, with what is to be known of it said on the side."""
-    from flaxmobile.training.sources import open_source
+    from flaxmobile.runs.sources import open_source
 
     file = how.weights
     source = open_source(

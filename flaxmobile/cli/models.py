@@ -13,8 +13,8 @@ from flaxmobile.training.config import TrainConfig
 
 if TYPE_CHECKING:
     from flaxmobile.data import Dataset
-    from flaxmobile.training.evaluation import Evaluation
-    from flaxmobile.training.sources import Source
+    from flaxmobile.runs.sources import Source
+    from flaxmobile.tasks.evaluation import Evaluation
     from flaxmobile.weights import Weight
 
 
@@ -37,9 +37,10 @@ def evaluate(
     """Evaluate a model: accuracy, top 5, loss and the classes it does worst on, beside what was published."""
     import jax
 
-    from flaxmobile.training.evaluation import evaluate as run_evaluation
-    from flaxmobile.training.splits import same_images
-    from flaxmobile.training.step import make_evaluation_step, make_mesh, replicate
+    from flaxmobile.parallel.mesh import make_mesh, replicate
+    from flaxmobile.runs.splits import same_images
+    from flaxmobile.tasks.evaluation import evaluate as run_evaluation
+    from flaxmobile.training.step import make_evaluation_step
 
     named = open_model(model, opened)
     loaded, config = named.model.loaded, named.config
@@ -141,7 +142,7 @@ def predict(
     opened: OmitArgPrefixes[Opened] = AS_IT_IS,
 ) -> int:
     """Say what is on images, with probabilities; exit code 1 where one cannot be read."""
-    from flaxmobile.training.prediction import predict_files
+    from flaxmobile.runs.prediction import predict_files
 
     if not images:
         raise ValueError('name at least one image, or a folder of images')
@@ -170,9 +171,9 @@ def probe(
 ) -> int:
     """See how good a model's features are for other classes: nearest neighbours and a linear classifier on them."""
     from flaxmobile.data import load_dataset
-    from flaxmobile.training.probe import NEIGHBOURS
-    from flaxmobile.training.probe import probe as run_probe
-    from flaxmobile.training.step import make_mesh
+    from flaxmobile.parallel.mesh import make_mesh
+    from flaxmobile.tasks.probe import NEIGHBOURS
+    from flaxmobile.tasks.probe import probe as run_probe
 
     named = open_model(model, opened)
     config = named.config if named.config and data in (None, named.config.dataset) else None

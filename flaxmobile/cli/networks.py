@@ -111,8 +111,8 @@ def _trained_or_not(given: str, file: Path | None, image_size: int | None) -> tu
 
 def _train_step(loaded: 'LoadedModel', batch_size: int) -> 'Program':
     from flaxmobile.analysis.trace import Program
+    from flaxmobile.inspection.rehearsal import random_batch, rehearse, repeated
     from flaxmobile.training.compiled import compile_step
-    from flaxmobile.training.rehearsal import random_batch, rehearse, repeated
 
     step, state, batch = rehearse(loaded, random_batch(loaded, batch_size))
     compiled = compile_step(step, state, batch)

@@ -39,16 +39,16 @@ def train(
     import jax
 
     from flaxmobile.analysis.counts import layers
+    from flaxmobile.runs.loop import train as run_training
+    from flaxmobile.runs.report import read_results
     from flaxmobile.training.interruption import TrainingStopped
-    from flaxmobile.training.loop import train as run_training
-    from flaxmobile.training.report import read_results
 
     def count(model: MobileNet) -> int:
         return sum(layer.multiply_adds for layer in layers(model, configuration.image_size, configuration.channels))
 
     folder = run_dir or Path('runs') / Path(config).stem
     if dry_run:
-        from flaxmobile.training.dry_run import dry_run as plan
+        from flaxmobile.inspection.dry_run import dry_run as plan
 
         picture = output or folder.with_name(f'{folder.name}-dry-run.png')
         print(plan(configuration, picture, name=config, images=images, multiply_adds=count))
@@ -75,7 +75,7 @@ def preview(
     images: Annotated[int, arg(help='How many training images to show, a row each.')] = 6,
 ) -> int:
     """Show what a config feeds the network, as a picture: training images, and what becomes of them."""
-    from flaxmobile.training.preview import write_preview
+    from flaxmobile.inspection.preview import write_preview
 
     write_preview(configuration, output, name=config, count=images)
     print(printable(output, None))
@@ -102,7 +102,7 @@ def compile_step(
     import optax
 
     from flaxmobile.analysis import footprint, tpu
-    from flaxmobile.training.rehearsal import planned_step
+    from flaxmobile.inspection.rehearsal import planned_step
 
     piece = tpu.open_slice(target)
     step, state, batch = planned_step(configuration, num_classes or _num_classes(configuration), piece.devices)
@@ -137,8 +137,8 @@ def benchmark_input(
     json: Annotated[FlagCreatePairsOff[bool], arg(help='Print JSON.')] = False,
 ) -> int:
     """Time the input of a training run: images a second by stage, and of all together."""
-    from flaxmobile.training.input_speed import input_speed
-    from flaxmobile.training.splits import load_split
+    from flaxmobile.inspection.input_speed import input_speed
+    from flaxmobile.runs.splits import load_split
 
     given: dict[str, Any] = {'workers': workers, 'batch_size': batch_size}
     run = replace(load_config(config), **{name: value for name, value in given.items() if value is not None})

@@ -2,8 +2,12 @@
 
 import re
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from flaxmobile.messages import unknown
+
+if TYPE_CHECKING:
+    from flaxmobile.data.dataset import Dataset
 
 _PART = re.compile(r'(?P<name>[\w.-]+)(?:\[(?P<start>-?\d+%?)?:(?P<stop>-?\d+%?)?\])?')
 
@@ -47,3 +51,13 @@ def _boundary(text: str | None, length: int) -> int | None:
 
 def _shown(lengths: Mapping[str, int]) -> str:
     return ', '.join(f'{name} has {length}' for name, length in lengths.items())
+
+
+def overlap(one: 'Dataset', other: 'Dataset') -> int:
+    """How many examples two parts of one data set share."""
+    return sum(
+        len(range(max(ours.start, theirs.start), min(ours.stop, theirs.stop)))
+        for name, ours in one.parts
+        for other_name, theirs in other.parts
+        if name == other_name
+    )

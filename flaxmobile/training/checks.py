@@ -10,10 +10,10 @@ from flax import linen as nn
 
 from flaxmobile.layers.normalization import SingleValues
 from flaxmobile.messages import listing
+from flaxmobile.parallel.mesh import check_batch_size
 from flaxmobile.training.config import TrainConfig
 from flaxmobile.training.freezing import Paths, on_running_statistics
 from flaxmobile.training.optimizer import learning_rate_schedule
-from flaxmobile.training.step import check_batch_size
 
 
 def steps_per_epoch(config: TrainConfig, images: Sized) -> int:
@@ -22,7 +22,7 @@ def steps_per_epoch(config: TrainConfig, images: Sized) -> int:
     Raises:
         ValueError: the devices cannot share a batch evenly; a run so long would change no parameter.
     """
-    check_batch_size(config, jax.device_count())
+    check_batch_size(config.batch_size, jax.device_count())
     steps = max(1, round(len(images) / config.batch_size))
     total = config.total_steps(steps)
     length = f'epochs ({config.epochs:g}) of {steps:,} steps (batch_size {config.batch_size:,}) are {total:,} steps'

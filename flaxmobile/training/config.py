@@ -38,7 +38,7 @@ from flaxmobile.rules import (
     check_fields,
     plain_values,
 )
-from flaxmobile.training.mixing import Mixing
+from flaxmobile.tasks.mixing import Mixing
 
 Optimizer = Literal['rmsprop', 'torch_rmsprop', 'sgd', 'adamw', 'lamb']
 Schedule = Literal['constant', 'cosine', 'exponential', 'step']

@@ -1,126 +1,16 @@
-"""Where a run's first parameters come from: another run, published weights or a file."""
+"""A network to be trained starts from the variables of another one."""
 
-import dataclasses
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from flaxmobile import weights
-from flaxmobile.data import Preprocessing
-from flaxmobile.layers import get_convention
-from flaxmobile.messages import printable
-from flaxmobile.training.config import TrainConfig
-from flaxmobile.training.evaluation import label_positions
-from flaxmobile.training.run import read_description
-from flaxmobile.training.sources import Source, locate, open_source
 from flaxmobile.training.state import TrainState
-from flaxmobile.weights import LoadedModel, formats, origins
-
-NETWORK = ('stem_stride', 'convention')
-PREPROCESSING = tuple(field.name for field in dataclasses.fields(Preprocessing))
-# What weights decide, since they mean something only to their network and for images like those they learnt from.
-FOLLOWED = ('model', *NETWORK, *PREPROCESSING)
-
-
-def follow(config: TrainConfig, init: str, resumed: Path | None = None) -> TrainConfig:
-    """`config` with the network and the preprocessing of the weights that `init` names.
-
-    A file of another format than ours is of the config's network (with its stem and its convention), and gets the
-    preprocessing usual for it. With
-    `resumed`, the folder of a run that started from them, that run says both, and the weights may be gone.
-
-    Raises:
-        OSError: there is no such run or file.
-        ValueError: there are no such weights, with the nearest names; they are damaged; they are of another network, or
-            of one that a config cannot ask for.
-    """
-    if resumed is not None and (before := read_description(resumed).config).init == init:
-        return dataclasses.replace(config, **_followed(before))
-    where = locate(init)
-    if config.init_ema and not (isinstance(where, Path) and where.is_file()):
-        raise ValueError(_no_average(init))
-    if isinstance(where, weights.Weight):
-        return _with(config, {'name': where.model}, where.preprocessing())
-    if where.is_dir():
-        return dataclasses.replace(config, **_followed(read_description(where).config))
-    opened = _open_file(init, config, config.init_ema).model
-    return _with(config, {'name': opened.name} | opened.overrides, opened.loaded.preprocessing)
-
-
-def _followed(config: TrainConfig) -> dict[str, Any]:
-    return {name: getattr(config, name) for name in FOLLOWED}
-
-
-def _with(config: TrainConfig, network: Mapping[str, Any], preprocessing: Preprocessing) -> TrainConfig:
-    """`config` with a network as `run.json` describes one."""
-    more = {name: value for name, value in network.items() if name not in ('name', 'num_classes', *NETWORK)}
-    if more:
-        raise ValueError(f'init: the weights are of {network["name"]} with {more}, which a config cannot ask for')
-    changes: dict[str, Any] = {'model': network['name']} | {name: network.get(name) for name in NETWORK}
-    return dataclasses.replace(config, **changes, **dataclasses.asdict(preprocessing))
-
-
-def _no_average(init: str) -> str:
-    return f'init_ema=True (--init-ema) goes with a checkpoint of torch, and {printable(init)} is none'
-
-
-def _open_file(init: str, config: TrainConfig, ema: bool) -> Source:
-    """A file of ours, whatever its network, or one of another format that holds the config's."""
-    if formats.read(Path(init).expanduser(), ema=ema).kind == 'flaxmobile':
-        return open_source(init)
-    overrides = {name: value for name in NETWORK if (value := getattr(config, name)) is not None}
-    insists = config.ignore_convention
-    try:
-        return open_source(init, network=config.model, overrides=overrides, ignore_convention=insists, ema=ema)
-    except ValueError as error:
-        raise ValueError(
-            f'{printable(init)} was read as weights of {config.model}; --model names another network. {error}'
-        ) from error
-
-
-def load_init(init: str, config: TrainConfig, model: nn.Module | None = None) -> LoadedModel:
-    """The weights that `init` names, in their own network, with their own classes, where their names are known.
-
-    Args:
-        init: a run's folder, a file, or a published name, which is downloaded unless it is there already.
-        config: of the run; a file of another format than ours holds its network.
-        model: what starts from them, None for a teacher, which stays as it is. Unless the config insists
-            (`ignore_convention`), it has to pad and normalise as their own network does. With the config's `init_ema`
-            it starts from a checkpoint's moving average; a teacher does not.
-
-    Raises:
-        OSError: there is no such run or file, or the weights cannot be fetched.
-        ValueError: it is damaged, does not hold that network, or was made for another convention.
-    """
-    file = Path(init).expanduser().is_file()
-    ema = config.init_ema and model is not None
-    if ema and not file:
-        raise ValueError(_no_average(init))
-    opened = (_open_file(init, config, ema) if file else open_source(init)).model
-    loaded = opened.loaded
-    if model is not None and not config.ignore_convention:
-        _check_network(f'{opened.name} ({printable(init)})', loaded.model, model)
-    numbered = loaded.classes == tuple(map(str, range(len(loaded.classes))))
-    # A folder called 3 is not therefore the fourth class.
-    return loaded._replace(classes=()) if opened.assumed and numbered else loaded
-
-
-def _check_network(origin: str, theirs: nn.Module, model: nn.Module) -> None:
-    """See that the weights of `origin` mean in `model` what they mean in their own network."""
-    own = getattr(theirs, 'convention', None)
-    if own is not None and (why := origins.contradiction(origin, (get_convention(own),), model)):
-        raise ValueError(f'init: {why}')
-    if differing := origins.differing(theirs, model):
-        raise ValueError(
-            f'init: these are weights of {origin}, which differs from the network to be trained in {differing}: take '
-            'that network (--model), or insist with ignore_convention=True (--ignore-convention)'
-        )
+from flaxmobile.weights import LoadedModel
+from flaxmobile.weights.class_names import label_positions
 
 
 def start_from(state: TrainState, loaded: LoadedModel, classes: Sequence[str]) -> TrainState:

@@ -7,14 +7,13 @@ from typing import Annotated, Any
 
 from flaxmobile.messages import listing, printable
 from flaxmobile.rules import NotNegative, Share, at_least, checker
-from flaxmobile.training.probe import Probe
+from flaxmobile.tasks.evaluation import FIGURES
+from flaxmobile.tasks.probe import Probe
 
 Record = dict[str, Any]
 
 DIGEST = 'sha256'
 PLACE = ('split', 'step', 'epoch', 'seconds')
-FIGURES = ('loss', 'accuracy', 'accuracy_top5', 'count')
-"""What an evaluation measures."""
 NEEDED = {'train': ('loss', 'accuracy', 'learning_rate'), 'validation': FIGURES, 'probe': Probe._fields}
 """What a record of each split has besides its place."""
 _CHECKS = {

@@ -5,73 +5,27 @@ batch, so losses, gradients and BatchNorm statistics are those of the whole batc
 """
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from flax import linen as nn
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from flaxmobile.data.preprocessing import Preprocessing
 from flaxmobile.models.inference import compiler_options, forward
+from flaxmobile.tasks.distillation import Distillation
+from flaxmobile.tasks.losses import cross_entropy, smooth_targets
+from flaxmobile.tasks.mixing import UNMIXED, Mixing
 from flaxmobile.training.config import TrainConfig
-from flaxmobile.training.distillation import Distillation
 from flaxmobile.training.freezing import NOTHING, Paths, merge, on_running_statistics, trained
-from flaxmobile.training.losses import cross_entropy, smooth_targets
-from flaxmobile.training.mixing import UNMIXED, Mixing
 from flaxmobile.training.state import TrainState, apply_if, update_ema
 
 Metrics = dict[str, jax.Array]
 Step = jax.stages.Wrapped
 Loss = Callable[[jax.Array, Any], jax.Array]
-
-
-def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh of one axis, `data`, over all devices of all processes, or over those given.
-
-    Those of a process lie side by side, in the order of the processes: so do their parts of a batch.
-    """
-    ordered = sorted(jax.devices() if devices is None else devices, key=lambda device: device.process_index)
-    return Mesh(np.array(ordered), ('data',), axis_types=(AxisType.Auto,))
-
-
-def replicate(tree: Any, mesh: Mesh) -> Any:
-    """Put a tree of arrays, which is the same on all processes, on every device of the mesh."""
-    sharding = NamedSharding(mesh, PartitionSpec())
-    if sharding.is_fully_addressable:
-        return jax.device_put(tree, sharding)
-    # device_put would compare each array between the processes, one after the other.
-    return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(sharding, np.asarray(leaf)), tree)
-
-
-def check_batch_size(config: TrainConfig, devices: int) -> None:
-    """Raise a ValueError if so many devices cannot share a batch evenly."""
-    if config.batch_size % devices:
-        raise ValueError(
-            f'batch_size {config.batch_size} cannot be shared evenly by {devices} devices: use a multiple of {devices}'
-        )
-
-
-def shard_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """Split what a step reads of a batch (image, label, mask) over the mesh; each process gives its own part.
-
-    Raises:
-        ValueError: the images of this process cannot be shared evenly by its devices.
-    """
-    size, devices = len(batch['image']), mesh.local_mesh.size
-    if size % devices:
-        raise ValueError(
-            f'a batch of {size} images cannot be shared evenly by {devices} devices: use a multiple of {devices}'
-        )
-    sharding = NamedSharding(mesh, PartitionSpec('data'))
-    return {
-        name: jax.make_array_from_process_local_data(sharding, batch[name])
-        for name in ('image', 'label', 'mask')
-        if name in batch
-    }
 
 
 def loss_and_gradients(

@@ -10,9 +10,9 @@ from flaxmobile.analysis import Layer, layers
 from flaxmobile.analysis.latency import in_training
 from flaxmobile.analysis.trace import LayerTable, LayerTime, Program, by_layer, durations_of, op_names, time_layers
 from flaxmobile.data import Preprocessing
+from flaxmobile.inspection.rehearsal import random_batch, rehearse, repeated
 from flaxmobile.models.inference import inference_function
 from flaxmobile.training.compiled import compile_step
-from flaxmobile.training.rehearsal import random_batch, rehearse, repeated
 from flaxmobile.weights import LoadedModel
 
 # A network of three layers of which XLA made a loop over groups of images, cut down from a real program's text.

@@ -1,7 +1,7 @@
 """The arithmetic of the trace, by hand, and the names that it patches."""
 
 from benchmarks import overlap
-from flaxmobile.training import loop
+from flaxmobile.runs import loop
 
 
 def test_spans_that_touch_are_one():

@@ -97,7 +97,7 @@ def lacks_validation(run_dir: Path, step: int) -> bool:
     """Whether the checkpoint of `step` is one to be validated, and was not."""
     from victim import EPOCH
 
-    from flaxmobile.training.run import validation_accuracies
+    from flaxmobile.runs.folder import validation_accuracies
 
     return step % EPOCH == 0 and step not in validation_accuracies(run_dir)
 
@@ -109,7 +109,7 @@ def differences(run_dir: Path, expected: Path) -> Iterator[str]:
             yield f'the arrays of {name}'
     if records(run_dir) != records(expected):
         yield 'metrics.jsonl'
-    from flaxmobile.training.report import read_results
+    from flaxmobile.runs.report import read_results
 
     ours, theirs = (read_results(folder) for folder in (run_dir, expected))
     if {**ours, 'seconds': 0} != {**theirs, 'seconds': 0}:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from tiny_run import tiny_config, use_tiny
 
-from flaxmobile.training import loop
+from flaxmobile.runs import loop
 from flaxmobile.training.metrics import MetricsLog, Window
 
 STEPS, EPOCH = 36, 6

@@ -13,7 +13,7 @@ from PIL import Image
 
 from flaxmobile.data import Augmentation, Preprocessing, load_dataset
 from flaxmobile.data.folders import find_images
-from flaxmobile.training.splits import same_images
+from flaxmobile.runs.splits import same_images
 
 TINY = Preprocessing(2, 3, crop_fraction=1.0)
 

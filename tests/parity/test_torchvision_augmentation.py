@@ -20,7 +20,7 @@ from torchvision.transforms import autoaugment as torchvision_policies
 from torchvision.transforms.v2 import functional as F
 
 from flaxmobile.data import Augmentation, augmentation, operations
-from flaxmobile.training.mixing import rectangle
+from flaxmobile.tasks.mixing import rectangle
 
 pytestmark = pytest.mark.parity
 

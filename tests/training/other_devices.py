@@ -19,11 +19,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tiny_run import tiny_config, use_tiny
 
-from flaxmobile.training import loop
+from flaxmobile.parallel.mesh import make_mesh
+from flaxmobile.runs import loop
 from flaxmobile.training.config import TrainConfig
 from flaxmobile.training.interruption import TrainingStopped
 from flaxmobile.training.metrics import Window
-from flaxmobile.training.step import make_mesh
 
 
 class Net(nn.Module):

@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from flaxmobile.inspection.dry_run import dry_run, make_plan
 from flaxmobile.models.network import variable_shapes
-from flaxmobile.training import loop
+from flaxmobile.runs import loop
+from flaxmobile.runs.splits import load_splits
 from flaxmobile.training.checks import steps_per_epoch, warn_of_single_values, without_update
 from flaxmobile.training.config import TrainConfig
-from flaxmobile.training.dry_run import dry_run, make_plan
 from flaxmobile.training.freezing import frozen_parameters
 from flaxmobile.training.optimizer import learning_rate_schedule
-from flaxmobile.training.splits import load_splits
 
 
 def changed(config: TrainConfig, **changes: Any) -> TrainConfig:

@@ -11,11 +11,12 @@ import pytest
 from flaxmobile import layers
 from flaxmobile.analysis.footprint import Collective, collectives
 from flaxmobile.data import Preprocessing
+from flaxmobile.inspection.rehearsal import placed
 from flaxmobile.models import create_model
 from flaxmobile.models.network import variable_shapes
-from flaxmobile.training.rehearsal import placed
+from flaxmobile.parallel.mesh import make_mesh
 from flaxmobile.training.state import start_state
-from flaxmobile.training.step import make_mesh, make_train_step
+from flaxmobile.training.step import make_train_step
 
 
 class EveryBlock(layers.Block):

@@ -13,9 +13,9 @@ import pytest
 
 from flaxmobile import create_model
 from flaxmobile.data import Preprocessing
+from flaxmobile.inspection.rehearsal import random_batch, rehearse, repeated
 from flaxmobile.training import compiled
 from flaxmobile.training.compiled import KEPT, SMALLEST, compile_step
-from flaxmobile.training.rehearsal import random_batch, rehearse, repeated
 from flaxmobile.training.state import initial_variables
 from flaxmobile.weights import LoadedModel
 

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import pytest
 
 from flaxmobile.cli import main
+from flaxmobile.tasks.mixing import Mixing
 from flaxmobile.training.config import TrainConfig, list_configs, load_config
-from flaxmobile.training.mixing import Mixing
 
 ROOT = Path(__file__).parents[2]
 

@@ -18,12 +18,13 @@ from tiny_run import CLASSES, TinyNet
 from flaxmobile import cli, weights
 from flaxmobile.data import Preprocessing
 from flaxmobile.models import create_model
-from flaxmobile.training import loop
+from flaxmobile.runs import loop
+from flaxmobile.runs.folder import load_run
+from flaxmobile.runs.report import train_command
+from flaxmobile.runs.start import FOLLOWED, follow, load_init
 from flaxmobile.training.config import TrainConfig, load_config
-from flaxmobile.training.finetuning import FOLLOWED, follow, load_init, start_from
+from flaxmobile.training.finetuning import start_from
 from flaxmobile.training.metrics import read_metrics
-from flaxmobile.training.report import train_command
-from flaxmobile.training.run import load_run
 from flaxmobile.training.state import TrainState, create_state
 from flaxmobile.weights import LoadedModel
 

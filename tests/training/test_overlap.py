@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from flaxmobile.runs.splits import load_splits
 from flaxmobile.training.config import load_config
-from flaxmobile.training.splits import load_splits
 
 CONFIG = load_config('image_folder')
 

@@ -17,13 +17,14 @@ from PIL import Image
 from tiny_run import CLASSES, Blobs, TinyNet
 
 from flaxmobile.data.dataset import Example, RandomAccessDataset
-from flaxmobile.training import loop, splits
+from flaxmobile.parallel.mesh import make_mesh, replicate, shard_batch
+from flaxmobile.runs import loop, splits
 from flaxmobile.training.checkpoints import Checkpoints
 from flaxmobile.training.config import TrainConfig
 from flaxmobile.training.metrics import Window, read_metrics
 from flaxmobile.training.skipping import Taken, not_finite, write_batch
 from flaxmobile.training.state import TrainState, create_state
-from flaxmobile.training.step import make_mesh, make_train_step, replicate, shard_batch
+from flaxmobile.training.step import make_train_step
 
 MESH = make_mesh()
 WHITE = 40

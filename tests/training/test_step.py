@@ -11,8 +11,9 @@ from networks import PREPROCESSING, Linear, Normalized
 from benchmarks.random_variables import random_variables
 from flaxmobile.data import Preprocessing
 from flaxmobile.models import MobileNetV1
+from flaxmobile.parallel.mesh import make_mesh, replicate, shard_batch
 from flaxmobile.training.state import TrainState, create_state
-from flaxmobile.training.step import make_evaluation_step, make_mesh, make_train_step, replicate, shard_batch
+from flaxmobile.training.step import make_evaluation_step, make_train_step
 
 MESH = make_mesh()
 

@@ -13,12 +13,12 @@ from benchmarks.plain_flax import PlainNetwork
 from flaxmobile.analysis import counts, tpu
 from flaxmobile.analysis.footprint import Footprint, Report, footprint
 from flaxmobile.analysis.latency import in_training
+from flaxmobile.inspection.rehearsal import OPTIMIZER, placed, planned_step
 from flaxmobile.models import create_model
 from flaxmobile.models.network import variable_shapes
+from flaxmobile.parallel.mesh import make_mesh
 from flaxmobile.training.config import load_config
-from flaxmobile.training.rehearsal import OPTIMIZER, placed, planned_step
 from flaxmobile.training.state import start_state
-from flaxmobile.training.step import make_mesh
 
 TARGET = 'tpu:v5e:2x2'
 

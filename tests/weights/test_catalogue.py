@@ -9,9 +9,8 @@ import pytest
 
 from flaxmobile import weights
 from flaxmobile.models.registry import REGISTRY
-from flaxmobile.training.evaluation import label_positions
 from flaxmobile.weights.catalogue import CATALOGUE, DEFAULT_TAGS
-from flaxmobile.weights.class_names import VOCABULARIES, synsets, vocabulary
+from flaxmobile.weights.class_names import VOCABULARIES, label_positions, synsets, vocabulary
 
 
 @pytest.mark.parametrize('name', CATALOGUE)

@@ -15,10 +15,10 @@ from benchmarks.random_variables import random_variables
 from flaxmobile import weights
 from flaxmobile.data import Preprocessing
 from flaxmobile.models.network import variable_shapes
-from flaxmobile.training import sources
+from flaxmobile.runs import sources
+from flaxmobile.runs.folder import RunDescription
 from flaxmobile.training.checkpoints import Checkpoints
 from flaxmobile.training.config import TrainConfig
-from flaxmobile.training.run import RunDescription
 from flaxmobile.training.state import TrainState
 from flaxmobile.weights import LoadedModel, NamedModel
 from flaxmobile.weights.class_names import vocabulary

@@ -15,8 +15,8 @@ from two_blocks import arrays, assert_same_bits, filled, model, variables
 import flaxmobile
 from benchmarks.random_variables import random_variables
 from flaxmobile import weights
+from flaxmobile.runs.start import follow, load_init
 from flaxmobile.training.config import load_config
-from flaxmobile.training.finetuning import follow, load_init
 from flaxmobile.weights import from_torch, to_torch
 from flaxmobile.weights.torch_names import LAYOUTS, bare
 

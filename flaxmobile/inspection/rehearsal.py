@@ -1,0 +1,107 @@
+"""A training step with no run around it, to be timed or looked at."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from flaxmobile.models.network import variable_shapes
+from flaxmobile.parallel.mesh import check_batch_size, make_mesh, replicate, shard_batch
+from flaxmobile.training.config import TrainConfig
+from flaxmobile.training.freezing import frozen_parameters
+from flaxmobile.training.optimizer import make_optimizer
+from flaxmobile.training.state import TrainState, start_state
+from flaxmobile.training.step import Metrics, Step, configured_step, make_train_step
+from flaxmobile.weights import LoadedModel
+
+OPTIMIZER = optax.sgd(0.01, momentum=0.9)
+
+Batch = dict[str, jax.ShapeDtypeStruct]
+STEPS_PER_EPOCH = 1000
+"""For the schedule of a step that belongs to no run: it changes constants of the program alone."""
+
+
+def rehearse(loaded: LoadedModel, batch: Mapping[str, np.ndarray]) -> tuple[Step, TrainState, dict[str, jax.Array]]:
+    """The step that `flaxmobile train` compiles, with SGD of momentum 0.9, on the default device; its state, its batch.
+
+    Args:
+        loaded: the model; its variables are copied, since a step consumes its state.
+        batch: `image` uint8 `[batch, height, width, channels]`, `label` int32 `[batch]`.
+
+    Raises:
+        ValueError: the model has no classifier.
+    """
+    model: Any = loaded.model
+    if not model.num_classes:
+        raise ValueError('this model has no classifier (num_classes=0), so it has no loss to lower')
+    mesh = make_mesh(jax.devices()[:1])
+    step = make_train_step(
+        model,
+        OPTIMIZER,
+        loaded.preprocessing,
+        num_classes=model.num_classes,
+        label_smoothing=0.0,
+        ema_decay=None,
+        seed=0,
+        mesh=mesh,
+    )
+    state = start_state(jax.tree.map(jnp.copy, dict(loaded.variables)), OPTIMIZER, ema_decay=None)
+    return step, replicate(state, mesh), shard_batch(batch, mesh)
+
+
+def planned_step(config: TrainConfig, num_classes: int, devices: Sequence[jax.Device]) -> tuple[Any, TrainState, Batch]:
+    """The step that `flaxmobile train` compiles for `config` on `devices`, and the shapes of its state and its batch.
+
+    Nothing is computed, so that the devices need not be there: `step.lower(state, batch)` takes shapes.
+
+    Raises:
+        ValueError: the devices cannot share a batch evenly; the configuration does not fit its network, or has a
+            teacher, of which the step would need more than its name.
+    """
+    if config.teacher is not None:
+        raise ValueError(f'the part of the teacher {config.teacher} is not known here: --teacher None leaves it out')
+    check_batch_size(config.batch_size, len(devices))
+    # Not `make_mesh`: JAX orders real chips, and refuses the two cores of one that a topology of v4 has.
+    mesh = Mesh(np.array(devices), ('data',), axis_types=(AxisType.Auto,))
+    model = config.build_model(num_classes)
+    variables = variable_shapes(model, config.channels)
+    params = variables['params']
+    frozen, optimizer = frozen_parameters(params, config.freeze), make_optimizer(config, STEPS_PER_EPOCH, tuple(params))
+    step = configured_step(config, model, optimizer, frozen, num_classes, mesh)
+    state = jax.eval_shape(lambda variables: start_state(variables, optimizer, config.ema_decay, frozen), variables)
+    size = config.augmentation.training_size(config.preprocessing)
+    shape = (config.batch_size, size, size, config.channels)
+    images = {
+        'image': jax.ShapeDtypeStruct(shape, jnp.uint8),
+        'label': jax.ShapeDtypeStruct((config.batch_size,), jnp.int32),
+    }
+    return step, placed(state, mesh, PartitionSpec()), placed(images, mesh, PartitionSpec('data'))
+
+
+def placed(tree: Any, mesh: Mesh, spec: PartitionSpec) -> Any:
+    """Shapes of arrays that lie on a mesh."""
+    sharding = NamedSharding(mesh, spec)
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree)
+
+
+def random_batch(loaded: LoadedModel, size: int) -> dict[str, np.ndarray]:
+    """Images and labels drawn evenly, as `rehearse` takes them: `size` of them, as large as the model's."""
+    side, rng, model = loaded.preprocessing.image_size, np.random.default_rng(0), loaded.model
+    shape = (size, side, side, loaded.preprocessing.channels)
+    classes: Any = getattr(model, 'num_classes', None) or 1
+    return {'image': rng.integers(0, 256, shape, np.uint8), 'label': rng.integers(0, classes, size, np.int32)}
+
+
+def repeated(step: Callable[..., Any], state: TrainState, batch: Any) -> Callable[[], Metrics]:
+    """A call that takes one more step on the same batch, and waits for it."""
+
+    def call() -> Metrics:
+        nonlocal state
+        state, metrics = jax.block_until_ready(step(state, batch))
+        return metrics
+
+    return call

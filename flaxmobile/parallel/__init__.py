@@ -1,0 +1,1 @@
+"""Several devices and processes as one: the mesh, sharding, and processes that a launcher started."""

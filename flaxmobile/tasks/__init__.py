@@ -1,0 +1,1 @@
+"""What is learnt: losses, mixing, distillation, and how an answer is judged."""
