@@ -78,7 +78,11 @@ def from_torch(values):
 
 @torch.no_grad()
 def calibrate(network, calibration):
-    """To float64 and evaluation mode: random affine parts, statistics from a training-mode pass, perturbed."""
+    """To float64 and evaluation mode: random affine parts, statistics of each norm's own input, perturbed.
+
+    Each norm is perturbed before the next one sees its result. Were all of them perturbed after the pass, the shifts
+    of a hundred norms would add up: activations grow fiftyfold, softmax takes one key alone, and rounding passes 1e-9.
+    """
     network.double().train()
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     for module in network.modules():
@@ -90,11 +94,18 @@ def calibrate(network, calibration):
         norm.weight.uniform_(0.5, 1.5)
         norm.reset_running_stats()
         norm.momentum = None
+    hooks = [norm.register_forward_hook(perturb) for norm in norms]
     network(to_torch(calibration))
-    for norm in norms:
-        norm.running_mean += 0.1 * norm.running_var.sqrt() * torch.randn_like(norm.running_mean)
-        norm.running_var *= torch.exp(0.2 * torch.randn_like(norm.running_var))
+    for hook in hooks:
+        hook.remove()
     return network.eval()
+
+
+def perturb(norm, inputs, _):
+    """A hook after a norm's training-mode pass: what it returns with its statistics perturbed."""
+    norm.running_mean += 0.1 * norm.running_var.sqrt() * torch.randn_like(norm.running_mean)
+    norm.running_var *= torch.exp(0.2 * torch.randn_like(norm.running_var))
+    return norm.eval().forward(*inputs)
 
 
 def weights_of(network):
