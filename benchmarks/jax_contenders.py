@@ -16,7 +16,7 @@ from benchmarks.plain_flax import PlainNetwork
 from benchmarks.worker import Case
 from flaxmobile.inspection.rehearsal import OPTIMIZER, rehearse, repeated
 from flaxmobile.training.compiled import compile_step
-from flaxmobile.training.state import TrainState
+from flaxmobile.training.state import TrainState, model_state
 from flaxmobile.weights import LoadedModel
 
 Build = tuple[Callable[[], Any], np.ndarray]
@@ -54,7 +54,9 @@ def ours_step(case: Case) -> tuple[Any, TrainState, dict[str, jax.Array]]:
 def plain_step(case: Case) -> tuple[Any, TrainState, dict[str, jax.Array]]:
     """The step that a Flax user writes, its state and its batch, on the device."""
     variables = variables_of(network(case))
-    state = TrainState(jnp.zeros((), jnp.int32), **variables, opt_state=OPTIMIZER.init(variables['params']), ema=None)
+    state = TrainState(
+        jnp.zeros((), jnp.int32), variables['params'], model_state(variables), OPTIMIZER.init(variables['params']), None
+    )
     return make_plain_step(module(case, plain=True)), state, _batch(case)
 
 
@@ -64,10 +66,12 @@ def make_plain_step(model: nn.Module) -> Any:
     @partial(jax.jit, donate_argnums=0)
     def step(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, dict[str, jax.Array]]:
         differentiate = jax.value_and_grad(partial(training_loss, model), has_aux=True)
-        (loss, statistics), gradients = differentiate(state.params, state.batch_stats, batch)
+        (loss, statistics), gradients = differentiate(state.params, state.model_state['batch_stats'], batch)
         changes, opt_state = OPTIMIZER.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, changes)
-        state = state.replace(step=state.step + 1, params=params, batch_stats=statistics, opt_state=opt_state)
+        state = state.replace(
+            step=state.step + 1, params=params, model_state={'batch_stats': statistics}, opt_state=opt_state
+        )
         return state, {'loss': loss}
 
     return step

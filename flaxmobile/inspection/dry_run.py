@@ -36,7 +36,7 @@ class Images(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """A config with what follows from it: the network's `shapes`, `[...]` of params and batch_stats."""
+    """A config with what follows from it: the `shapes` of the network's variables, by collection."""
 
     config: TrainConfig
     images: Images

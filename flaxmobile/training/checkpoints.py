@@ -18,7 +18,7 @@ from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, LatestN,
 
 from flaxmobile.training.digests import fault, verified, write_digests
 from flaxmobile.training.orbax_mends import hush, plain_path
-from flaxmobile.training.state import TrainState
+from flaxmobile.training.state import TrainState, model_state
 
 Variables = dict[str, Any]
 _JSON = 'metadata'  # Orbax's name for the file of an item that is JSON.
@@ -150,10 +150,7 @@ class Checkpoints:
         Raises:
             OSError: it, or the one before, could not be written; the earlier checkpoints are untouched.
         """
-        items = {
-            'variables': {'params': state.params, 'batch_stats': state.batch_stats},
-            'optimizer': _progress(state),
-        } | ({} if state.ema is None else {'ema': state.ema})
+        items = _items(state)
         arguments = {name: ocp.args.StandardSave(item) for name, item in items.items()}
         if self._description is not None:
             arguments['run'] = ocp.args.JsonSave(self._description)
@@ -212,12 +209,14 @@ class Checkpoints:
         Raises:
             ValueError: the checkpoint is damaged or does not fit `like`.
         """
-        wanted = {
-            'variables': {'params': like.params, 'batch_stats': like.batch_stats},
-            'optimizer': _progress(like),
-        } | ({} if like.ema is None else {'ema': like.ema})
-        items = self._restore(step, wanted)
-        return like.replace(**items['variables'], **items['optimizer'], ema=items.get('ema'))
+        items = self._restore(step, _items(like))
+        variables = items['variables']
+        return like.replace(
+            params=variables['params'],
+            model_state=model_state(variables),
+            ema=items.get('ema'),
+            **items['optimizer'],
+        )
 
     def window(self, step: int) -> dict[str, Any] | None:
         """What the metrics since the last record added up to in the checkpoint of `step`; None where none were."""
@@ -263,13 +262,16 @@ class Checkpoints:
                 end()
 
 
-def _progress(state: TrainState) -> dict[str, Any]:
-    return {
+def _items(state: TrainState) -> dict[str, Any]:
+    """What a checkpoint holds of a state: the network's collections by their names, and the rest."""
+    progress = {
         'step': state.step,
         'opt_state': state.opt_state,
         'skipped_updates': state.skipped_updates,
         'skipped_in_a_row': state.skipped_in_a_row,
     }
+    items = {'variables': state.variables, 'optimizer': progress}
+    return items if state.ema is None else items | {'ema': state.ema}
 
 
 def _number(error: Exception) -> int | None:

@@ -14,6 +14,7 @@ from flaxmobile.parallel.mesh import check_batch_size
 from flaxmobile.training.config import TrainConfig
 from flaxmobile.training.freezing import Paths, on_running_statistics
 from flaxmobile.training.optimizer import learning_rate_schedule
+from flaxmobile.training.state import model_state
 
 
 def steps_per_epoch(config: TrainConfig, images: Sized) -> int:
@@ -62,14 +63,15 @@ def warn_of_single_values(config: TrainConfig, model: nn.Module, variables: Any,
     if config.batch_size > 1:
         return
     size = config.augmentation.training_size(config.preprocessing)
+    state = model_state(variables)
     images = jax.ShapeDtypeStruct((1, size, size, config.channels), jnp.float32)
 
     def forward(variables: Any, images: jax.Array) -> Any:
         return model.apply(
-            variables, images, train=True, mutable=['batch_stats'], rngs={'dropout': jax.random.key(config.seed)}
+            variables, images, train=True, mutable=list(state), rngs={'dropout': jax.random.key(config.seed)}
         )
 
-    still = on_running_statistics(variables['params'], variables.get('batch_stats', {}), frozen)
+    still = on_running_statistics(variables['params'], state, frozen)
     with warnings.catch_warnings(record=True) as caught, still:
         warnings.simplefilter('always')
         jax.eval_shape(forward, variables, images)

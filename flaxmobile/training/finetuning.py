@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from flaxmobile.training.state import TrainState
+from flaxmobile.training.state import TrainState, model_state
 from flaxmobile.weights import LoadedModel
 from flaxmobile.weights.class_names import label_positions
 
@@ -44,7 +44,7 @@ def start_from(state: TrainState, loaded: LoadedModel, classes: Sequence[str]) -
         {path: jnp.array(theirs[path], ours[path].dtype) for path in ours if path not in fresh} | fresh
     )
     ema = None if state.ema is None else jax.tree.map(jnp.copy, new)
-    return state.replace(params=new['params'], batch_stats=new.get('batch_stats', {}), ema=ema)
+    return state.replace(params=new['params'], model_state=model_state(new), ema=ema)
 
 
 def _columns(known: Sequence[str], classes: Sequence[str]) -> np.ndarray | None:

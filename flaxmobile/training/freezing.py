@@ -2,7 +2,7 @@
 
 import contextlib
 import fnmatch
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from flax import linen as nn
@@ -63,18 +63,18 @@ def merge(params: Any, changed: Any) -> Any:
     return unflatten_dict(flatten_dict(params) | flatten_dict(changed))
 
 
-def frozen_norms(params: Any, batch_stats: Any, frozen: Collection[Path]) -> Paths:
-    """The paths of the BatchNorms all of whose parameters are frozen."""
-    norms = {path[:-1] for path in flatten_dict(batch_stats)}
+def frozen_norms(params: Any, model_state: Mapping[str, Any], frozen: Collection[Path]) -> Paths:
+    """The paths of the BatchNorms all of whose parameters are frozen, by the `batch_stats` of a model state."""
+    norms = {path[:-1] for path in flatten_dict(model_state.get('batch_stats', {}))}
     own = {norm: [path for path in flatten_dict(params) if path[: len(norm)] == norm] for norm in norms}
     return frozenset(norm for norm, paths in own.items() if paths and all(path in frozen for path in paths))
 
 
 def on_running_statistics(
-    params: Any, batch_stats: Any, frozen: Collection[Path]
+    params: Any, model_state: Mapping[str, Any], frozen: Collection[Path]
 ) -> contextlib.AbstractContextManager[Any]:
     """Within it, frozen BatchNorms normalise by their running statistics in training too, and leave them alone."""
-    norms = frozen_norms(params, batch_stats, frozen) if frozen else NOTHING
+    norms = frozen_norms(params, model_state, frozen) if frozen else NOTHING
 
     def intercept(call: Callable[..., Any], arguments: Any, options: Any, context: nn.module.InterceptorContext) -> Any:
         module = context.module

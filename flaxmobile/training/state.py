@@ -13,7 +13,10 @@ from flaxmobile.training.freezing import NOTHING, Paths, trained
 
 
 class TrainState(struct.PyTreeNode):
-    """Steps taken, parameters, BatchNorm statistics, the optimizer's state, and the moving average of the two.
+    """Steps taken, parameters, what else the network keeps, the optimizer's state, and the moving average.
+
+    `model_state` holds the network's other collections of variables by name: `{'batch_stats': ...}`, `{}` where it has
+    none. `ema` is the average of both, with the collections that `variables` has; None: there is no average.
 
     `skipped_updates` counts the steps whose loss or gradient was not finite, so that nothing but `step` changed, and
     `skipped_in_a_row` those of them since the last other one; both int32 [].
@@ -21,7 +24,7 @@ class TrainState(struct.PyTreeNode):
 
     step: jax.Array
     params: Any
-    batch_stats: Any
+    model_state: Any
     opt_state: Any
     ema: Any
     skipped_updates: jax.Array = struct.field(default_factory=lambda: jnp.zeros((), jnp.int32))
@@ -37,7 +40,7 @@ class TrainState(struct.PyTreeNode):
     @property
     def variables(self) -> dict[str, Any]:
         """What the network is trained with."""
-        return {'params': self.params, 'batch_stats': self.batch_stats}
+        return {'params': self.params, **self.model_state}
 
     @property
     def evaluation_variables(self) -> dict[str, Any]:
@@ -80,15 +83,19 @@ def start_state(
     The moving average starts at the initial values. Any `ema_decay` but None asks for it. The optimizer's state is for
     the parameters that are not in `frozen`.
     """
-    params, batch_stats = variables.get('params', {}), variables.get('batch_stats', {})
-    average = {'params': params, 'batch_stats': batch_stats}
+    params = variables.get('params', {})
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
-        batch_stats=batch_stats,
+        model_state=model_state(variables),
         opt_state=optimizer.init(trained(params, frozen)),
-        ema=None if ema_decay is None else jax.tree.map(jnp.copy, average),
+        ema=None if ema_decay is None else jax.tree.map(jnp.copy, {'params': params, **model_state(variables)}),
     )
+
+
+def model_state(variables: Mapping[str, Any]) -> dict[str, Any]:
+    """The collections of a network's variables that are not its parameters: BatchNorm statistics, ranges, ..."""
+    return {name: collection for name, collection in variables.items() if name != 'params'}
 
 
 def ema_decay_at(update: Any, decay: float) -> jax.Array:

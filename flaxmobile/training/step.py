@@ -21,43 +21,49 @@ from flaxmobile.tasks.losses import cross_entropy, smooth_targets
 from flaxmobile.tasks.mixing import UNMIXED, Mixing
 from flaxmobile.training.config import TrainConfig
 from flaxmobile.training.freezing import NOTHING, Paths, merge, on_running_statistics, trained
-from flaxmobile.training.state import TrainState, apply_if, update_ema
+from flaxmobile.training.state import TrainState, apply_if, model_state, update_ema
 
 Metrics = dict[str, jax.Array]
 Step = jax.stages.Wrapped
-Loss = Callable[[jax.Array, Any], jax.Array]
+Loss = Callable[[Any, Any], jax.Array]
 
 
 def loss_and_gradients(
     model: nn.Module,
-    params: Any,
-    batch_stats: Any,
+    variables: Mapping[str, Any],
     images: jax.Array,
     targets: Any,
     key: jax.Array,
+    loss: Loss,
     frozen: Paths = NOTHING,
-    loss_function: Loss = cross_entropy,
-) -> tuple[tuple[jax.Array, tuple[jax.Array, Any]], Any]:
-    """((mean loss, (logits, new BatchNorm statistics)), gradients) of a training-mode pass.
+) -> tuple[tuple[jax.Array, tuple[Any, dict[str, Any]]], Any]:
+    """((mean loss, (outputs, new model state)), gradients) of a training-mode pass.
 
-    Images are `[B, H, W, C]`, normalised; targets `[B, K]`, probabilities; `key` is for dropout. Parameters in `frozen`
-    have no gradient, and a BatchNorm of such parameters runs on its statistics. `loss_function` gives the loss of each
-    image, `[B]`, of logits and targets. In `pmap` and `shard_map` give the model its `batch_norm_axis_name`, and
-    average loss and gradients over that axis.
+    In `pmap` and `shard_map` give the model its `batch_norm_axis_name`, and average loss and gradients over that axis.
+
+    Args:
+        model: the network.
+        variables: `params`, and whatever other collections it has: they are the model state, which the pass may change.
+        images: `[B, H, W, C]`, normalised.
+        targets: what `loss` compares the outputs with.
+        key: for dropout.
+        loss: the loss of each image, `[B]`, of outputs and targets, as `flaxmobile.tasks.losses.cross_entropy`.
+        frozen: paths of parameters that have no gradient. A BatchNorm of such parameters runs on its statistics.
     """
+    params, state = variables['params'], model_state(variables)
 
-    def loss(training: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
-        with on_running_statistics(params, batch_stats, frozen):
-            logits, changed = model.apply(
-                {'params': merge(params, training), 'batch_stats': batch_stats},
+    def mean_loss(training: Any) -> tuple[jax.Array, tuple[Any, dict[str, Any]]]:
+        with on_running_statistics(params, state, frozen):
+            outputs, changed = model.apply(
+                {'params': merge(params, training), **state},
                 images,
                 train=True,
-                mutable=['batch_stats'],
+                mutable=list(state),
                 rngs={'dropout': key},
             )
-        return loss_function(logits, targets).mean(), (logits, changed.get('batch_stats', {}))
+        return loss(outputs, targets).mean(), (outputs, {**state, **changed})
 
-    return jax.value_and_grad(loss, has_aux=True)(trained(params, frozen))
+    return jax.value_and_grad(mean_loss, has_aux=True)(trained(params, frozen))
 
 
 def make_train_step(
@@ -99,21 +105,21 @@ def make_train_step(
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         images, targets = mixing(images, targets, jax.random.fold_in(key, 0))
         wanted = targets if distillation is None else (targets, distillation.answers(teacher[0], images))
-        (loss, (logits, batch_stats)), gradients = loss_and_gradients(
-            model, state.params, state.batch_stats, images, wanted, key, frozen, loss_function
+        (loss, (logits, collections)), gradients = loss_and_gradients(
+            model, state.variables, images, wanted, key, loss_function, frozen
         )
         training = trained(state.params, frozen)
         changes, opt_state = optimizer.update(gradients, state.opt_state, training)
         new_state = state.replace(
             step=state.step + 1,
             params=merge(state.params, optax.apply_updates(training, changes)),
-            batch_stats=batch_stats,
+            model_state=collections,
             opt_state=opt_state,
         )
         if ema_decay is not None:
             new_state = new_state.replace(ema=update_ema(new_state, ema_decay))
         gradient_norm = optax.tree.norm(gradients)
-        finite = jnp.isfinite(loss + gradient_norm + optax.tree.norm((changes, batch_stats)))
+        finite = jnp.isfinite(loss + gradient_norm + optax.tree.norm((changes, collections)))
         new_state = apply_if(finite, state, new_state)
         return new_state, {
             'loss': loss,

@@ -24,7 +24,7 @@ from flaxmobile.models import create_model
 from flaxmobile.parallel.mesh import make_mesh, replicate, shard_batch
 from flaxmobile.parallel.processes import joined
 from flaxmobile.tasks.evaluation import evaluate
-from flaxmobile.tasks.losses import smooth_targets
+from flaxmobile.tasks.losses import cross_entropy, smooth_targets
 from flaxmobile.tasks.mixing import Mixing
 from flaxmobile.training.config import TrainConfig
 from flaxmobile.training.optimizer import make_optimizer
@@ -150,12 +150,12 @@ def pictures(state: TrainState) -> dict[str, Any]:
 def compare_forms(state: TrainState) -> dict[str, float]:
     """`pmap` and `shard_map` with a named BatchNorm against the plain pass over the whole batch."""
     plain, named = (make_model(jnp.float64, dropout_rate=0.0, batch_norm_axis_name=axis) for axis in (None, 'data'))
-    params, batch_stats = state.params, state.batch_stats
-    batch, key = make_batch(0), jax.random.key(1)
+    params, batch, key = state.params, make_batch(0), jax.random.key(1)
     images, targets = PREPROCESSING.normalize(batch['image']), smooth_targets(batch['label'], CLASSES, 0.1)
 
     def form(model: Any, average: Any, params: Any, images: jax.Array, targets: jax.Array) -> Any:
-        (loss, (_, changed)), gradients = loss_and_gradients(model, params, batch_stats, images, targets, key)
+        variables = {'params': params, **state.model_state}
+        (loss, (_, changed)), gradients = loss_and_gradients(model, variables, images, targets, key, cross_entropy)
         return average((loss, gradients)), changed
 
     mean = functools.partial(jax.lax.pmean, axis_name='data')

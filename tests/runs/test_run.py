@@ -106,7 +106,7 @@ def test_a_network_of_the_zoo_comes_back(tmp_path: Path) -> None:
     shapes = jax.eval_shape(model.init, jax.random.key(1), jnp.zeros((1, 32, 32, 3)))
     rng = np.random.default_rng(0)
     variables = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), leaf.dtype), shapes)
-    state = TrainState(jnp.int32(5), variables['params'], variables['batch_stats'], {}, None)
+    state = TrainState(jnp.int32(5), variables['params'], {'batch_stats': variables['batch_stats']}, {}, None)
     RunDescription(config, ('a', 'b', 'c')).write(tmp_path)
     with closing(Checkpoints(tmp_path)) as checkpoints:
         checkpoints.save(5, state)

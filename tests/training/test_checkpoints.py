@@ -33,7 +33,8 @@ def state_of(seed: int, *, ema: bool = True) -> TrainState:
 
     params = draw(0)
     average = {'params': draw(1), 'batch_stats': draw(2)} if ema else None
-    return TrainState(jnp.int32(seed), params, draw(3), optax.adam(1e-3).init(params), average, jnp.int32(seed + 1))
+    statistics = {'batch_stats': draw(3)}
+    return TrainState(jnp.int32(seed), params, statistics, optax.adam(1e-3).init(params), average, jnp.int32(seed + 1))
 
 
 def saved(run_dir: Path, *steps: int, keep: int = 9) -> Path:
@@ -97,6 +98,23 @@ def test_a_state_comes_back_to_the_bit(tmp_path: Path, ema: bool) -> None:
     opened = Checkpoints(tmp_path)
     assert_same_bits(opened.restore_latest(state_of(99, ema=ema)), state)
     chex.assert_trees_all_equal(opened.restore_variables(3, state.variables), state.evaluation_variables)
+
+
+@pytest.mark.parametrize('names', [(), ('ranges',), ('batch_stats', 'ranges')])
+@pytest.mark.parametrize('ema', [True, False])
+def test_whatever_a_network_keeps_comes_back(tmp_path: Path, names: tuple[str, ...], ema: bool) -> None:
+    def state_with(seed: int) -> TrainState:
+        state = state_of(seed, ema=ema)
+        collections = {name: {'stem': jax.random.normal(jax.random.key(seed), 3)} for name in names}
+        average = {'params': state.params, **collections} if ema else None
+        return state.replace(model_state=collections, ema=average)
+
+    with closing(Checkpoints(tmp_path)) as checkpoints:
+        checkpoints.save(3, state_with(3))
+        assert_same_bits(checkpoints.restore_latest(state_with(9)), state_with(3))
+        again = checkpoints.restore_variables(3, state_with(9).variables)
+    assert set(again) == {'params', *names}
+    chex.assert_trees_all_equal(again, state_with(3).evaluation_variables)
 
 
 def test_nothing_saved(tmp_path: Path) -> None:
@@ -315,7 +333,7 @@ def test_writes_that_fail_say_so_once(
 ) -> None:
     """No file may grow beyond a hundred kilobytes; the arrays that are still being written then fail too."""
     params = {str(number): jax.random.normal(jax.random.key(number), 3000) for number in range(160)}
-    state = TrainState(jnp.int32(1), params, params, optax.adam(1e-3).init(params), None)
+    state = TrainState(jnp.int32(1), params, {'batch_stats': params}, optax.adam(1e-3).init(params), None)
     told: list[str] = []
     monkeypatch.setattr(sys, 'unraisablehook', lambda error: told.append(str(error.exc_value)))
     limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

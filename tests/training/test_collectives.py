@@ -53,7 +53,7 @@ def exchanges(model: Any, image_size: int, devices: int = 8) -> tuple[int, tuple
     images = {'image': jax.ShapeDtypeStruct((16, *shape), jnp.uint8), 'label': jax.ShapeDtypeStruct((16,), jnp.int32)}
     lowered = step.lower(placed(state, mesh, jax.P()), placed(images, mesh, jax.P('data')))
     text = lowered.compile({'xla_backend_optimization_level': 0}).as_text()
-    return len(jax.tree.leaves(state.batch_stats)) // 2, collectives(text)
+    return len(jax.tree.leaves(state.model_state)) // 2, collectives(text)
 
 
 @pytest.mark.slow

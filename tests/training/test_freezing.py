@@ -10,6 +10,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from flaxmobile.layers import ConvNorm, Dense, InvertedResidual
+from flaxmobile.tasks.losses import cross_entropy
 from flaxmobile.training.config import TrainConfig
 from flaxmobile.training.freezing import NOTHING, frozen_norms, frozen_parameters, merge, trained
 from flaxmobile.training.optimizer import make_optimizer
@@ -64,7 +65,7 @@ def test_patterns_that_cannot_be() -> None:
 def test_a_norm_is_frozen_with_all_of_its_parameters() -> None:
     def norms(*patterns: str) -> set[str]:
         frozen = frozen_parameters(SHAPES['params'], patterns)
-        return {'/'.join(path) for path in frozen_norms(SHAPES['params'], SHAPES['batch_stats'], frozen)}
+        return {'/'.join(path) for path in frozen_norms(SHAPES['params'], SHAPES, frozen)}
 
     assert norms('stem') == {'stem/norm'}
     assert norms('stem/norm/scale') == set()
@@ -80,10 +81,10 @@ def random_variables() -> dict[str, Any]:
 def test_gradients_are_those_of_the_rest() -> None:
     """With its BatchNorms on their running statistics the frozen part is a constant function of the images."""
     variables = random_variables()
-    params, batch_stats = variables['params'], variables['batch_stats']
+    params = variables['params']
     frozen = frozen_parameters(params, ('backbone',))
-    (_, (logits, statistics)), gradients = jax.jit(loss_and_gradients, static_argnums=(0, 6))(
-        MODEL, params, batch_stats, IMAGES, TARGETS, jax.random.key(0), frozen
+    (_, (logits, statistics)), gradients = jax.jit(loss_and_gradients, static_argnums=(0, 5, 6))(
+        MODEL, variables, IMAGES, TARGETS, jax.random.key(0), cross_entropy, frozen
     )
     features = np.asarray(MODEL.clone(num_classes=0).apply(variables, IMAGES), np.float64)
     kernel, bias = (np.asarray(params['classifier'][name], np.float64) for name in ('kernel', 'bias'))
@@ -93,17 +94,16 @@ def test_gradients_are_those_of_the_rest() -> None:
     np.testing.assert_allclose(logits, expected, rtol=1e-3)
     assert gradients.keys() == {'classifier'}
     np.testing.assert_allclose(gradients['classifier']['kernel'], features.T @ slope, rtol=1e-3, atol=1e-4)
-    chex.assert_trees_all_equal(statistics, batch_stats)
+    chex.assert_trees_all_equal(statistics, {'batch_stats': variables['batch_stats']})
 
 
 def test_only_frozen_statistics_stand_still() -> None:
     variables = random_variables()
-    params, batch_stats = variables['params'], variables['batch_stats']
-    frozen = frozen_parameters(params, ('stem', 'block_00'))
-    (_, (_, after)), gradients = jax.jit(loss_and_gradients, static_argnums=(0, 6))(
-        MODEL, params, batch_stats, IMAGES, TARGETS, jax.random.key(0), frozen
+    frozen = frozen_parameters(variables['params'], ('stem', 'block_00'))
+    (_, (_, after)), gradients = jax.jit(loss_and_gradients, static_argnums=(0, 5, 6))(
+        MODEL, variables, IMAGES, TARGETS, jax.random.key(0), cross_entropy, frozen
     )
-    before, after = flatten_dict(batch_stats, sep='/'), flatten_dict(after, sep='/')
+    before, after = (flatten_dict(state['batch_stats'], sep='/') for state in (variables, after))
     assert before.keys() == after.keys()
     still = {name for name in before if np.array_equal(before[name], after[name])}
     assert still == {name for name in before if name.startswith(('stem', 'block_00'))}
@@ -113,10 +113,10 @@ def test_only_frozen_statistics_stand_still() -> None:
 
 def flops(frozen: Any) -> float:
     variables = random_variables()
-    arguments = (variables['params'], variables['batch_stats'], IMAGES, TARGETS, jax.random.key(0))
+    arguments = (variables, IMAGES, TARGETS, jax.random.key(0))
 
     def step(*arguments: Any) -> Any:
-        return loss_and_gradients(MODEL, *arguments, frozen)
+        return loss_and_gradients(MODEL, *arguments, cross_entropy, frozen)
 
     return jax.jit(step).lower(*arguments).cost_analysis()['flops']
 

@@ -92,7 +92,7 @@ def test_a_skipped_step_might_as_well_not_have_been(optimizer: Any):
     assert np.isfinite(metrics[-1]['loss'])
     assert not np.isfinite(metrics[-1]['gradient_norm'])
     assert (state.step, state.skipped_updates, state.skipped_in_a_row) == (6, 3, 2)
-    for name in ('params', 'batch_stats', 'opt_state', 'ema'):
+    for name in ('params', 'model_state', 'opt_state', 'ema'):
         chex.assert_trees_all_equal(getattr(state, name), getattr(expected, name))
 
 

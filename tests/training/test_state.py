@@ -14,7 +14,7 @@ SHAPE = (1, 4, 4, 1)
 
 
 def state_after(step: int, value: float, average: float, opt_state: Any = ()) -> TrainState:
-    leaves = {'params': {'w': jnp.full(2, value)}, 'batch_stats': {'mean': jnp.full(3, 10 * value)}}
+    leaves = {'params': {'w': jnp.full(2, value)}, 'model_state': {'batch_stats': {'mean': jnp.full(3, 10 * value)}}}
     ema = {'params': {'w': jnp.full(2, average)}, 'batch_stats': {'mean': jnp.full(3, 10 * average)}}
     return TrainState(step=jnp.array(step), opt_state=opt_state, ema=ema, **leaves)
 
@@ -33,7 +33,8 @@ def test_a_fresh_state():
 def test_without_an_average_the_variables_are_evaluated():
     state = create_state(Linear(), optax.sgd(0.1), jax.random.key(0), SHAPE, None)
     assert state.ema is None
-    assert state.batch_stats == {}
+    assert state.model_state == {}
+    assert state.variables.keys() == {'params'}
     chex.assert_trees_all_equal(state.evaluation_variables, state.variables)
 
 

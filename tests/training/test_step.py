@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from networks import PREPROCESSING, Linear, Normalized
+from networks import PREPROCESSING, Linear, Normalized, Ranged
 
 from benchmarks.random_variables import random_variables
 from flaxmobile.data import Preprocessing
@@ -74,8 +74,33 @@ def test_statistics_and_their_average():
     model, optimizer, batch = Normalized(), optax.sgd(0.1), make_batch()
     state, _ = make_step(model, optimizer, ema_decay=0.99)(make_state(model, optimizer, 0.99), shard_batch(batch, MESH))
     mean = (batch['image'] / 127.5 - 1).mean()
-    np.testing.assert_allclose(state.batch_stats['norm']['mean'], [0.1 * mean], rtol=1e-4)
+    np.testing.assert_allclose(state.model_state['batch_stats']['norm']['mean'], [0.1 * mean], rtol=1e-4)
     np.testing.assert_allclose(state.evaluation_variables['batch_stats']['norm']['mean'], [0.09 * mean], rtol=1e-4)
+
+
+def test_collections_of_any_name_are_kept():
+    """The greatest output so far, as quantisation keeps ranges: a collection that no other code knows."""
+    model, optimizer = Ranged(), optax.sgd(0.0)
+    state = make_state(model, optimizer, 0.9)
+    assert state.model_state == {'ranges': {'greatest': 0}}
+    kernel = np.asarray(state.params['classifier']['kernel'], np.float64)
+    step, seen = make_step(model, optimizer, ema_decay=0.9), 0.0
+    for number in range(2):
+        batch = make_batch(number)
+        state, metrics = step(state, shard_batch(batch, MESH))
+        seen = max(seen, ((batch['image'].reshape(8, -1) / 127.5 - 1) @ kernel).max())
+        np.testing.assert_allclose(state.model_state['ranges']['greatest'], seen, rtol=1e-5)
+        assert metrics['skipped_updates'] == 0
+    assert 0 < state.evaluation_variables['ranges']['greatest'] < seen
+
+
+def test_a_network_that_keeps_nothing_trains():
+    """One more collection, `batch_stats` that are empty, would be another network's."""
+    state, _ = make_step(Linear(), optax.sgd(0.1))(
+        make_state(Linear(), optax.sgd(0.1)), shard_batch(make_batch(), MESH)
+    )
+    assert state.model_state == {}
+    assert state.variables.keys() == state.evaluation_variables.keys() == {'params'}
 
 
 def test_the_old_state_is_consumed():

@@ -65,7 +65,7 @@ def test_a_step_on_four_chips(name: str, parameters: int) -> None:
     rows = in_training(counts.layers(config.build_model(1000), config.image_size))
     multiply_adds = sum(row.multiply_adds for row in rows)
     assert 2 * multiply_adds < figures['flops_per_image'] < 4 * multiply_adds
-    norms = len(jax.tree.leaves(state.batch_stats)) // 2
+    norms = len(jax.tree.leaves(state.model_state)) // 2
     exchanges = {each.kind: each.number for each in needed.collectives}
     assert exchanges.keys() == {'all-reduce'}
     assert exchanges['all-reduce'] <= 2 * norms + 1

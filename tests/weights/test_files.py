@@ -279,7 +279,8 @@ def test_the_command_converts_files(command, loaded, ours, tmp_path):
 def test_the_command_converts_runs_and_published_weights(command, loaded, tmp_path, monkeypatch):
     config = TrainConfig(model=NAME, dataset='flowers', stem_stride=1, image_size=32)
     model = config.build_model(3)
-    state = TrainState(jnp.int32(5), loaded.variables['params'], loaded.variables['batch_stats'], {}, None)
+    collections = {'batch_stats': loaded.variables['batch_stats']}
+    state = TrainState(jnp.int32(5), loaded.variables['params'], collections, {}, None)
     RunDescription(config, CLASSES).write(tmp_path / 'run')
     checkpoints = Checkpoints(tmp_path / 'run')
     checkpoints.save(5, state)
