@@ -62,7 +62,7 @@ def warn_of_single_values(config: TrainConfig, model: nn.Module, variables: Any,
     if config.batch_size > 1:
         return
     size = config.augmentation.training_size(config.preprocessing)
-    images = jax.ShapeDtypeStruct((1, size, size, config.channels), jnp.float32)
+    images = jax.ShapeDtypeStruct((1, size, size, config.preprocessing.channels), jnp.float32)
 
     def forward(variables: Any, images: jax.Array) -> Any:
         return model.apply(
