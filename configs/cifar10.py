@@ -7,6 +7,7 @@ Hardware: one GPU. Time: about 1 hour, estimated, not measured.
 Expected top-1: 92 to 94 %, estimated from MobileNetV2 with crops and flips elsewhere; not run by this project.
 """
 
+from flaxmobile.data import Augmentation, Preprocessing
 from flaxmobile.training.config import TrainConfig
 
 config = TrainConfig(
@@ -14,11 +15,10 @@ config = TrainConfig(
     stem_stride=1,
     dropout_rate=0.2,
     dataset='cifar10',
-    image_size=32,
-    mean=(0.4914, 0.4822, 0.4465),
-    std=(0.247, 0.2435, 0.2616),
-    crop_fraction=1.0,
-    crop_scale=(0.4, 1.0),
+    preprocessing=Preprocessing(
+        image_size=32, mean=(0.4914, 0.4822, 0.4465), std=(0.247, 0.2435, 0.2616), crop_fraction=1.0
+    ),
+    augmentation=Augmentation(crop_scale=(0.4, 1.0)),
     batch_size=128,
     epochs=200,
     optimizer='sgd',

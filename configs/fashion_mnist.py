@@ -6,6 +6,7 @@ Hardware: one GPU, or a CPU with patience. Time: about 10 minutes on a GPU, esti
 Expected top-1: 92 to 93 %, estimated from what networks of this size reach elsewhere; not run by this project.
 """
 
+from flaxmobile.data import Augmentation, Preprocessing
 from flaxmobile.training.config import TrainConfig
 
 config = TrainConfig(
@@ -13,13 +14,8 @@ config = TrainConfig(
     stem_stride=1,
     dropout_rate=0.2,
     dataset='fashion_mnist',
-    image_size=28,
-    channels=1,
-    mean=(0.286,),
-    std=(0.353,),
-    crop_fraction=1.0,
-    crop_scale=(0.6, 1.0),
-    crop_ratio=(0.9, 1.1),
+    preprocessing=Preprocessing(image_size=28, channels=1, mean=(0.286,), std=(0.353,), crop_fraction=1.0),
+    augmentation=Augmentation(crop_scale=(0.6, 1.0), crop_ratio=(0.9, 1.1)),
     batch_size=256,
     epochs=40,
     optimizer='adamw',

@@ -15,15 +15,15 @@ Expected top-1: depends on the images. Measured for MobileNetV2 on 900 images of
 cores of an AMD EPYC that other work shared: 83.2 %, where a linear probe of the published features has 79.4 %.
 """
 
+from flaxmobile.data import Augmentation, Preprocessing
 from flaxmobile.training.config import TrainConfig
 
 config = TrainConfig(
     model='mobilenetv3_small_100',
     dropout_rate=0.2,
     dataset='images',
-    mean=(0.485, 0.456, 0.406),
-    std=(0.229, 0.224, 0.225),
-    crop_scale=(0.25, 1.0),
+    preprocessing=Preprocessing(),
+    augmentation=Augmentation(crop_scale=(0.25, 1.0)),
     batch_size=32,
     epochs=20,
     optimizer='adamw',

@@ -12,6 +12,7 @@ not measured.
 Expected top-1: 70.6 % (Table 8; the authors' released network reaches 70.9 %). Not run in full by this project.
 """
 
+from flaxmobile.data import Augmentation, Preprocessing
 from flaxmobile.training.config import TrainConfig
 
 config = TrainConfig(
@@ -21,8 +22,8 @@ config = TrainConfig(
     train_split='train[:99%]',
     validation_split='train[99%:]',
     test_split='validation',
-    interpolation='bilinear',
-    crop_scale=(0.25, 1.0),
+    preprocessing=Preprocessing(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), interpolation='bilinear'),
+    augmentation=Augmentation(crop_scale=(0.25, 1.0)),
     batch_size=768,
     epochs=120,
     optimizer='rmsprop',

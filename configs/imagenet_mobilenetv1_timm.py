@@ -10,12 +10,9 @@ measured.
 Expected top-1: 75.4 % (timm's `mobilenetv1_100.ra4_e3600_r224_in1k`). Not run in full by this project.
 """
 
-import dataclasses
-
 from flaxmobile.training.config import load_config
 
-config = dataclasses.replace(
-    load_config('imagenet_mobilenetv4_conv_small_timm'),
+config = load_config('imagenet_mobilenetv4_conv_small_timm').with_options(
     model='mobilenetv1_100',
     mean=(0.5, 0.5, 0.5),
     std=(0.5, 0.5, 0.5),

@@ -11,6 +11,7 @@ not measured.
 Expected top-1: 72.0 % (Table 4; the authors' released network reaches 71.8 %). Not run in full by this project.
 """
 
+from flaxmobile.data import Preprocessing
 from flaxmobile.training.config import TrainConfig
 
 config = TrainConfig(
@@ -20,7 +21,7 @@ config = TrainConfig(
     train_split='train[:99%]',
     validation_split='train[99%:]',
     test_split='validation',
-    interpolation='bilinear',
+    preprocessing=Preprocessing(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), interpolation='bilinear'),
     batch_size=768,
     epochs=420,
     optimizer='rmsprop',

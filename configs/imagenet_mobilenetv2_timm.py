@@ -11,6 +11,7 @@ second come through, an assumption, not measured.
 Expected top-1: 72.9 % (timm's `mobilenetv2_100.ra_in1k`). Not run in full by this project.
 """
 
+from flaxmobile.data import Augmentation, Preprocessing
 from flaxmobile.training.config import TrainConfig
 
 config = TrainConfig(
@@ -21,12 +22,10 @@ config = TrainConfig(
     train_split='train[:99%]',
     validation_split='train[99%:]',
     test_split='validation',
-    mean=(0.485, 0.456, 0.406),
-    std=(0.229, 0.224, 0.225),
-    auto_augment='randaugment',
-    randaugment_magnitude_std=0.5,
-    random_erasing=0.2,
-    train_interpolation='random',
+    preprocessing=Preprocessing(),
+    augmentation=Augmentation(
+        auto_augment='randaugment', randaugment_magnitude_std=0.5, random_erasing=0.2, train_interpolation='random'
+    ),
     batch_size=768,
     epochs=450,
     optimizer='rmsprop',

@@ -10,6 +10,7 @@ through, an assumption, not measured.
 Expected top-1: 71.9 % (torchvision's weights IMAGENET1K_V1: 71.878 %). Not run in full by this project.
 """
 
+from flaxmobile.data import Preprocessing
 from flaxmobile.training.config import TrainConfig
 
 config = TrainConfig(
@@ -19,9 +20,7 @@ config = TrainConfig(
     train_split='train[:99%]',
     validation_split='train[99%:]',
     test_split='validation',
-    mean=(0.485, 0.456, 0.406),
-    std=(0.229, 0.224, 0.225),
-    interpolation='bilinear',
+    preprocessing=Preprocessing(interpolation='bilinear'),
     batch_size=256,
     epochs=300,
     optimizer='sgd',

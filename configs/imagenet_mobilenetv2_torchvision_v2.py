@@ -14,12 +14,9 @@ through, an assumption, not measured.
 Expected top-1: 72.2 % (torchvision's weights IMAGENET1K_V2: 72.154 %). Not run in full by this project.
 """
 
-import dataclasses
-
 from flaxmobile.training.config import load_config
 
-config = dataclasses.replace(
-    load_config('imagenet_mobilenetv2_torchvision'),
+config = load_config('imagenet_mobilenetv2_torchvision').with_options(
     train_image_size=176,
     crop_fraction=224 / 232,
     auto_augment='trivialaugment',

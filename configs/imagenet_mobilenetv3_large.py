@@ -11,6 +11,7 @@ images a second come through, an assumption, not measured.
 Expected top-1: 75.2 % (Table 3; the authors' released network reaches 75.2 %). Not run in full by this project.
 """
 
+from flaxmobile.data import Preprocessing
 from flaxmobile.training.config import TrainConfig
 
 config = TrainConfig(
@@ -20,7 +21,7 @@ config = TrainConfig(
     train_split='train[:99%]',
     validation_split='train[99%:]',
     test_split='validation',
-    interpolation='bilinear',
+    preprocessing=Preprocessing(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), interpolation='bilinear'),
     batch_size=4096,
     epochs=1000,
     optimizer='rmsprop',

@@ -11,12 +11,9 @@ second come through, an assumption, not measured.
 Expected top-1: 75.8 % (timm's `mobilenetv3_large_100.ra_in1k`). Not run in full by this project.
 """
 
-import dataclasses
-
 from flaxmobile.training.config import load_config
 
-config = dataclasses.replace(
-    load_config('imagenet_mobilenetv2_timm'),
+config = load_config('imagenet_mobilenetv2_timm').with_options(
     model='mobilenetv3_large_100',
     batch_size=1024,
     epochs=600,

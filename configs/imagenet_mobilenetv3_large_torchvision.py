@@ -12,6 +12,7 @@ through, an assumption, not measured.
 Expected top-1: 74.0 % (torchvision's weights IMAGENET1K_V1: 74.042 %). Not run in full by this project.
 """
 
+from flaxmobile.data import Augmentation, Preprocessing
 from flaxmobile.training.config import TrainConfig
 
 config = TrainConfig(
@@ -21,11 +22,8 @@ config = TrainConfig(
     train_split='train[:99%]',
     validation_split='train[99%:]',
     test_split='validation',
-    mean=(0.485, 0.456, 0.406),
-    std=(0.229, 0.224, 0.225),
-    interpolation='bilinear',
-    auto_augment='autoaugment',
-    random_erasing=0.2,
+    preprocessing=Preprocessing(interpolation='bilinear'),
+    augmentation=Augmentation(auto_augment='autoaugment', random_erasing=0.2),
     batch_size=1024,
     epochs=600,
     optimizer='torch_rmsprop',

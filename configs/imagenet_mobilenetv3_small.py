@@ -11,8 +11,6 @@ images a second come through, an assumption, not measured.
 Expected top-1: 67.4 % (Table 3; the authors' released network reaches 67.5 %). Not run in full by this project.
 """
 
-import dataclasses
-
 from flaxmobile.training.config import load_config
 
-config = dataclasses.replace(load_config('imagenet_mobilenetv3_large'), model='tf_mobilenetv3_small_100')
+config = load_config('imagenet_mobilenetv3_large').with_options(model='tf_mobilenetv3_small_100')

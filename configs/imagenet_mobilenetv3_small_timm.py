@@ -14,6 +14,7 @@ Expected top-1: 67.6 % (timm's `mobilenetv3_small_100.lamb_in1k`). Not run in fu
 
 import math
 
+from flaxmobile.data import Augmentation, Preprocessing
 from flaxmobile.training.config import TrainConfig
 
 config = TrainConfig(
@@ -24,13 +25,14 @@ config = TrainConfig(
     train_split='train[:99%]',
     validation_split='train[99%:]',
     test_split='validation',
-    mean=(0.485, 0.456, 0.406),
-    std=(0.229, 0.224, 0.225),
-    auto_augment='randaugment',
-    randaugment_magnitude_std=math.inf,
-    randaugment_increasing=True,
+    preprocessing=Preprocessing(),
+    augmentation=Augmentation(
+        auto_augment='randaugment',
+        randaugment_magnitude_std=math.inf,
+        randaugment_increasing=True,
+        train_interpolation='random',
+    ),
     mixup_alpha=0.1,
-    train_interpolation='random',
     batch_size=2048,
     epochs=450,
     optimizer='lamb',

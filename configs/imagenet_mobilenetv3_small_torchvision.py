@@ -9,8 +9,6 @@ through, an assumption, not measured.
 Expected top-1: 67.7 % (torchvision's weights IMAGENET1K_V1: 67.668 %). Not run in full by this project.
 """
 
-import dataclasses
-
 from flaxmobile.training.config import load_config
 
-config = dataclasses.replace(load_config('imagenet_mobilenetv3_large_torchvision'), model='tv_mobilenetv3_small_100')
+config = load_config('imagenet_mobilenetv3_large_torchvision').with_options(model='tv_mobilenetv3_small_100')

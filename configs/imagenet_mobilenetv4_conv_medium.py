@@ -14,6 +14,7 @@ measured.
 Expected top-1: 79.9 % (the YAML; the paper's table 6 has the same). Not run in full by this project.
 """
 
+from flaxmobile.data import Augmentation, Preprocessing
 from flaxmobile.training.config import TrainConfig
 
 config = TrainConfig(
@@ -24,12 +25,8 @@ config = TrainConfig(
     train_split='train[:99%]',
     validation_split='train[99%:]',
     test_split='validation',
-    image_size=256,
-    mean=(0.485, 0.456, 0.406),
-    std=(0.229, 0.224, 0.225),
-    interpolation='bilinear',
-    auto_augment='randaugment',
-    randaugment_magnitude=10,
+    preprocessing=Preprocessing(image_size=256, interpolation='bilinear'),
+    augmentation=Augmentation(auto_augment='randaugment', randaugment_magnitude=10),
     batch_size=4096,
     epochs=500,
     optimizer='adamw',

@@ -14,6 +14,7 @@ measured; timm needed 2,400 epochs (`imagenet_mobilenetv4_conv_small_timm`).
 Expected top-1: 73.8 % (the YAML; the paper's table 6 has the same). Not run in full by this project.
 """
 
+from flaxmobile.data import Augmentation, Preprocessing
 from flaxmobile.training.config import TrainConfig
 
 config = TrainConfig(
@@ -23,10 +24,8 @@ config = TrainConfig(
     train_split='train[:99%]',
     validation_split='train[99%:]',
     test_split='validation',
-    mean=(0.485, 0.456, 0.406),
-    std=(0.229, 0.224, 0.225),
-    interpolation='bilinear',
-    auto_augment='randaugment',
+    preprocessing=Preprocessing(interpolation='bilinear'),
+    augmentation=Augmentation(auto_augment='randaugment'),
     batch_size=4096,
     epochs=9623,
     optimizer='adamw',

@@ -13,12 +13,9 @@ measured: nearly all of it the teacher's.
 Expected top-1: not known; the paper's table 9 has 75.5 % with its own teacher and data. Not run by this project.
 """
 
-import dataclasses
-
 from flaxmobile.training.config import load_config
 
-config = dataclasses.replace(
-    load_config('imagenet_mobilenetv4_conv_small_timm'),
+config = load_config('imagenet_mobilenetv4_conv_small_timm').with_options(
     teacher='mobilenetv4_hybrid_large.ix_e600_r384_in1k',
     label_smoothing=0.0,
     dtype='bfloat16',

@@ -10,10 +10,8 @@ measured.
 Expected top-1: 73.8 % (timm's `mobilenetv4_conv_small.e2400_r224_in1k`). Not run in full by this project.
 """
 
-import dataclasses
-
 from flaxmobile.training.config import load_config
 
-config = dataclasses.replace(
-    load_config('imagenet_mobilenetv4_conv_small'), interpolation='bicubic', train_interpolation='random', epochs=2400
+config = load_config('imagenet_mobilenetv4_conv_small').with_options(
+    interpolation='bicubic', train_interpolation='random', epochs=2400
 )

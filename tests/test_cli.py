@@ -189,8 +189,8 @@ def test_train_with_changed_fields(
     status, out, _ = command('train', config_file, '--epochs', '7', '--flip', '--crop-scale', '0.5', '1', '--overwrite')
     assert status == 0
     assert called['config'].epochs == 7
-    assert called['config'].flip
-    assert called['config'].crop_scale == (0.5, 1.0)
+    assert called['config'].augmentation.flip
+    assert called['config'].augmentation.crop_scale == (0.5, 1.0)
     assert (called['run_dir'], called['overwrite'], called['resume']) == (Path('runs/mine'), True, False)
     assert out.splitlines()[-1] == 'test accuracy 91.25%; the report: runs/mine/report.md'
 

@@ -78,6 +78,8 @@ WRONG: dict[str, tuple[Any, ...]] = {
     'std': (0.5, ('0.5',) * 3, (0.0,) * 3, (-1.0,) * 3, (NAN,) * 3, None),
     'crop_scale': ((0.1,), (0, 1), (0.1, 1.5), ('0.1', 1), (0.1, NAN), 0.5, None),
     'crop_ratio': ((1,), (0, 1), (0.5, INF), ('1', 2), (0.5, NAN), 1.0, None),
+    'preprocessing': (None, 224, {'image_size': 224}, Augmentation()),
+    'augmentation': (None, 'randaugment', Preprocessing()),
     'milestones': (1.0, ('1',), (-1.0,), (NAN,), None),
     'seed': (-1, 0.5, '0', True, None, 2**63),
     'workers': (-1, 0.5, '0', True, None, 10**6),

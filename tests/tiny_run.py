@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from flaxmobile import data
+from flaxmobile.data import Augmentation, Preprocessing
 from flaxmobile.data.dataset import Dataset, Example, RandomAccessDataset
 from flaxmobile.runs import loop, splits
 from flaxmobile.training.config import TrainConfig
@@ -73,13 +74,8 @@ def tiny_config() -> TrainConfig:
         dataset='blobs',
         train_split='train',
         validation_split='validation',
-        image_size=8,
-        channels=1,
-        mean=(0.3,),
-        std=(0.2,),
-        crop_fraction=1.0,
-        crop_scale=(0.7, 1.0),
-        flip=False,
+        preprocessing=Preprocessing(image_size=8, channels=1, mean=(0.3,), std=(0.2,), crop_fraction=1.0),
+        augmentation=Augmentation(crop_scale=(0.7, 1.0), flip=False),
         batch_size=16,
         epochs=4,
         optimizer='adamw',

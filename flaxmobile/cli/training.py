@@ -44,7 +44,8 @@ def train(
     from flaxmobile.training.interruption import TrainingStopped
 
     def count(model: MobileNet) -> int:
-        return sum(layer.multiply_adds for layer in layers(model, configuration.image_size, configuration.channels))
+        preprocessing = configuration.preprocessing
+        return sum(layer.multiply_adds for layer in layers(model, preprocessing.image_size, preprocessing.channels))
 
     folder = run_dir or Path('runs') / Path(config).stem
     if dry_run:
@@ -107,7 +108,7 @@ def compile_step(
     piece = tpu.open_slice(target)
     step, state, batch = planned_step(configuration, num_classes or _num_classes(configuration), piece.devices)
     report = footprint.Report(
-        f'{config}: {configuration.model}, {configuration.image_size} pixels, {configuration.dtype}',
+        f'{config}: {configuration.model}, {configuration.preprocessing.image_size} pixels, {configuration.dtype}',
         piece,
         configuration.batch_size,
         optax.tree.size(state.params),
@@ -147,7 +148,7 @@ def benchmark_input(
     if json:
         print(as_json(speeds))
     else:
-        where = f'{printable(images.name)} ({images.split}), {run.image_size} pixels'
+        where = f'{printable(images.name)} ({images.split}), {run.preprocessing.image_size} pixels'
         print(f'{where}, workers: {run.workers}; images a second')
         print('\n'.join(f'{name:<24}{speed:12,.0f}' for name, speed in speeds.items()))
     return 0

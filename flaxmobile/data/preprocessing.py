@@ -14,7 +14,6 @@ Interpolation = Literal['bicubic', 'bilinear']
 TrainInterpolation = Literal['bicubic', 'bilinear', 'random']
 AutoAugment = Literal['randaugment', 'autoaugment', 'trivialaugment']
 
-# What a field may be, for the configuration of a run too.
 ImageSize = Annotated[int, between(1, 16_384)]
 Channels = Annotated[int, among(1, 3)]
 CropFraction = Annotated[float, between(0.05, 1)]
@@ -26,26 +25,23 @@ MagnitudeStd = Annotated[float, dataclasses.replace(at_least(0), infinite=True)]
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What an image goes through before a network sees it.
+    """How an image is resized, cropped and normalised before a network sees it.
 
-    Args:
-        image_size: side of the square a network is given, in pixels.
-        channels: 1 (grey) or 3 (RGB).
-        mean: what is subtracted from pixel values in [0, 1], one number per channel (the default is ImageNet's).
-        std: what the difference is divided by, one number per channel.
-        crop_fraction: side of the centre crop in evaluation, as a share of the resized image, 0.05 to 1.
-        interpolation: 'bicubic' or 'bilinear', both antialiased.
-
-    Raises:
-        ValueError: a field is out of its range.
+    The default mean and standard deviation are ImageNet's. Raises ValueError for a value that is not allowed.
     """
 
     image_size: ImageSize = 224
+    """Height and width the network sees, in pixels."""
     channels: Channels = 3
+    """Channels of an image: 1 grey, 3 colour."""
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    """Mean of each channel, pixels counted from 0 to 1, which is subtracted."""
     std: tuple[Positive, ...] = (0.229, 0.224, 0.225)
+    """Standard deviation of each channel, pixels counted from 0 to 1, which divides."""
     crop_fraction: CropFraction = 0.875
+    """Side of the centre crop in evaluation, as a share of the resized image."""
     interpolation: Interpolation = 'bicubic'
+    """How images are resized in evaluation."""
 
     def __post_init__(self) -> None:
         plain_values(self)
@@ -76,42 +72,38 @@ class Preprocessing:
 class Augmentation:
     """Random changes to a training image, made in this order: crop, flip, policy, colour jitter, erasing.
 
-    Args:
-        crop_scale: least and greatest area of the crop, as a share of the image.
-        crop_ratio: least and greatest width over height of the crop, drawn log-uniformly.
-        flip: mirror half of the images.
-        auto_augment: the policy: `randaugment` as timm has it, `autoaugment` (that for ImageNet) and `trivialaugment`
-            (wide) as torchvision has them.
-        randaugment_magnitude: how strong RandAugment's operations are, 0 to 10.
-        randaugment_layers: how many operations RandAugment draws, each made with probability 1/2.
-        randaugment_magnitude_std: standard deviation of a magnitude; above 100 (infinity too) it is instead drawn
-            evenly from 0 to `randaugment_magnitude`.
-        randaugment_increasing: every operation becomes more severe with the magnitude; otherwise posterize and
-            solarize become less so, and colour, contrast, brightness and sharpness fall and rise.
-        color_jitter: greatest change of brightness, contrast and saturation, 0.4 being factors from 0.6 to 1.4.
-        random_erasing: probability that a rectangle is filled with noise.
-        repeated_augmentation: how many times each image comes in a batch, changed differently each time.
-        train_interpolation: how training images are resized and warped; `random`: bicubic or bilinear by chance; None:
-            as in evaluation.
-        train_image_size: side of a training image in pixels; None: as in evaluation.
-
-    Raises:
-        ValueError: a field is out of its range.
+    The ratio of a crop's sides is drawn log-uniformly. Without `randaugment_increasing` posterize and solarize become
+    weaker as the magnitude grows, and colour, contrast, brightness and sharpness go from less than in the image to
+    more. Raises ValueError for a value that is not allowed.
     """
 
     crop_scale: CropScale = (0.08, 1.0)
+    """Least and greatest area of a random training crop, as a share of the image."""
     crop_ratio: CropRatio = (3 / 4, 4 / 3)
+    """Least and greatest width over height of a random training crop."""
     flip: bool = True
+    """Mirror half of the training images left to right."""
     auto_augment: AutoAugment | None = None
+    """Policy that varies training images: randaugment as timm has it, autoaugment (ImageNet's) and trivialaugment
+    (wide) as torchvision has them."""
     randaugment_magnitude: Magnitude = 9.0
+    """Strength of randaugment's operations, 0 to 10."""
     randaugment_layers: Count = 2
+    """Operations that randaugment draws for an image, each made with probability 1/2."""
     randaugment_magnitude_std: MagnitudeStd = 0.0
+    """Standard deviation of randaugment's magnitude; above 100: drawn evenly from 0 to randaugment_magnitude."""
     randaugment_increasing: bool = False
+    """Whether all of randaugment's operations become more severe with the magnitude (timm's inc1)."""
     color_jitter: Share = 0.0
+    """Greatest random change of brightness, contrast and saturation: 0.4 gives factors from 0.6 to 1.4."""
     random_erasing: Share = 0.0
+    """Probability that a rectangle of a training image is filled with noise."""
     repeated_augmentation: Count = 1
+    """Times that an image comes in a batch, varied differently; an epoch sees so many times fewer images."""
     train_interpolation: TrainInterpolation | None = None
+    """How training images are resized and warped; random: bicubic or bilinear by chance; None: as in evaluation."""
     train_image_size: ImageSize | None = None
+    """Height and width of training images, in pixels; None: image_size."""
 
     def __post_init__(self) -> None:
         plain_values(self)

@@ -96,7 +96,7 @@ def make_plan(config: TrainConfig, images: int | None, multiply_adds: Callable[[
             locate(source)
     found = count_images(config, images)
     model = config.build_model(found.classes)
-    shapes = variable_shapes(model, config.channels)
+    shapes = variable_shapes(model, config.preprocessing.channels)
     frozen = frozen_parameters(shapes['params'], config.freeze)
     warn_of_single_values(config, model, shapes, frozen)
     size = describe_size(model, shapes['params'], frozen, multiply_adds)
@@ -138,14 +138,14 @@ def values_at(plan: Plan, steps: np.ndarray) -> tuple[np.ndarray, np.ndarray | N
 
 def chances(config: TrainConfig) -> dict[str, float]:
     """What happens to a training image by chance, with its probability."""
-    both = config.mixup_alpha > 0 and config.cutmix_alpha > 0
+    both, augmentation = config.mixup_alpha > 0 and config.cutmix_alpha > 0, config.augmentation
     found = {
-        'flip': 0.5 * config.flip,
-        'RandAugment operation': 0.5 * (config.auto_augment == 'randaugment'),
-        'AutoAugment': float(config.auto_augment == 'autoaugment'),
-        'TrivialAugment': float(config.auto_augment == 'trivialaugment'),
-        'colour jitter': float(config.color_jitter > 0),
-        'erasing': config.random_erasing,
+        'flip': 0.5 * augmentation.flip,
+        'RandAugment operation': 0.5 * (augmentation.auto_augment == 'randaugment'),
+        'AutoAugment': float(augmentation.auto_augment == 'autoaugment'),
+        'TrivialAugment': float(augmentation.auto_augment == 'trivialaugment'),
+        'colour jitter': float(augmentation.color_jitter > 0),
+        'erasing': augmentation.random_erasing,
         'Mixup': (config.mixup_alpha > 0) / (1 + both),
         'CutMix': (config.cutmix_alpha > 0) / (1 + both),
         'dropout': config.dropout_rate or 0.0,
@@ -157,9 +157,10 @@ def chances(config: TrainConfig) -> dict[str, float]:
 def _summary(plan: Plan) -> list[str]:
     config, images, steps = plan.config, plan.images, plan.total_steps
     updates, idle = steps // config.accumulation_steps, without_update(config, steps)
-    smaller = f', trained at {config.train_image_size}' if config.train_image_size else ''
+    side = config.augmentation.train_image_size
+    smaller = f', trained at {side}' if side else ''
     lines = {
-        'network': f'{config.model} at {config.image_size} pixels{smaller}: {plan.size}',
+        'network': f'{config.model} at {config.preprocessing.image_size} pixels{smaller}: {plan.size}',
         'starts from': config.init or f'random parameters, seed {config.seed}',
         'data': f'{config.dataset} {config.train_split}: {images.number:,} images, {images.classes:,} classes '
         f'({images.known})',

@@ -55,7 +55,7 @@ def _stages(config: TrainConfig, images: RandomAccessDataset) -> tuple[dict[str,
     count = max(1, min(len(images), _SAMPLE) // mesh.size) * mesh.size
     chosen = rng.choice(len(images), count, replace=count > len(images)).tolist()
     encoded = [images.encoded(index) for index in chosen]
-    decoded = [read_image(content, config.channels) for content in encoded]
+    decoded = [read_image(content, preprocessing.channels) for content in encoded]
     elements = [
         element
         for index, pixels in zip(chosen, decoded, strict=True)
@@ -64,7 +64,7 @@ def _stages(config: TrainConfig, images: RandomAccessDataset) -> tuple[dict[str,
     batch = collate(elements)
     stages: dict[str, Callable[[], Any]] = {
         'read': lambda: [images.encoded(index) for index in chosen],
-        'decode': lambda: [read_image(content, config.channels) for content in encoded],
+        'decode': lambda: [read_image(content, preprocessing.channels) for content in encoded],
         'augment': lambda: [prepare_for_training(pixels, preprocessing, augmentation, rng) for pixels in decoded],
         'decode crop and augment': lambda: [
             read_for_training(content, preprocessing, augmentation, rng) for content in encoded

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
-from flaxmobile.data import Dataset
+from flaxmobile.data import Augmentation, Dataset
 from flaxmobile.files import write_whole
 from flaxmobile.runs.plots import INK, MUTED, png, short, show
 from flaxmobile.runs.splits import load_split
@@ -59,34 +59,35 @@ def write_preview(config: TrainConfig, output: Path, *, name: str, count: int) -
 
 def recipe(config: TrainConfig) -> list[str]:
     """How training images are varied, in words."""
-    low, high = (100 * share for share in config.crop_scale)
+    augmentation = config.augmentation
+    low, high = (100 * share for share in augmentation.crop_scale)
     words = [f'crops of {low:g} to {high:g} % of the area' if low < high else f'crops of {low:g} % of the area']
-    if config.flip:
+    if augmentation.flip:
         words.append('half mirrored')
-    if config.auto_augment == 'randaugment':
-        words.append(_rand_augment(config))
-    elif config.auto_augment:
-        words.append({'autoaugment': 'AutoAugment', 'trivialaugment': 'TrivialAugment'}[config.auto_augment])
-    if config.color_jitter:
-        words.append(f'colour jitter {config.color_jitter:g}')
-    if config.random_erasing:
-        words.append(f'random erasing of {100 * config.random_erasing:g} %')
+    if augmentation.auto_augment == 'randaugment':
+        words.append(_rand_augment(augmentation))
+    elif augmentation.auto_augment:
+        words.append({'autoaugment': 'AutoAugment', 'trivialaugment': 'TrivialAugment'}[augmentation.auto_augment])
+    if augmentation.color_jitter:
+        words.append(f'colour jitter {augmentation.color_jitter:g}')
+    if augmentation.random_erasing:
+        words.append(f'random erasing of {100 * augmentation.random_erasing:g} %')
     words += [
         f'{method} of Beta({alpha:g}, {alpha:g})'
         for method, alpha in (('Mixup', config.mixup_alpha), ('CutMix', config.cutmix_alpha))
         if alpha
     ]
-    if config.repeated_augmentation > 1:
-        words.append(f'each {config.repeated_augmentation} times in a batch')
-    interpolation = config.train_interpolation or config.interpolation
+    if augmentation.repeated_augmentation > 1:
+        words.append(f'each {augmentation.repeated_augmentation} times in a batch')
+    interpolation = augmentation.train_interpolation or config.preprocessing.interpolation
     return [*words, 'bilinear or bicubic' if interpolation == 'random' else interpolation]
 
 
-def _rand_augment(config: TrainConfig) -> str:
-    magnitude, deviation = config.randaugment_magnitude, config.randaugment_magnitude_std
+def _rand_augment(augmentation: Augmentation) -> str:
+    magnitude, deviation = augmentation.randaugment_magnitude, augmentation.randaugment_magnitude_std
     strength = f'0 to {magnitude:g}' if deviation > 100 else f'{magnitude:g}' + f' ± {deviation:g}' * (deviation > 0)
-    increasing = ', increasing' if config.randaugment_increasing else ''
-    return f'RandAugment of {config.randaugment_layers} layers, magnitude {strength}{increasing}'
+    increasing = ', increasing' if augmentation.randaugment_increasing else ''
+    return f'RandAugment of {augmentation.randaugment_layers} layers, magnitude {strength}{increasing}'
 
 
 def read_columns(config: TrainConfig, count: int) -> tuple[Column, list[Column]]:
@@ -104,7 +105,8 @@ def read_columns(config: TrainConfig, count: int) -> tuple[Column, list[Column]]
         varied[name].reshape(count, VARIANTS, *varied[name].shape[1:])[order] for name in ('image', 'label', 'index')
     )
     names = [short(dataset.classes[label]) for label in labels[:, 0]]
-    originals = Column(shown['image'][places[:, 0]], 'in evaluation', names, f'{config.image_size} pixels')
+    size = f'{config.preprocessing.image_size} pixels'
+    originals = Column(shown['image'][places[:, 0]], 'in evaluation', names, size)
     return originals, [mix(images[:, place], names, config, place) for place in range(VARIANTS)]
 
 

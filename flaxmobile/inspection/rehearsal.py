@@ -68,13 +68,13 @@ def planned_step(config: TrainConfig, num_classes: int, devices: Sequence[jax.De
     # Not `make_mesh`: JAX orders real chips, and refuses the two cores of one that a topology of v4 has.
     mesh = Mesh(np.array(devices), ('data',), axis_types=(AxisType.Auto,))
     model = config.build_model(num_classes)
-    variables = variable_shapes(model, config.channels)
+    variables = variable_shapes(model, config.preprocessing.channels)
     params = variables['params']
     frozen, optimizer = frozen_parameters(params, config.freeze), make_optimizer(config, STEPS_PER_EPOCH, tuple(params))
     step = configured_step(config, model, optimizer, frozen, num_classes, mesh)
     state = jax.eval_shape(lambda variables: start_state(variables, optimizer, config.ema_decay, frozen), variables)
     size = config.augmentation.training_size(config.preprocessing)
-    shape = (config.batch_size, size, size, config.channels)
+    shape = (config.batch_size, size, size, config.preprocessing.channels)
     images = {
         'image': jax.ShapeDtypeStruct(shape, jnp.uint8),
         'label': jax.ShapeDtypeStruct((config.batch_size,), jnp.int32),

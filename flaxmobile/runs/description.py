@@ -68,7 +68,7 @@ class RunDescription:
             'images': dict(self.images),
             'teacher': self.teacher,
             'preprocessing': dataclasses.asdict(self.config.preprocessing),
-            'config': dataclasses.asdict(self.config),
+            'config': self.config.options(),
         }
 
     def as_text(self) -> str:
@@ -143,7 +143,7 @@ def _parse(path: Path, content: bytes, *, whole: bool = False) -> RunDescription
             if whole or f'"{DIGEST}":' in text:
                 wrote = f'flaxmobile {printable(found.get("flaxmobile"))}'
             fields = {name: _tuples(value) for name, value in found['config'].items()}
-            config = _meaning(TrainConfig(**fields), written)
+            config = _meaning(TrainConfig.from_options(fields), written)
             return RunDescription(config, _names(found['classes']), _images(found['images']), _teacher(found), written)
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         name = printable(path, None)
@@ -194,9 +194,9 @@ def _teacher(content: Mapping[str, Any]) -> int | None:
 
 def _fields(description: RunDescription) -> dict[str, Any]:
     """What makes a run this one, by name; lists by their entries."""
-    config = dataclasses.asdict(description.config)
+    options = description.config.options()
     return {
-        **{f'config.{name}': value for name, value in config.items() if name not in FREE_FIELDS},
+        **{f'config.{name}': value for name, value in options.items() if name not in FREE_FIELDS},
         **{f'classes[{number}]': name for number, name in enumerate(description.classes)},
         **{f'images.{part}': fingerprint for part, fingerprint in description.images.items()},
         'teacher': description.teacher,

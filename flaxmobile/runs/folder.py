@@ -229,11 +229,9 @@ def check_folder(run_dir: Path, config: TrainConfig, *, resume: bool, overwrite:
 
 
 def changed_fields(before: TrainConfig, after: TrainConfig) -> dict[str, tuple[Any, Any]]:
-    """The fields in which two configurations differ, each with both values."""
-    pairs = {
-        field.name: (getattr(before, field.name), getattr(after, field.name)) for field in dataclasses.fields(before)
-    }
-    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+    """The options in which two configurations differ, each with both values."""
+    earlier, later = before.options(), after.options()
+    return {name: (earlier[name], later[name]) for name in earlier if earlier[name] != later[name]}
 
 
 def clear_folder(run_dir: Path) -> None:

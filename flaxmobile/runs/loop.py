@@ -122,7 +122,7 @@ def prepare(config: TrainConfig, run_dir: Path, *, resume: bool, overwrite: bool
     if resume:
         description = run.check_data(run_dir, description)
     model, mesh = config.build_model(len(classes)), make_mesh()
-    shapes = variable_shapes(model, config.channels)
+    shapes = variable_shapes(model, config.preprocessing.channels)
     params = shapes['params']
     frozen, optimizer = frozen_parameters(params, config.freeze), make_optimizer(config, steps, tuple(params))
     warn_of_single_values(config, model, shapes, frozen)
@@ -162,7 +162,8 @@ def initial_state(
     init: str | None,
 ) -> TrainState:
     """The state before the first step, with the weights that `init` names, on every device of the mesh."""
-    shape = (1, config.image_size, config.image_size, config.channels)
+    side, channels = config.preprocessing.image_size, config.preprocessing.channels
+    shape = (1, side, side, channels)
     state = create_state(model, optimizer, jax.random.key(config.seed), shape, config.ema_decay, frozen)
     if init is not None:
         state = start_from(state, load_init(init, config, model), classes)

@@ -1,6 +1,5 @@
 """The report of a finished run: `report.md`, its pictures, and `results.json` for programs."""
 
-import dataclasses
 import importlib.metadata
 import json
 import platform
@@ -258,8 +257,10 @@ def train_command(config_name: str, config: TrainConfig) -> str:
     changed = changed_fields(before, config)
     # With --init the fields that follow the weights do not start from the config's own.
     explicit = FOLLOWED if 'init' in changed else ()
-    for name in [field.name for field in dataclasses.fields(config) if field.name in {*changed, *explicit}]:
-        option, value = name.replace('_', '-'), getattr(config, name)
+    for name, value in config.options().items():
+        if name not in {*changed, *explicit}:
+            continue
+        option = name.replace('_', '-')
         if isinstance(value, bool):
             words.append(f'--{option}' if value else f'--no-{option}')
         else:

@@ -17,9 +17,8 @@ from flaxmobile.training.config import TrainConfig
 from flaxmobile.weights import LoadedModel, formats, origins
 
 NETWORK = ('stem_stride', 'convention')
-PREPROCESSING = tuple(field.name for field in dataclasses.fields(Preprocessing))
-# What weights decide, since they mean something only to their network and for images like those they learnt from.
-FOLLOWED = ('model', *NETWORK, *PREPROCESSING)
+# Options that follow the weights: these fit one network, and images prepared as those it learnt from.
+FOLLOWED = ('model', *NETWORK, *(field.name for field in dataclasses.fields(Preprocessing)))
 
 
 def follow(config: TrainConfig, init: str, resumed: Path | None = None) -> TrainConfig:
@@ -35,20 +34,21 @@ def follow(config: TrainConfig, init: str, resumed: Path | None = None) -> Train
             of one that a config cannot ask for.
     """
     if resumed is not None and (before := read_description(resumed).config).init == init:
-        return dataclasses.replace(config, **_followed(before))
+        return config.with_options(**_followed(before))
     where = locate(init)
     if config.init_ema and not (isinstance(where, Path) and where.is_file()):
         raise ValueError(_no_average(init))
     if isinstance(where, weights.Weight):
         return _with(config, {'name': where.model}, where.preprocessing())
     if where.is_dir():
-        return dataclasses.replace(config, **_followed(read_description(where).config))
+        return config.with_options(**_followed(read_description(where).config))
     opened = _open_file(init, config, config.init_ema).model
     return _with(config, {'name': opened.name} | opened.overrides, opened.loaded.preprocessing)
 
 
 def _followed(config: TrainConfig) -> dict[str, Any]:
-    return {name: getattr(config, name) for name in FOLLOWED}
+    options = config.options()
+    return {name: options[name] for name in FOLLOWED}
 
 
 def _with(config: TrainConfig, network: Mapping[str, Any], preprocessing: Preprocessing) -> TrainConfig:
@@ -57,7 +57,7 @@ def _with(config: TrainConfig, network: Mapping[str, Any], preprocessing: Prepro
     if more:
         raise ValueError(f'init: the weights are of {network["name"]} with {more}, which a config cannot ask for')
     changes: dict[str, Any] = {'model': network['name']} | {name: network.get(name) for name in NETWORK}
-    return dataclasses.replace(config, **changes, **dataclasses.asdict(preprocessing))
+    return dataclasses.replace(config, **changes, preprocessing=preprocessing)
 
 
 def _no_average(init: str) -> str:

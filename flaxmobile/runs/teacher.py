@@ -25,10 +25,10 @@ def load_teacher(config: TrainConfig, classes: Sequence[str]) -> tuple[Distillat
     if config.teacher is None:
         return None
     model, variables, preprocessing, known = load_init(config.teacher, config)
-    if preprocessing.channels != config.channels:
+    if preprocessing.channels != config.preprocessing.channels:
         raise ValueError(
             f'teacher: {config.teacher} sees images of {preprocessing.channels} channels, and channels is '
-            f'{config.channels}: take a teacher for such images'
+            f'{config.preprocessing.channels}: take a teacher for such images'
         )
     try:
         columns = tuple(label_positions(classes, known).tolist())

@@ -64,7 +64,7 @@ def warn_of_single_values(config: TrainConfig, model: nn.Module, variables: Any,
         return
     size = config.augmentation.training_size(config.preprocessing)
     state = model_state(variables)
-    images = jax.ShapeDtypeStruct((1, size, size, config.channels), jnp.float32)
+    images = jax.ShapeDtypeStruct((1, size, size, config.preprocessing.channels), jnp.float32)
 
     def forward(variables: Any, images: jax.Array) -> Any:
         return model.apply(

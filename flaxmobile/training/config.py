@@ -1,29 +1,18 @@
-"""What a training run is: one flat, frozen dataclass, written in a Python file and overridden on the command line."""
+"""What a training run is: one frozen dataclass, written in a Python file and overridden on the command line."""
 
 import dataclasses
+import functools
 import runpy
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import jax.numpy as jnp
 from flax import linen as nn
 
-from flaxmobile.data.preprocessing import (
-    Augmentation,
-    AutoAugment,
-    Channels,
-    CropFraction,
-    CropRatio,
-    CropScale,
-    ImageSize,
-    Interpolation,
-    Magnitude,
-    MagnitudeStd,
-    Preprocessing,
-    TrainInterpolation,
-)
+from flaxmobile.data.preprocessing import Augmentation, Preprocessing
 from flaxmobile.layers.convention import CONVENTIONS
-from flaxmobile.messages import unknown
+from flaxmobile.messages import listing, unknown
 from flaxmobile.models import create_model
 from flaxmobile.rules import (
     Count,
@@ -45,6 +34,38 @@ Schedule = Literal['constant', 'cosine', 'exponential', 'step']
 Precision = Literal['float32', 'bfloat16']
 
 
+_Config = TypeVar('_Config')
+_PARTS = ('preprocessing', 'augmentation')
+
+
+def _tells_where_fields_are(config: type[_Config]) -> type[_Config]:
+    """Make a field of a part, given to `config` itself, a TypeError that says what to write."""
+    build = config.__init__
+
+    @functools.wraps(build)
+    def init(self: Any, **given: Any) -> None:
+        _check_places(config, given)
+        build(self, **given)
+
+    config.__init__ = init  # type: ignore[method-assign, assignment]
+    return config
+
+
+def _check_places(config: Any, given: Mapping[str, Any]) -> None:
+    for part in _PARTS:
+        default = getattr(config, part)
+        own = {name: given[name] for name in vars(default) if name in given}
+        if not own:
+            continue
+        usual = {name: value for name, value in vars(default).items() if value != getattr(type(default), name)}
+        words, change = (', '.join(f'{name}={value!r}' for name, value in some.items()) for some in (usual | own, own))
+        raise TypeError(
+            f'{listing(own)}: a field of TrainConfig.{part}. Write {part}={type(default).__name__}({words}) in a new '
+            f'configuration, or config.with_options({change}) to change one'
+        )
+
+
+@_tells_where_fields_are
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """Everything that decides a training run.
@@ -88,50 +109,16 @@ class TrainConfig:
     """Images evaluated during training, which choose the best checkpoint."""
     test_split: str = 'test'
     """Images read once, at the end."""
-    image_size: ImageSize = 224
-    """Height and width the network sees, in pixels."""
-    channels: Channels = 3
-    """Channels of an image: 1 grey, 3 colour."""
-    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
-    """Mean of each channel, pixels counted from 0 to 1, which is subtracted."""
-    std: tuple[Positive, ...] = (0.5, 0.5, 0.5)
-    """Standard deviation of each channel, pixels counted from 0 to 1, which divides."""
-    crop_fraction: CropFraction = 0.875
-    """Side of the centre crop in evaluation, as a share of the resized image."""
-    interpolation: Interpolation = 'bicubic'
-    """How images are resized in evaluation."""
-    crop_scale: CropScale = (0.08, 1.0)
-    """Least and greatest area of a random training crop, as a share of the image."""
-    crop_ratio: CropRatio = (3 / 4, 4 / 3)
-    """Least and greatest width over height of a random training crop."""
-    flip: bool = True
-    """Mirror half of the training images left to right."""
-    auto_augment: AutoAugment | None = None
-    """Policy that varies training images: randaugment as timm has it, autoaugment (ImageNet's) and trivialaugment
-    (wide) as torchvision has them."""
-    randaugment_magnitude: Magnitude = 9.0
-    """Strength of randaugment's operations, 0 to 10."""
-    randaugment_layers: Count = 2
-    """Operations that randaugment draws for an image, each made with probability 1/2."""
-    randaugment_magnitude_std: MagnitudeStd = 0.0
-    """Standard deviation of randaugment's magnitude; above 100: drawn evenly from 0 to randaugment_magnitude."""
-    randaugment_increasing: bool = False
-    """Whether all of randaugment's operations become more severe with the magnitude (timm's inc1)."""
-    color_jitter: Share = 0.0
-    """Greatest random change of brightness, contrast and saturation: 0.4 gives factors from 0.6 to 1.4."""
-    random_erasing: Share = 0.0
-    """Probability that a rectangle of a training image is filled with noise."""
+    preprocessing: Preprocessing = dataclasses.field(default=Preprocessing(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)))
+    """How every image is resized, cropped and normalised. Without it mean and std are 0.5, as TensorFlow's networks
+    have them."""
+    augmentation: Augmentation = dataclasses.field(default=Augmentation())
+    """How training images are varied, each by itself."""
     mixup_alpha: NotNegative = 0.0
     """Mix each batch with its neighbours, by a share from Beta(alpha, alpha); 0: never. With cutmix_alpha too, one of
     both is drawn for each batch."""
     cutmix_alpha: NotNegative = 0.0
     """Paste a rectangle of the neighbour into each image, its area by Beta(alpha, alpha); 0: never."""
-    repeated_augmentation: Count = 1
-    """Times that an image comes in a batch, varied differently; an epoch sees so many times fewer images."""
-    train_interpolation: TrainInterpolation | None = None
-    """How training images are resized and warped; random: bicubic or bilinear by chance; None: as in evaluation."""
-    train_image_size: ImageSize | None = None
-    """Height and width of training images, in pixels; None: image_size."""
     max_unreadable: Share = 0.01
     """Share of images that may be unreadable before the run stops."""
     workers: Annotated[int, between(0, 1024)] = 0
@@ -209,30 +196,19 @@ class TrainConfig:
         plain_values(self)
         check_fields(self, 'config')
         _check_schedule(self)
-        _ = self.preprocessing, self.augmentation, self.mixing
+        _ = self.mixing
         if self.init_ema and self.init is None:
             raise ValueError('init_ema=True (--init-ema) goes with init, a checkpoint of torch to start from')
-        if self.batch_size % self.repeated_augmentation:
+        if self.batch_size % (times := self.augmentation.repeated_augmentation):
             raise ValueError(
-                f'batch_size ({self.batch_size}) must be a multiple of repeated_augmentation '
-                f'({self.repeated_augmentation}), the times that an image comes in it'
+                f'batch_size ({self.batch_size}) must be a multiple of repeated_augmentation ({times}), the times that '
+                'an image comes in it'
             )
-
-    @property
-    def preprocessing(self) -> Preprocessing:
-        """How every image is resized, cropped and normalised."""
-        names = ('image_size', 'channels', 'mean', 'std', 'crop_fraction', 'interpolation')
-        return Preprocessing(**{name: getattr(self, name) for name in names})
-
-    @property
-    def augmentation(self) -> Augmentation:
-        """How training images are varied, each by itself."""
-        return Augmentation(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Augmentation)})
 
     @property
     def mixing(self) -> Mixing:
         """How the images of a batch are mixed."""
-        return Mixing(self.mixup_alpha, self.cutmix_alpha, self.repeated_augmentation)
+        return Mixing(self.mixup_alpha, self.cutmix_alpha, self.augmentation.repeated_augmentation)
 
     @property
     def model_overrides(self) -> dict[str, Any]:
@@ -247,6 +223,28 @@ class TrainConfig:
     def total_steps(self, steps_per_epoch: int) -> int:
         """Steps of the whole run, at least one."""
         return max(1, round(self.epochs * steps_per_epoch))
+
+    def options(self) -> dict[str, Any]:
+        """All values as the command line and `run.json` have them: the fields of the parts beside the others."""
+        values: dict[str, Any] = {}
+        for name in (field.name for field in dataclasses.fields(self)):
+            value = getattr(self, name)
+            values |= vars(value) if name in _PARTS else {name: value}
+        return values
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any]) -> 'TrainConfig':
+        """The configuration with these `options`; the rest is as in `TrainConfig()`."""
+        others, parts = dict(options), {}
+        for part in _PARTS:
+            default = getattr(cls, part)
+            own = {name: others.pop(name) for name in vars(default) if name in others}
+            parts[part] = dataclasses.replace(default, **own)
+        return cls(**others, **parts)
+
+    def with_options(self, **changes: Any) -> 'TrainConfig':
+        """This configuration with some of its `options` changed."""
+        return self.from_options(self.options() | changes)
 
 
 def load_config(name_or_path: str | Path) -> TrainConfig:

@@ -89,7 +89,7 @@ def test_it_is_what_training_does(finished_run: Path, tiny: TrainConfig) -> None
 
 
 def plan_of(**changes: Any) -> Plan:
-    return make_plan(dataclasses.replace(load_config('imagenet_mobilenetv2'), **changes), 1000)
+    return make_plan(load_config('imagenet_mobilenetv2').with_options(**changes), 1000)
 
 
 def reached(plan: Plan) -> int:
@@ -124,7 +124,7 @@ def test_chances() -> None:
         'dropout': 0.2,
     }
     assert chances(dataclasses.replace(config, cutmix_alpha=0.0))['Mixup'] == 1
-    assert chances(dataclasses.replace(load_config('fashion_mnist'), flip=False, dropout_rate=None)) == {}
+    assert chances(load_config('fashion_mnist').with_options(flip=False, dropout_rate=None)) == {}
 
 
 def test_the_picture_has_what_there_is_to_show() -> None:

@@ -11,10 +11,15 @@ from flaxmobile.runs.splits import load_splits
 from flaxmobile.training.config import load_config
 
 CONFIG = """
+from flaxmobile.data import Preprocessing
 from flaxmobile.training.config import TrainConfig
 
 config = TrainConfig(
-    model='mobilenetv3_small_050', dataset={dataset!r}, train_split='train', image_size=16, batch_size=8
+    model='mobilenetv3_small_050',
+    dataset={dataset!r},
+    train_split='train',
+    preprocessing=Preprocessing(image_size=16),
+    batch_size=8,
 )
 """
 

@@ -12,8 +12,8 @@ from flaxmobile.inspection.rehearsal import planned_step
 from flaxmobile.training.config import TrainConfig
 
 SMALL = TrainConfig(
-    model='mobilenetv1_025', dataset='none', image_size=32, batch_size=16, dropout_rate=0.2, ema_decay=0.9
-)
+    model='mobilenetv1_025', dataset='none', batch_size=16, dropout_rate=0.2, ema_decay=0.9
+).with_options(image_size=32)
 QUICKLY = {'xla_backend_optimization_level': 0}
 
 

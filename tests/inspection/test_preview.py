@@ -1,6 +1,5 @@
 """The contact sheet's pictures against the images they are of, and what is said of them."""
 
-import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ PLAIN = {'crop_scale': (1.0, 1.0), 'crop_ratio': (1.0, 1.0), 'flip': False}
 
 
 def mini(**changes: object) -> TrainConfig:
-    return dataclasses.replace(load_config('fashion_mnist_mini'), **changes)  # type: ignore[arg-type]
+    return load_config('fashion_mnist_mini').with_options(**changes)
 
 
 @pytest.fixture

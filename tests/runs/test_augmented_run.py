@@ -1,6 +1,5 @@
 """A run with all of augmentation at once."""
 
-import dataclasses
 import signal
 from pathlib import Path
 
@@ -19,8 +18,7 @@ from flaxmobile.training.interruption import TrainingStopped
 def test_a_stopped_run_goes_on_to_the_same_bits(
     tiny: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = dataclasses.replace(
-        tiny,
+    config = tiny.with_options(
         epochs=2,
         auto_augment='randaugment',
         randaugment_magnitude_std=float('inf'),

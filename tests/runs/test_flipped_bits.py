@@ -129,7 +129,7 @@ def test_every_reader_of_a_run_refuses_another_mean(
     digest: bool, run_dir: Path, tiny: TrainConfig, command: Run, blob_file: Path
 ) -> None:
     changed_mean(run_dir, digest=digest)
-    resumed = dataclasses.replace(tiny, mean=(0.7,))
+    resumed = tiny.with_options(mean=(0.7,))
     readers: list[Callable[[], object]] = [
         lambda: read_description(run_dir),
         lambda: load_run(run_dir),
@@ -185,7 +185,7 @@ def test_a_copy_that_is_damaged_itself_says_nothing(run_dir: Path) -> None:
     """The checkpoints before still do; where none is left, no checkpoint can be used either."""
     last = run_dir / 'checkpoints/24/run/metadata'
     last.write_text(last.read_text().replace('0.3', '0.7'))
-    assert read_description(run_dir).config.mean == (0.3,)
+    assert read_description(run_dir).config.preprocessing.mean == (0.3,)
     changed_mean(run_dir, digest=False)
     with pytest.raises(ValueError, match=r'differs from the copy in .*checkpoints/18/run/metadata'):
         read_description(run_dir)

@@ -127,13 +127,14 @@ def rewrite(run_dir: Path, **changes: Any) -> None:
         write_digests(folder)
 
 
-@pytest.mark.parametrize('changes', [{'workers': 2000}, {'crop_fraction': 0.01}])
-def test_a_value_that_is_no_longer_allowed_is_no_damage(run_dir: Path, changes: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ('owner', 'changes'), [('config', {'workers': 2000}), ('Preprocessing', {'crop_fraction': 0.01})]
+)
+def test_a_value_that_is_no_longer_allowed_is_no_damage(run_dir: Path, owner: str, changes: dict[str, Any]) -> None:
     ((name, value),) = changes.items()
     rewrite(run_dir, **changes)
-    words = (
-        rf'^run/run\.json is as .*, by flaxmobile 0\.1\.0, .*config: {name} must be .*, not {value}\. Use the version'
-    )
+    reason = rf'{owner}: {name} must be .*, not {value}'
+    words = rf'^run/run\.json is as .*, by flaxmobile 0\.1\.0, .*: {reason}\. Use the version'
     for read in (read_description, load_run, lambda path: check_folder(path, CONFIG, resume=True, overwrite=False)):
         with pytest.raises(ValueError, match=words) as raised:
             read(run_dir)
@@ -153,7 +154,7 @@ def test_a_copy_with_a_value_that_is_no_longer_allowed_is_no_damage(run_dir: Pat
     whole = (run_dir / 'run.json').read_bytes()
     rewrite(run_dir, crop_fraction=0.01)
     (run_dir / 'run.json').write_bytes(whole)
-    words = r'^run/checkpoints/9/run/metadata is as it was written, .*config: crop_fraction must be'
+    words = r'^run/checkpoints/9/run/metadata is as it was written, .*: Preprocessing: crop_fraction must be'
     with pytest.raises(ValueError, match=words):
         read_description(run_dir)
 

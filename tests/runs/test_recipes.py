@@ -1,6 +1,5 @@
 """The configs for ImageNet against their sources: steps and rates worked by hand, and two steps of every one."""
 
-import dataclasses
 import math
 from pathlib import Path
 from typing import Any
@@ -139,14 +138,13 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def shrunk(config: TrainConfig, folder: Path) -> TrainConfig:
     """All that the config says, of eight small images a step."""
-    grey = config.channels == 1
-    return dataclasses.replace(
-        config,
+    grey = config.preprocessing.channels == 1
+    return config.with_options(
         dataset=str(folder),
         train_split='train',
         batch_size=8,
         image_size=28 if grey else 32,
-        train_image_size=None if config.train_image_size is None else 24,
+        train_image_size=None if config.augmentation.train_image_size is None else 24,
     )
 
 
@@ -163,7 +161,8 @@ def test_two_steps(name: str, images: Path, monkeypatch: pytest.MonkeyPatch) -> 
     data = load_dataset(config.dataset, config.train_split)
     batches = data.train_batches(8, config.preprocessing, config.augmentation, seed=0)
     optimizer = make_optimizer(config, 2)
-    shape = (1, config.image_size, config.image_size, config.channels)
+    side = config.preprocessing.image_size
+    shape = (1, side, side, config.preprocessing.channels)
     state = replicate(states.create_state(model, optimizer, jax.random.key(0), shape, config.ema_decay), mesh)
     taught = (Distillation(model, config.preprocessing, (3, 2, 1, 0), config.preprocessing, 0.5, 1.0), state.variables)
     step = make_train_step(

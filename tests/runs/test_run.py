@@ -1,4 +1,3 @@
-import dataclasses
 import json
 import shutil
 from contextlib import closing
@@ -13,7 +12,7 @@ import pytest
 from tiny_run import CLASSES, Blobs
 
 import flaxmobile
-from flaxmobile.data import read_image
+from flaxmobile.data import Preprocessing, read_image
 from flaxmobile.runs.folder import (
     RunDescription,
     changed_fields,
@@ -28,7 +27,9 @@ from flaxmobile.training.state import TrainState
 
 
 def test_a_description_comes_back(tmp_path: Path) -> None:
-    config = TrainConfig(model='mobilenetv2_035', dataset='flowers', mean=(0.1, 0.2, 0.3), crop_scale=(0.5, 0.9))
+    config = TrainConfig(model='mobilenetv2_035', dataset='flowers').with_options(
+        mean=(0.1, 0.2, 0.3), crop_scale=(0.5, 0.9)
+    )
     description = RunDescription(config, ('rose', 'tulip'), {'train': '7 images'})
     description.write(tmp_path)
     assert read_description(tmp_path) == description
@@ -101,7 +102,9 @@ def test_a_run_is_loaded_as_it_was_evaluated(tiny: TrainConfig, finished_run: Pa
 
 
 def test_a_network_of_the_zoo_comes_back(tmp_path: Path) -> None:
-    config = TrainConfig(model='mobilenetv1_025', dataset='none', image_size=32, stem_stride=1)
+    config = TrainConfig(
+        model='mobilenetv1_025', dataset='none', preprocessing=Preprocessing(image_size=32), stem_stride=1
+    )
     model = config.build_model(3)
     shapes = jax.eval_shape(model.init, jax.random.key(1), jnp.zeros((1, 32, 32, 3)))
     rng = np.random.default_rng(0)
@@ -133,7 +136,7 @@ def test_a_record_that_is_cut_off_is_told(finished_run: Path, tmp_path: Path) ->
 
 def test_changed_fields() -> None:
     config = TrainConfig(model='a', dataset='b')
-    changed = dataclasses.replace(config, epochs=3.0, mean=(0.0, 0.0, 0.0))
+    changed = config.with_options(epochs=3.0, mean=(0.0, 0.0, 0.0))
     assert changed_fields(config, changed) == {'epochs': (100.0, 3.0), 'mean': ((0.5, 0.5, 0.5), (0.0, 0.0, 0.0))}
 
 

@@ -177,7 +177,7 @@ def test_a_teacher_of_other_classes_or_channels(finished_run: Path, tiny: TrainC
     assert load_teacher(tiny, ('top', 'left')) is None
     with pytest.raises(ValueError, match=r'teacher: .*does not know 1 of the 2 classes of the data set \(up\)'):
         load_teacher(taught, ('up', 'left'))
-    colour = dataclasses.replace(taught, channels=3, mean=(0.5,) * 3, std=(0.5,) * 3)
+    colour = taught.with_options(channels=3, mean=(0.5,) * 3, std=(0.5,) * 3)
     with pytest.raises(ValueError, match='sees images of 1 channels, and channels is 3'):
         load_teacher(colour, CLASSES)
     with pytest.raises(ValueError, match='is no run, no file and no published weights'):

@@ -1,6 +1,5 @@
 """Runs that could change nothing are refused before anything is written, and BatchNorm over single values is told."""
 
-import dataclasses
 import re
 import warnings
 from functools import cache
@@ -22,7 +21,7 @@ from flaxmobile.training.optimizer import learning_rate_schedule
 
 
 def changed(config: TrainConfig, **changes: Any) -> TrainConfig:
-    return dataclasses.replace(config, **changes)
+    return config.with_options(**changes)
 
 
 @pytest.mark.parametrize(
@@ -94,7 +93,8 @@ def network(name: str) -> tuple[Any, dict[str, Any]]:
 
 def single_values(**changes: Any) -> list[str]:
     """What is told of a configuration."""
-    config = changed(TrainConfig(model='mobilenetv1_025', dataset='none', batch_size=1, image_size=32), **changes)
+    config = TrainConfig(model='mobilenetv1_025', dataset='none', batch_size=1).with_options(image_size=32)
+    config = changed(config, **changes)
     model, shapes = network(config.model)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')

@@ -1,4 +1,6 @@
 import dataclasses
+import inspect
+import re
 import runpy
 from pathlib import Path
 
@@ -7,6 +9,7 @@ import jax.numpy as jnp
 import pytest
 
 from flaxmobile.cli import main
+from flaxmobile.data import Augmentation, Preprocessing
 from flaxmobile.tasks.mixing import Mixing
 from flaxmobile.training.config import TrainConfig, list_configs, load_config
 
@@ -41,7 +44,7 @@ EXPECTED = {
 
 
 def small(**changes: object) -> TrainConfig:
-    return TrainConfig(**{'model': 'mobilenetv1_025', 'dataset': 'cifar10', **changes})  # type: ignore[arg-type]
+    return TrainConfig(model='mobilenetv1_025', dataset='cifar10').with_options(**changes)
 
 
 def test_every_config_is_expected():
@@ -52,7 +55,8 @@ def test_every_config_is_expected():
 def test_every_config_builds_its_model(name: str):
     config, (num_classes, parameters) = load_config(name), EXPECTED[name]
     model = config.build_model(num_classes)
-    images = jnp.zeros((2, config.image_size, config.image_size, config.channels))
+    side = config.preprocessing.image_size
+    images = jnp.zeros((2, side, side, config.preprocessing.channels))
     logits, variables = jax.eval_shape(model.init_with_output, jax.random.key(0), images)
     assert logits.shape == (2, num_classes)
     if parameters is not None:
@@ -74,7 +78,7 @@ def test_papers_recipes():
     assert (v3.decay_rate, v3.decay_epochs, v3.ema_decay, v3.dropout_rate) == (0.99, 3, 0.9999, 0.2)
     for config in (v2, v3):
         assert (config.optimizer, config.schedule, config.momentum) == ('rmsprop', 'exponential', 0.9)
-        assert config.mean == config.std == (0.5, 0.5, 0.5)
+        assert config.preprocessing.mean == config.preprocessing.std == (0.5, 0.5, 0.5)
 
 
 def test_a_path_is_a_config_too(tmp_path: Path):
@@ -101,8 +105,8 @@ def test_help_explains_every_field(capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit):
         main(['train', 'fashion_mnist_mini', '--help'])
     told = capsys.readouterr().out
-    for field in dataclasses.fields(TrainConfig):
-        assert f'--{field.name.replace("_", "-")}' in told
+    for name in small().options():
+        assert f'--{name.replace("_", "-")}' in told
     assert 'Share of the target spread evenly over all classes.' in ' '.join(told.replace('│', ' ').split())
 
 
@@ -182,3 +186,45 @@ def test_the_model_computes_in_the_dtype_and_stores_float32():
 def test_total_steps():
     assert small(epochs=2.5).total_steps(10) == 25
     assert small(epochs=0.01).total_steps(10) == 1
+
+
+def test_options_and_nested_fields_say_the_same():
+    preprocessing = Preprocessing(image_size=28, channels=1, mean=(0.3,), std=(0.2,))
+    nested = TrainConfig(
+        model='mobilenetv1_025',
+        dataset='cifar10',
+        preprocessing=preprocessing,
+        augmentation=Augmentation(flip=False),
+        epochs=3,
+    )
+    flat = {'image_size': 28, 'channels': 1, 'mean': (0.3,), 'std': (0.2,), 'flip': False, 'epochs': 3}
+    assert small(**flat) == nested
+    assert {name: nested.options()[name] for name in flat} == flat
+    assert TrainConfig.from_options(nested.options()) == nested
+    assert (
+        len(nested.options())
+        == sum(len(dataclasses.fields(part)) for part in (preprocessing, Augmentation, nested)) - 2
+    )
+    with pytest.raises(TypeError, match="unexpected keyword argument 'imagesize'"):
+        nested.with_options(imagesize=32)
+
+
+def test_the_default_is_tensorflow_s_normalisation_and_that_of_images_is_imagenet_s():
+    assert small().preprocessing.mean == small().preprocessing.std == (0.5, 0.5, 0.5)
+    assert Preprocessing().mean == (0.485, 0.456, 0.406)
+
+
+def test_a_field_of_a_part_says_where_it_is(tmp_path: Path):
+    """What the message says to write means what the flat field meant, mean and std too."""
+    path = tmp_path / 'flat.py'
+    path.write_text(
+        'from flaxmobile.training.config import TrainConfig\n'
+        "config = TrainConfig(model='mobilenetv2_035', dataset='photos', image_size=64, crop_fraction=1.0)\n"
+    )
+    nested = 'preprocessing=Preprocessing(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), image_size=64, crop_fraction=1.0)'
+    with pytest.raises(ValueError, match=rf'flat\.py .*crop_fraction: .*Write {re.escape(nested)} in a new'):
+        load_config(path)
+    changed = re.escape('config.with_options(flip=False)')
+    with pytest.raises(TypeError, match=rf'flip: .*Write augmentation=Augmentation\(flip=False\) .*{changed}'):
+        dataclasses.replace(small(), flip=False)  # type: ignore[call-arg]
+    assert list(inspect.signature(TrainConfig).parameters) == [field.name for field in dataclasses.fields(TrainConfig)]

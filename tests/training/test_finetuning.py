@@ -19,7 +19,7 @@ from flaxmobile import cli, weights
 from flaxmobile.data import Preprocessing
 from flaxmobile.models import create_model
 from flaxmobile.runs import loop
-from flaxmobile.runs.folder import load_run
+from flaxmobile.runs.folder import changed_fields, load_run
 from flaxmobile.runs.report import train_command
 from flaxmobile.runs.start import FOLLOWED, follow, load_init
 from flaxmobile.training.config import TrainConfig, load_config
@@ -82,18 +82,18 @@ def test_a_config_follows_a_run(finished_run: Path) -> None:
     ours = load_config('image_folder')
     followed = follow(ours, str(finished_run))
     # Of the run in tests/tiny_run.py.
-    assert (followed.model, followed.image_size, followed.channels) == ('tiny', 8, 1)
-    assert (followed.mean, followed.std, followed.crop_fraction) == ((0.3,), (0.2,), 1.0)
-    assert {name for name in vars(ours) if getattr(ours, name) != getattr(followed, name)} <= set(FOLLOWED)
+    assert followed.model == 'tiny'
+    assert followed.preprocessing == Preprocessing(8, 1, (0.3,), (0.2,), 1.0)
+    assert changed_fields(ours, followed).keys() <= set(FOLLOWED)
 
 
 def test_a_config_follows_published_weights() -> None:
     ours = dataclasses.replace(load_config('image_folder'), stem_stride=1)
     followed = follow(ours, 'mobilenetv2_100.tv_in1k')
     # torchvision's: 224 pixels of an image resized to 256, bilinear, and ImageNet's mean and standard deviation.
-    assert (followed.model, followed.stem_stride, followed.image_size) == ('mobilenetv2_100', None, 224)
-    assert (followed.crop_fraction, followed.interpolation) == (224 / 256, 'bilinear')
-    assert (followed.mean, followed.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    assert (followed.model, followed.stem_stride) == ('mobilenetv2_100', None)
+    expected = Preprocessing(224, 3, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 224 / 256, 'bilinear')
+    assert followed.preprocessing == expected
     assert follow(ours, 'mobilenetv3_small_100').model == 'mobilenetv3_small_100'
     with pytest.raises(ValueError, match=r'no run, no file and no published weights: .*mobilenetv3_small_100'):
         follow(ours, 'mobilenetv3_smal_100')
@@ -117,11 +117,11 @@ def test_another_format_is_read_as_the_configs_model(tmp_path: Path) -> None:
     np.savez(path, **weights.to_torch(loaded.variables, loaded.model))
     ours, others = (dataclasses.replace(config, model=network) for network in (NETWORK, f'tf_{NETWORK}'))
     followed = follow(dataclasses.replace(ours, stem_stride=1), str(path))
-    assert (followed.model, followed.mean[0], followed.stem_stride) == (NETWORK, 0.485, 1)
+    assert (followed.model, followed.preprocessing.mean[0], followed.stem_stride) == (NETWORK, 0.485, 1)
     with pytest.raises(ValueError, match=r"birds\.npz: these are weights of timm, .*build it with convention='torch'"):
         follow(others, str(path))
     followed = follow(dataclasses.replace(others, ignore_convention=True), str(path))
-    assert (followed.model, followed.mean[0]) == (f'tf_{NETWORK}', 0.5)
+    assert (followed.model, followed.preprocessing.mean[0]) == (f'tf_{NETWORK}', 0.5)
     followed = follow(dataclasses.replace(others, convention='torch'), str(path))
     assert (followed.model, followed.convention) == (f'tf_{NETWORK}', 'torch')
     read = load_init(str(path), ours)
@@ -183,10 +183,11 @@ def test_the_command_line_follows_and_overrides(followed: Any) -> None:
     assert (plain.model, plain.preprocessing) == (published.model, published.preprocessing())
     assert (plain.dataset, plain.init) == ('photos', published.name)
     # Given by the user, even where it is what the config says anyway.
-    size = load_config('image_folder').image_size
+    size = load_config('image_folder').preprocessing.image_size
     changed = followed('--init=mobilenetv2_100.tv_in1k', '--image-size', str(size), '--mean', '0.5', '0.5', '0.5')
-    assert (changed.image_size, changed.mean) == (size, (0.5, 0.5, 0.5))
-    assert (changed.std, changed.interpolation) == ((0.229, 0.224, 0.225), 'bilinear')
+    prepared = changed.preprocessing
+    assert (prepared.image_size, prepared.mean) == (size, (0.5, 0.5, 0.5))
+    assert (prepared.std, prepared.interpolation) == ((0.229, 0.224, 0.225), 'bilinear')
     words = train_command('image_folder', changed).split()
     assert followed(*words[3:]) == changed
     assert followed('--init', 'None').init is None

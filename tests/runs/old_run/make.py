@@ -17,6 +17,7 @@ import jax
 import numpy as np
 from PIL import Image
 
+from flaxmobile.data import Augmentation, Preprocessing
 from flaxmobile.layers import Convention, ConvNorm, get_convention
 from flaxmobile.models.registry import entry
 from flaxmobile.runs import loop
@@ -56,11 +57,8 @@ def old_config() -> TrainConfig:
         dataset='images',
         train_split='train[:80%]',
         validation_split='train[80%:]',
-        image_size=9,
-        crop_fraction=1.0,
-        crop_scale=(1.0, 1.0),
-        crop_ratio=(1.0, 1.0),
-        flip=False,
+        preprocessing=Preprocessing(image_size=9, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), crop_fraction=1.0),
+        augmentation=Augmentation(crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0), flip=False),
         batch_size=8,
         epochs=4,
         seed=20260101123456,
