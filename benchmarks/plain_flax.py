@@ -18,7 +18,7 @@ from flaxmobile.layers import (
 from flaxmobile.models.mobilenetv1 import MobileNetV1
 from flaxmobile.models.mobilenetv2 import MobileNetV2
 from flaxmobile.models.mobilenetv3 import MobileNetV3
-from flaxmobile.models.network import BlockSpec, MobileNet
+from flaxmobile.models.network import MobileNet
 
 ACTIVATIONS = {
     'linear': lambda values: values,
@@ -90,19 +90,19 @@ class PlainSeparable(nn.Module):
 
 
 class PlainBottleneck(nn.Module):
-    """The bottlenecks of V2, V3 and V4: what `spec` asks for, and the residual where the shapes allow."""
+    """The bottlenecks of V2, V3 and V4: what `block` asks for, and the residual where the shapes allow."""
 
     convention: Convention
-    spec: BlockSpec
+    block: Any
     dtype: Any = None
 
     @nn.compact
     def __call__(self, inputs: Array, train: bool) -> Array:
         """Filter where there is a first depthwise convolution, expand, filter, gate, project, add."""
-        fields, strides = self.spec.fields, self.spec.strides
-        activation, size = fields.get('activation', 'relu6'), fields.get('kernel_size', 3)
-        start, fused = fields.get('start_kernel_size', 0), self.spec.module is FusedInvertedBottleneck
-        expanded = make_divisible(inputs.shape[-1] * fields['expansion_ratio'])
+        block = self.block
+        activation, size, strides = block.activation, block.kernel_size, block.strides
+        start, fused = getattr(block, 'start_kernel_size', 0), isinstance(block, FusedInvertedBottleneck)
+        expanded = make_divisible(inputs.shape[-1] * block.expansion_ratio)
 
         def layer(name: str, values: Array, features: int, activation: str, *shape: Any) -> Array:
             kernel_size, strides, depthwise = shape or (1, 1, False)
@@ -115,13 +115,13 @@ class PlainBottleneck(nn.Module):
         if start:
             last = 1 if size else strides
             values = layer('depthwise_start', values, inputs.shape[-1], 'linear', start, last, True)
-        if fields['expansion_ratio'] != 1 and not fused:
+        if block.expansion_ratio != 1 and not fused:
             values = layer('expand', values, expanded, activation)
         if size and not fused:
             values = layer('depthwise', values, expanded, activation, size, strides, True)
-        if fields.get('squeeze_excite'):
+        if getattr(block, 'squeeze_excite', False):
             values = PlainSqueezeExcite(make_divisible(expanded / 4), self.dtype, name='squeeze_excite')(values)
-        values = layer('project', values, fields['features'], 'linear')
+        values = layer('project', values, block.features, 'linear')
         return inputs + values if strides == 1 and inputs.shape == values.shape else values
 
 
@@ -138,26 +138,28 @@ class PlainNetwork(nn.Module):
     def __call__(self, images: Array, *, train: bool = False) -> Array:
         """Stem, blocks, head, classifier."""
         convention = get_convention(self.network.convention)
-        stem = {'kernel_size': 3, 'strides': self.network.stem_stride, **self.network.stem_fields()}
-        values = PlainConvNorm(convention, **stem, dtype=self.dtype, name='stem')(images, train)
-        for index, spec in enumerate(self.network.block_specs()):
-            values = self._block(spec, convention, f'block_{index:02d}')(values, train)
+        plan = self.network.plan
+        values = self._convolution(plan.stem, convention, 'stem')(images, train)
+        for block in plan.blocks:
+            values = self._block(block.module, convention, block.name)(values, train)
         values = self._head(values, convention, train)
         return nn.Dense(self.network.num_classes, dtype=self.dtype, name='classifier')(values[:, 0, 0, :])
 
-    def _block(self, spec: BlockSpec, convention: Convention, name: str) -> nn.Module:
-        if spec.module is DepthwiseSeparable:
-            return PlainSeparable(convention, spec.strides, spec.fields['features'], self.dtype, name=name)
-        if spec.module is ConvNorm:
-            size, activation = spec.fields.get('kernel_size', 1), spec.fields['activation']
-            fields = (spec.fields['features'], size, spec.strides, False, activation, self.dtype)
-            return PlainConvNorm(convention, *fields, name=name)
-        return PlainBottleneck(convention, spec, self.dtype, name=name)
+    def _block(self, block: Any, convention: Convention, name: str) -> nn.Module:
+        if isinstance(block, DepthwiseSeparable):
+            return PlainSeparable(convention, block.strides, block.features, self.dtype, name=name)
+        if isinstance(block, ConvNorm):
+            return self._convolution(block, convention, name)
+        return PlainBottleneck(convention, block, self.dtype, name=name)
+
+    def _convolution(self, layer: Any, convention: Convention, name: str) -> PlainConvNorm:
+        fields = (layer.features, layer.kernel_size, layer.strides, False, layer.activation, self.dtype)
+        return PlainConvNorm(convention, *fields, name=name)
 
     def _head(self, values: Array, convention: Convention, train: bool) -> Array:
         network = self.network
         if isinstance(network, MobileNetV2):
-            head = PlainConvNorm(convention, **network.head_fields(), dtype=self.dtype, name='head_conv')
+            head = self._convolution(network.plan.head, convention, 'head_conv')
             return jnp.mean(head(values, train), axis=(1, 2), keepdims=True)
         values = jnp.mean(values, axis=(1, 2), keepdims=True)
         if isinstance(network, MobileNetV1):

@@ -85,9 +85,8 @@ WRONG: dict[str, tuple[Any, ...]] = {
     'workers': (-1, 0.5, '0', True, None, 10**6),
     **each(
         'use_bias squeeze_excite residual use_running_average dilate_strided folded flip randaugment_increasing '
-        'download decay_depthwise decay_norms linear_probe minimalistic first_residual head_bias ignore_convention '
-        'init_ema '
-        'fix_stem_and_head',
+        'download decay_depthwise decay_norms linear_probe minimalistic ignore_convention init_ema '
+        'fix_stem_and_head remat',
         NO_BOOL,
     ),
     **each(

@@ -1,6 +1,6 @@
 """The family's blocks, each usable alone: `InvertedResidual(features=16, expansion_ratio=4)`."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -23,6 +23,13 @@ def make_divisible(value: float, divisor: int = 8) -> int:
     return rounded + divisor if rounded < 0.9 * value else rounded
 
 
+class Expansion(NamedTuple):
+    """What a block's `expand` returns: channels, and pixels of the block's input to one of it."""
+
+    channels: int
+    strides: int = 1
+
+
 class Block(CheckedModule, kw_only=True):
     """What the blocks share.
 
@@ -41,6 +48,10 @@ class Block(CheckedModule, kw_only=True):
     def conv_norm(self, name: str, **fields: Any) -> ConvNorm:
         """A `ConvNorm` of that name with the block's own convention and types."""
         return ConvNorm(**common_fields(self), name=name, **fields)
+
+    def expansion(self, channels: int) -> Expansion | None:
+        """What `expand` returns for an input of that many channels; None for a block without."""
+        return None
 
 
 class SqueezeExcite(CheckedModule):
@@ -160,6 +171,10 @@ class InvertedResidual(Block):
     squeeze_gate: Activation = 'hard_sigmoid'
     residual: bool = True
     stochastic_depth_rate: Rate = 0.0
+
+    def expansion(self, channels: int) -> Expansion | None:
+        """What `expand` returns for an input of that many channels; None with an expansion ratio of 1."""
+        return None if self.expansion_ratio == 1 else Expansion(make_divisible(channels * self.expansion_ratio))
 
     @nn.compact
     def __call__(self, images: Array, *, train: bool = False) -> Array:

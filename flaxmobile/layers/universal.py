@@ -5,7 +5,7 @@ from typing import Annotated
 import flax.linen as nn
 from jax import Array
 
-from flaxmobile.layers.blocks import Block, make_divisible
+from flaxmobile.layers.blocks import Block, Expansion, make_divisible
 from flaxmobile.layers.fields import Activation, AntiAliasing, KernelSize, Multiplier, OptionalKernelSize
 from flaxmobile.layers.regularization import LayerScale, StochasticDepth
 from flaxmobile.rules import Count, NotNegative, Rate, at_least
@@ -44,6 +44,11 @@ class UniversalInvertedBottleneck(Block):
     anti_aliasing: AntiAliasing | None = None
     layer_scale: NotNegative | None = None
     stochastic_depth_rate: Rate = 0.0
+
+    def expansion(self, channels: int) -> Expansion:
+        """What `expand` returns for an input of that many channels: at its stride, or after the first depthwise one."""
+        strides = 1 if self.kernel_size else self.strides
+        return Expansion(make_divisible(channels * self.expansion_ratio), strides)
 
     @nn.compact
     def __call__(self, images: Array, *, train: bool = False) -> Array:
@@ -113,6 +118,10 @@ class FusedInvertedBottleneck(Block):
     activation: Activation = 'relu'
     anti_aliasing: AntiAliasing | None = None
     stochastic_depth_rate: Rate = 0.0
+
+    def expansion(self, channels: int) -> Expansion:
+        """What `expand` returns for an input of that many channels; it has the block's stride."""
+        return Expansion(make_divisible(channels * self.expansion_ratio), self.strides)
 
     @nn.compact
     def __call__(self, images: Array, *, train: bool = False) -> Array:

@@ -1,4 +1,4 @@
-"""The generations, each a Flax Linen module, and the registry of their published forms."""
+"""The generations, each a Flax Linen module, the base for networks of your own, and the published forms by name."""
 
 from flaxmobile.models.mnasnet import MnasNet, MnasNetSmall, SemNASNet
 from flaxmobile.models.mobilenet_edgetpu import (
@@ -18,11 +18,14 @@ from flaxmobile.models.mobilenetv4 import (
     MobileNetV4HybridLarge,
     MobileNetV4HybridMedium,
 )
+from flaxmobile.models.network import ConvolutionHead, MobileNet
 from flaxmobile.models.registry import create_model, list_models
 
 __all__ = [
+    'ConvolutionHead',
     'MnasNet',
     'MnasNetSmall',
+    'MobileNet',
     'MobileNetEdgeTPUV1',
     'MobileNetEdgeTPUV2L',
     'MobileNetEdgeTPUV2M',

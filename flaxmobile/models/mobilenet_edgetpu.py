@@ -1,43 +1,48 @@
 """MobileNet-EdgeTPU, the first (Howard and Gupta 2019) and the second (Akin et al. 2022, 2204.14007)."""
 
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import flax.linen as nn
 
 from flaxmobile.layers import ConvNorm, FusedInvertedBottleneck, InvertedResidual, make_divisible
-from flaxmobile.models.network import BlockSpec, ConvolutionHead
+from flaxmobile.models.network import ConvolutionHead
 
 
-class Row(NamedTuple):
-    """A block: expansion, stride, kernel, and whether a fused one's expansion is grouped."""
+class Fused(NamedTuple):
+    """A fused inverted bottleneck: expansion e, stride s, and whether its expansion is a grouped convolution."""
 
-    module: type[nn.Module]
     expansion_ratio: int
     strides: int = 1
-    kernel_size: int = 3
     grouped: bool = False
 
 
-Table = tuple[tuple[Row, ...], ...]
-FUSED, INVERTED = FusedInvertedBottleneck, InvertedResidual
-GROUPED = Row(FUSED, 4, grouped=True)
+class Inverted(NamedTuple):
+    """An inverted residual: expansion e, stride s, kernel k."""
 
-# The blocks of each stage behind the first pointwise convolution.
+    expansion_ratio: int
+    strides: int = 1
+    kernel_size: int = 3
+
+
+Table = tuple[tuple[Fused | Inverted, ...], ...]
+GROUPED = Fused(4, grouped=True)
+
+# The blocks of each stage behind the first pointwise convolution; a stage's channels are the network's.
 V1: Table = (
-    (Row(FUSED, 8, 2), *[Row(FUSED, 4)] * 3),
-    (Row(FUSED, 8, 2), *[Row(FUSED, 4)] * 3),
-    (Row(INVERTED, 8, 2), *[Row(INVERTED, 4)] * 3),
-    (Row(INVERTED, 8), *[Row(INVERTED, 4)] * 3),
-    (Row(INVERTED, 8, 2, 5), *[Row(INVERTED, 4, 1, 5)] * 3),
-    (Row(INVERTED, 8),),
+    (Fused(8, 2), *3 * [Fused(4)]),
+    (Fused(8, 2), *3 * [Fused(4)]),
+    (Inverted(8, 2), *3 * [Inverted(4)]),
+    (Inverted(8), *3 * [Inverted(4)]),
+    (Inverted(8, 2, 5), *3 * [Inverted(4, 1, 5)]),
+    (Inverted(8),),
 )
 V2: Table = (
-    (Row(FUSED, 8, 2), GROUPED),
-    (Row(FUSED, 8, 2), GROUPED, Row(FUSED, 4), GROUPED),
-    (Row(FUSED, 8, 2), *[Row(INVERTED, 4)] * 3),
-    (Row(INVERTED, 8), *[Row(INVERTED, 4)] * 3),
-    (Row(INVERTED, 8, 2), *[Row(INVERTED, 4)] * 3),
-    (Row(INVERTED, 8),),
+    (Fused(8, 2), GROUPED),
+    (Fused(8, 2), GROUPED, Fused(4), GROUPED),
+    (Fused(8, 2), *3 * [Inverted(4)]),
+    (Inverted(8), *3 * [Inverted(4)]),
+    (Inverted(8, 2), *3 * [Inverted(4)]),
+    (Inverted(8),),
 )
 
 
@@ -55,38 +60,41 @@ class MobileNetEdgeTPU(ConvolutionHead):
     group_size: ClassVar[int] = 64
     head_features: ClassVar[int] = 1280
 
-    def stem_fields(self) -> dict[str, Any]:
-        """32 or 64 channels, ReLU."""
-        return {
-            'features': make_divisible(self.stem_features * self.width_multiplier),
-            'kernel_size': self.stem_kernel_size,
-            'activation': 'relu',
-        }
+    def stem_layer(self) -> ConvNorm:
+        """A convolution of 32 or 64 channels, ReLU."""
+        features = make_divisible(self.stem_features * self.width_multiplier)
+        return ConvNorm(features, self.stem_kernel_size, activation='relu')
 
-    def block_specs(self) -> list[BlockSpec]:
-        """A pointwise convolution, then a block for each row."""
+    def stages(self) -> list[list[nn.Module]]:
+        """A pointwise convolution, then the table's stages."""
         first, *others = (make_divisible(features * self.width_multiplier) for features in self.stage_features)
-        plain = {'features': first, 'kind': 'pointwise', 'activation': 'relu'}
-        return [BlockSpec(ConvNorm, 1, plain, 0)] + [
-            BlockSpec(row.module, row.strides, self._fields(row, features, first=index == 0), stage)
-            for stage, (rows, features) in enumerate(zip(self.table, others, strict=True), 1)
-            for index, row in enumerate(rows)
-        ]
+        stages = [self._stage(rows, features) for rows, features in zip(self.table, others, strict=True)]
+        return [[ConvNorm(first, kind='pointwise', activation='relu')], *stages]
 
-    def _fields(self, row: Row, features: int, *, first: bool) -> dict[str, Any]:
-        fields = {
-            'features': features,
-            'expansion_ratio': row.expansion_ratio,
-            'kernel_size': row.kernel_size,
-            'activation': 'relu',
-        }
-        if row.module is FUSED:
-            return {**fields, 'group_size': self.group_size if row.grouped else 0}
-        return {**fields, 'residual': not first}
+    def _stage(self, rows: tuple[Fused | Inverted, ...], features: int) -> list[nn.Module]:
+        return [self._block(row, features, first=index == 0) for index, row in enumerate(rows)]
 
-    def head_fields(self) -> dict[str, Any]:
-        """1280 channels or more, ReLU."""
-        return {'features': self.head_features, 'activation': 'relu'}
+    def _block(self, row: Fused | Inverted, features: int, *, first: bool) -> nn.Module:
+        if isinstance(row, Fused):
+            return FusedInvertedBottleneck(
+                features=features,
+                expansion_ratio=row.expansion_ratio,
+                strides=row.strides,
+                group_size=self.group_size if row.grouped else 0,
+                activation='relu',
+            )
+        return InvertedResidual(
+            features=features,
+            expansion_ratio=row.expansion_ratio,
+            kernel_size=row.kernel_size,
+            strides=row.strides,
+            activation='relu',
+            residual=not first,
+        )
+
+    def head_layer(self) -> ConvNorm:
+        """A pointwise convolution of 1280 channels or more, ReLU."""
+        return ConvNorm(self.head_features, kind='pointwise', activation='relu')
 
 
 class MobileNetEdgeTPUV1(MobileNetEdgeTPU):

@@ -1,30 +1,35 @@
 """MobileNetV1 (Howard et al. 2017, 1704.04861)."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import flax.linen as nn
 from jax import Array
 
-from flaxmobile.layers import DepthwiseSeparable, make_divisible
-from flaxmobile.models.network import BlockSpec, MobileNet, pool
+from flaxmobile.layers import ConvNorm, DepthwiseSeparable, make_divisible
+from flaxmobile.models.network import MobileNet, pool
+from flaxmobile.models.places import repeat
 from flaxmobile.rules import Count, Rate
 
 
 class Row(NamedTuple):
-    """A row of Table 1: a depthwise and a pointwise convolution, repeated; the stride is the first one's."""
+    """Rows of Table 1: a depthwise and a pointwise convolution of c channels, n times; s is the first one's stride."""
 
     features: int
-    strides: int
     repeats: int
+    strides: int
 
 
+# fmt: off
 STEM = 32
 TABLE = (
-    Row(64, 1, 1),
-    Row(128, 2, 2),
-    Row(256, 2, 2),
-    Row(512, 2, 6),
+    #      c  n  s
+    Row(  64, 1, 1),
+    Row( 128, 2, 2),
+    Row( 256, 2, 2),
+    Row( 512, 6, 2),
     Row(1024, 2, 2),
 )
+# fmt: on
 
 
 class MobileNetV1(MobileNet):
@@ -39,28 +44,24 @@ class MobileNetV1(MobileNet):
     dropout_rate: Rate = 0.001
     head_features: Count | None = None
 
-    def stem_fields(self) -> dict[str, Any]:
-        """32 channels, ReLU6."""
-        return {'features': make_divisible(STEM * self.width_multiplier), 'activation': 'relu6'}
+    def stem_layer(self) -> ConvNorm:
+        """A 3x3 convolution of 32 channels, ReLU6."""
+        return ConvNorm(make_divisible(STEM * self.width_multiplier), kernel_size=3)
 
-    def block_specs(self) -> list[BlockSpec]:
-        """One depthwise separable block for each repeat of each row."""
+    def stages(self) -> list[list[nn.Module]]:
+        """A stage for each row."""
         return [
-            BlockSpec(
-                DepthwiseSeparable,
-                row.strides if repeat == 0 else 1,
-                {'features': make_divisible(row.features * self.width_multiplier)},
-                stage,
+            repeat(
+                DepthwiseSeparable(make_divisible(row.features * self.width_multiplier), strides=row.strides),
+                row.repeats,
             )
-            for stage, row in enumerate(TABLE)
-            for repeat in range(row.repeats)
+            for row in TABLE
         ]
 
-    def setup_head(self) -> None:
-        """The pointwise convolution of `100h`."""
-        if self.head_features:
-            self.head_conv = self.conv_norm(features=self.head_features, kind='pointwise', activation='relu6')
+    def head_layer(self) -> ConvNorm | None:
+        """The pointwise convolution of `100h`, ReLU6."""
+        return ConvNorm(self.head_features, kind='pointwise') if self.head_features else None
 
-    def head(self, maps: Array, *, train: bool) -> Array:
+    def head(self, maps: tuple[Array, ...], *, train: bool) -> Array:
         """Pool, after the pointwise convolution where there is one."""
-        return pool(self.head_conv(maps, train=train) if self.head_features else maps)
+        return pool(self.head_conv(maps[-1], train=train) if self.head_features else maps[-1])

@@ -1,11 +1,14 @@
 """MobileNetV2 (Sandler et al. 2018, 1801.04381)."""
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from flaxmobile.layers import InvertedResidual, make_divisible
+import flax.linen as nn
+
+from flaxmobile.layers import ConvNorm, InvertedResidual, make_divisible
 from flaxmobile.layers.fields import DepthMultiplier
-from flaxmobile.models.network import BlockSpec, ConvolutionHead
+from flaxmobile.models.network import ConvolutionHead
+from flaxmobile.models.places import repeat
 
 
 class Row(NamedTuple):
@@ -17,17 +20,20 @@ class Row(NamedTuple):
     strides: int
 
 
+# fmt: off
 STEM = 32
 TABLE = (
-    Row(1, 16, 1, 1),
-    Row(6, 24, 2, 2),
-    Row(6, 32, 3, 2),
-    Row(6, 64, 4, 2),
-    Row(6, 96, 3, 1),
+    #   t    c  n  s
+    Row(1,  16, 1, 1),
+    Row(6,  24, 2, 2),
+    Row(6,  32, 3, 2),
+    Row(6,  64, 4, 2),
+    Row(6,  96, 3, 1),
     Row(6, 160, 3, 2),
     Row(6, 320, 1, 1),
 )
 HEAD = 1280
+# fmt: on
 
 
 class MobileNetV2(ConvolutionHead):
@@ -44,31 +50,22 @@ class MobileNetV2(ConvolutionHead):
     depth_multiplier: DepthMultiplier = 1.0
     fix_stem_and_head: bool = False
 
-    def stem_fields(self) -> dict[str, Any]:
-        """32 channels, ReLU6."""
+    def stem_layer(self) -> ConvNorm:
+        """A 3x3 convolution of 32 channels, ReLU6."""
         width = 1.0 if self.fix_stem_and_head else self.width_multiplier
-        return {'features': make_divisible(STEM * width), 'activation': 'relu6'}
+        return ConvNorm(make_divisible(STEM * width), kernel_size=3, activation='relu6')
 
-    def block_specs(self) -> list[BlockSpec]:
-        """One inverted residual for each repeat of each row."""
-        return [
-            BlockSpec(
-                InvertedResidual,
-                row.strides if repeat == 0 else 1,
-                {
-                    'features': make_divisible(row.features * self.width_multiplier),
-                    'expansion_ratio': row.expansion_ratio,
-                },
-                stage,
-            )
-            for stage, row in enumerate(TABLE)
-            for repeat in range(self._repeats(row))
-        ]
+    def stages(self) -> list[list[nn.Module]]:
+        """A stage for each row: its bottleneck, n times."""
+        first, *rows, last = TABLE
+        repeats = [1, *(math.ceil(row.repeats * self.depth_multiplier) for row in rows), 1]
+        return [repeat(self._bottleneck(row), n) for row, n in zip((first, *rows, last), repeats, strict=True)]
 
-    def _repeats(self, row: Row) -> int:
-        return row.repeats if row in (TABLE[0], TABLE[-1]) else math.ceil(row.repeats * self.depth_multiplier)
+    def _bottleneck(self, row: Row) -> InvertedResidual:
+        features = make_divisible(row.features * self.width_multiplier)
+        return InvertedResidual(features, row.expansion_ratio, strides=row.strides, activation='relu6')
 
-    def head_fields(self) -> dict[str, Any]:
-        """1280 channels or more, ReLU6."""
+    def head_layer(self) -> ConvNorm:
+        """A pointwise convolution of 1280 channels or more, ReLU6."""
         width = 1.0 if self.fix_stem_and_head else max(1.0, self.width_multiplier)
-        return {'features': make_divisible(HEAD * width), 'activation': 'relu6'}
+        return ConvNorm(make_divisible(HEAD * width), kind='pointwise', activation='relu6')

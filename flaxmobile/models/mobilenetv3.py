@@ -1,19 +1,20 @@
 """MobileNetV3 large and small (Howard et al. 2019, 1905.02244)."""
 
 import math
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
+import flax.linen as nn
 from jax import Array
 
 from flaxmobile import ops
 from flaxmobile.layers import Conv, ConvNorm, InvertedResidual, get_convention, make_divisible
-from flaxmobile.layers.fields import Activation, DepthMultiplier
-from flaxmobile.models.network import BlockSpec, MobileNet, pool, stages
-from flaxmobile.rules import Count
+from flaxmobile.layers.fields import DepthMultiplier
+from flaxmobile.models.network import MobileNet, pool
+from flaxmobile.models.places import deepen, repeat
 
 
 class Row(NamedTuple):
-    """A row of Tables 1 and 2: the channels of Input, kernel, exp size, #out, SE, NL and s."""
+    """A row of Tables 1 and 2: the channels of Input, kernel of bneck, exp size, #out, SE, NL and s."""
 
     channels: int
     kernel_size: int
@@ -24,38 +25,46 @@ class Row(NamedTuple):
     strides: int
 
 
+Table = tuple[tuple[Row, ...], ...]
 RE, HS = 'relu', 'hard_swish'
+SE, NO = True, False
+
+# The tables of the paper, rows of equal #out as a stage.
+# fmt: off
 STEM = 16
-LARGE = (
-    Row(16, 3, 16, 16, False, RE, 1),
-    Row(16, 3, 64, 24, False, RE, 2),
-    Row(24, 3, 72, 24, False, RE, 1),
-    Row(24, 5, 72, 40, True, RE, 2),
-    Row(40, 5, 120, 40, True, RE, 1),
-    Row(40, 5, 120, 40, True, RE, 1),
-    Row(40, 3, 240, 80, False, HS, 2),
-    Row(80, 3, 200, 80, False, HS, 1),
-    Row(80, 3, 184, 80, False, HS, 1),
-    Row(80, 3, 184, 80, False, HS, 1),
-    Row(80, 3, 480, 112, True, HS, 1),
-    Row(112, 3, 672, 112, True, HS, 1),
-    Row(112, 5, 672, 160, True, HS, 2),
-    Row(160, 5, 960, 160, True, HS, 1),
-    Row(160, 5, 960, 160, True, HS, 1),
+LARGE: Table = (
+    #   Input  bneck  exp  #out  SE  NL  s
+    (Row(  16,     3,  16,   16, NO, RE, 1),),
+    (Row(  16,     3,  64,   24, NO, RE, 2),
+     Row(  24,     3,  72,   24, NO, RE, 1)),
+    (Row(  24,     5,  72,   40, SE, RE, 2),
+     Row(  40,     5, 120,   40, SE, RE, 1),
+     Row(  40,     5, 120,   40, SE, RE, 1)),
+    (Row(  40,     3, 240,   80, NO, HS, 2),
+     Row(  80,     3, 200,   80, NO, HS, 1),
+     Row(  80,     3, 184,   80, NO, HS, 1),
+     Row(  80,     3, 184,   80, NO, HS, 1)),
+    (Row(  80,     3, 480,  112, SE, HS, 1),
+     Row( 112,     3, 672,  112, SE, HS, 1)),
+    (Row( 112,     5, 672,  160, SE, HS, 2),
+     Row( 160,     5, 960,  160, SE, HS, 1),
+     Row( 160,     5, 960,  160, SE, HS, 1)),
 )
-SMALL = (
-    Row(16, 3, 16, 16, True, RE, 2),
-    Row(16, 3, 72, 24, False, RE, 2),
-    Row(24, 3, 88, 24, False, RE, 1),
-    Row(24, 5, 96, 40, True, HS, 2),
-    Row(40, 5, 240, 40, True, HS, 1),
-    Row(40, 5, 240, 40, True, HS, 1),
-    Row(40, 5, 120, 48, True, HS, 1),
-    Row(48, 5, 144, 48, True, HS, 1),
-    Row(48, 5, 288, 96, True, HS, 2),
-    Row(96, 5, 576, 96, True, HS, 1),
-    Row(96, 5, 576, 96, True, HS, 1),
+SMALL: Table = (
+    #   Input  bneck  exp  #out  SE  NL  s
+    (Row(  16,     3,  16,   16, SE, RE, 2),),
+    (Row(  16,     3,  72,   24, NO, RE, 2),
+     Row(  24,     3,  88,   24, NO, RE, 1)),
+    (Row(  24,     5,  96,   40, SE, HS, 2),
+     Row(  40,     5, 240,   40, SE, HS, 1),
+     Row(  40,     5, 240,   40, SE, HS, 1)),
+    (Row(  40,     5, 120,   48, SE, HS, 1),
+     Row(  48,     5, 144,   48, SE, HS, 1)),
+    (Row(  48,     5, 288,   96, SE, HS, 2),
+     Row(  96,     5, 576,   96, SE, HS, 1),
+     Row(  96,     5, 576,   96, SE, HS, 1)),
 )
+# fmt: on
 
 
 class MobileNetV3(MobileNet):
@@ -68,71 +77,52 @@ class MobileNetV3(MobileNet):
     Attributes:
         minimalistic: the form without squeeze-excite, hard-swish and 5x5 kernels.
         depth_multiplier: scales the repeats of each stage, rounded up (timm's `150d`).
-        squeeze_divisor: squeeze-excite's width is rounded to a multiple of this (1 in timm's `rw`).
-        squeeze_activation: of its squeeze, by name; None is the block's own (in timm's `rw`).
-        first_residual: the first block adds its input where it can (not in timm's `rw`).
-        head_bias: bias in the head behind the pooling (none in timm's `rw`).
     """
 
     minimalistic: bool = False
     depth_multiplier: DepthMultiplier = 1.0
-    squeeze_divisor: Count = 8
-    squeeze_activation: Activation | None = 'relu'
-    first_residual: bool = True
-    head_bias: bool = True
 
-    table: ClassVar[tuple[Row, ...]]
+    table: ClassVar[Table]
     last_features: ClassVar[int]
     head_features: ClassVar[int]
 
-    def stem_fields(self) -> dict[str, Any]:
-        """16 channels, hard-swish."""
+    def stem_layer(self) -> ConvNorm:
+        """A 3x3 convolution of 16 channels, hard-swish."""
         features = STEM if self.width_multiplier < 0.75 else make_divisible(STEM * self.width_multiplier)
-        return {'features': features, 'activation': self._activation(HS)}
+        return ConvNorm(features, kernel_size=3, activation=self._activation(HS))
 
-    def block_specs(self) -> list[BlockSpec]:
-        """One inverted residual for each row, then the last pointwise convolution."""
-        specs = [
-            BlockSpec(InvertedResidual, row.strides if repeat == 0 else 1, self._fields(row), stage)
-            for row, repeat, stage in stages(self.table, self.depth_multiplier)
-        ]
-        last = {
-            'features': make_divisible(self.last_features * self.width_multiplier),
-            'kind': 'pointwise',
-            'activation': self._activation(HS),
-        }
-        return specs + [BlockSpec(ConvNorm, 1, last, specs[-1].stage + 1)] * math.ceil(self.depth_multiplier)
+    def stages(self) -> list[list[nn.Module]]:
+        """The table's stages of bottlenecks, then the last pointwise convolution."""
+        stages: list[list[nn.Module]] = []
+        for rows in self.table:
+            deepened = deepen(rows, self.depth_multiplier)
+            stages.append([block for row, n in deepened for block in repeat(self.bottleneck(row), n)])
+        features = make_divisible(self.last_features * self.width_multiplier)
+        last = ConvNorm(features, kind='pointwise', activation=self._activation(HS))
+        return [*stages, [last] * math.ceil(self.depth_multiplier)]
 
-    def _fields(self, row: Row) -> dict[str, Any]:
-        return {
-            'features': make_divisible(row.features * self.width_multiplier),
-            'expansion_ratio': row.expanded / row.channels,
-            'kernel_size': 3 if self.minimalistic else row.kernel_size,
-            'activation': self._activation(row.activation),
-            'squeeze_excite': row.squeeze_excite and not self.minimalistic,
-            'squeeze_divisor': self.squeeze_divisor,
-            'squeeze_activation': self.squeeze_activation,
-            'residual': self.first_residual or row is not self.table[0],
-        }
+    def bottleneck(self, row: Row) -> InvertedResidual:
+        """The block of a row at this width."""
+        return InvertedResidual(
+            features=make_divisible(row.features * self.width_multiplier),
+            expansion_ratio=row.expanded / row.channels,
+            kernel_size=3 if self.minimalistic else row.kernel_size,
+            strides=row.strides,
+            activation=self._activation(row.activation),
+            squeeze_excite=row.squeeze_excite and not self.minimalistic,
+        )
 
     def _activation(self, name: str) -> str:
         return RE if self.minimalistic else name
 
-    def setup_head(self) -> None:
-        """A dense layer, as a pointwise convolution behind the pooling."""
-        self.head_conv = Conv(
-            features=self.head_features,
-            kind='pointwise',
-            use_bias=self.head_bias,
-            kernel_init=get_convention(self.convention).head_initializer(),
-            convention=self.convention,
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
-        )
+    def head_layer(self) -> Conv:
+        """A dense layer with bias, as a pointwise convolution behind the pooling."""
+        initializer = get_convention(self.convention).head_initializer()
+        return Conv(self.head_features, kind='pointwise', use_bias=True, kernel_init=initializer)
 
-    def head(self, maps: Array, *, train: bool) -> Array:
+    def head(self, maps: tuple[Array, ...], *, train: bool) -> Array:
         """Pool, then the dense layer and its activation."""
-        values = self.head_conv(pool(maps)[:, None, None, :])[:, 0, 0, :]
+        values = self.head_conv(pool(maps[-1])[:, None, None, :])[:, 0, 0, :]
         return ops.activation(self._activation(HS))(values)
 
 
@@ -150,3 +140,24 @@ class MobileNetV3Small(MobileNetV3):
     table = SMALL
     last_features = 576
     head_features = 1024
+
+
+class MobileNetV3RW(MobileNetV3):
+    """MobileNetV3-Large as timm's `mobilenetv3_rw` of 2019 has it, for that one checkpoint. Fields: see `MobileNetV3`.
+
+    Squeeze-excite's width is not rounded and its squeeze has the block's own activation, the first block has no
+    residual, the head behind the pooling no bias.
+    """
+
+    table = LARGE
+    last_features = 960
+    head_features = 1280
+
+    def bottleneck(self, row: Row) -> InvertedResidual:
+        """The block of a row at this width."""
+        residual = row is not self.table[0][0]
+        return super().bottleneck(row).clone(squeeze_divisor=1, squeeze_activation=None, residual=residual)
+
+    def head_layer(self) -> Conv:
+        """A dense layer without bias."""
+        return super().head_layer().clone(use_bias=False)

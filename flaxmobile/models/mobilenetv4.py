@@ -1,6 +1,6 @@
 """MobileNetV4 (Qin et al. 2024, 2404.10518)."""
 
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import flax.linen as nn
 from jax import Array
@@ -13,147 +13,158 @@ from flaxmobile.layers import (
     UniversalInvertedBottleneck,
     make_divisible,
 )
-from flaxmobile.models.network import BlockSpec, MobileNet, pool
+from flaxmobile.models.network import MobileNet, pool
+
+Table = tuple[tuple[nn.Module, ...], ...]
+"""Blocks by stage; width, activation and what else a network has for all of them are the network's to set."""
+
+# The paper's names of blocks. k: kernel size, start_k: of the depthwise convolution before the expansion, e: expansion,
+# c: #out, s: stride. No block here belongs to a network, wherever this file is first imported: parent=None.
 
 
-class Plain(NamedTuple):
-    """A convolution: kernel, #out and stride."""
-
-    kernel_size: int
-    features: int
-    strides: int = 1
+def conv(k: int, c: int, s: int = 1) -> ConvNorm:
+    """An ordinary convolution, its norm and activation."""
+    return ConvNorm(c, k, s, kind='pointwise' if k == 1 else 'standard', parent=None)
 
 
-class Fused(NamedTuple):
-    """A fused inverted bottleneck: kernel, expansion, #out and stride."""
-
-    kernel_size: int
-    expansion_ratio: int
-    features: int
-    strides: int
+def fused(k: int, e: int, c: int, s: int = 1) -> FusedInvertedBottleneck:
+    """The fused inverted bottleneck: an ordinary convolution expands."""
+    return FusedInvertedBottleneck(c, e, kernel_size=k, strides=s, parent=None)
 
 
-class Uib(NamedTuple):
-    """A universal inverted bottleneck: kernels of both depthwise convolutions (0: none), expansion, #out and stride."""
-
-    start_kernel_size: int
-    kernel_size: int
-    expansion_ratio: int
-    features: int
-    strides: int = 1
+def inverted_bottleneck(k: int, e: int, c: int, s: int = 1) -> UniversalInvertedBottleneck:
+    """A depthwise convolution between expansion and projection."""
+    return extra_dw(0, k, e, c, s)
 
 
-class Mqa(NamedTuple):
-    """Multi-query attention: heads, channels of each, stride of keys and values."""
-
-    heads: int
-    key_features: int
-    key_strides: int
+def convnext(start_k: int, e: int, c: int, s: int = 1) -> UniversalInvertedBottleneck:
+    """A depthwise convolution before the expansion."""
+    return extra_dw(start_k, 0, e, c, s)
 
 
-Row = Plain | Fused | Uib | Mqa
-Table = tuple[Row, ...]
+def extra_dw(start_k: int, k: int, e: int, c: int, s: int = 1) -> UniversalInvertedBottleneck:
+    """Both depthwise convolutions."""
+    return UniversalInvertedBottleneck(c, e, start_kernel_size=start_k, kernel_size=k, strides=s, parent=None)
 
 
-def repeat(times: int, *rows: Row) -> Table:
-    """`rows` one after the other, `times` over."""
-    return rows * times
+def ffn(e: int, c: int) -> UniversalInvertedBottleneck:
+    """Expansion and projection alone."""
+    return extra_dw(0, 0, e, c)
+
+
+def attention(heads: int, key_features: int, key_strides: int = 1) -> MultiQueryAttention:
+    """Mobile multi-query attention, and the stride of its keys and values."""
+    return MultiQueryAttention(heads, key_features, key_strides, parent=None)
 
 
 CONV_SMALL: Table = (
-    Plain(3, 32, 2),
-    Plain(1, 32),
-    Plain(3, 96, 2),
-    Plain(1, 64),
-    Uib(5, 5, 3, 96, 2),
-    *repeat(4, Uib(0, 3, 2, 96)),
-    Uib(3, 0, 4, 96),
-    Uib(3, 3, 6, 128, 2),
-    Uib(5, 5, 4, 128),
-    Uib(0, 5, 4, 128),
-    Uib(0, 5, 3, 128),
-    *repeat(2, Uib(0, 3, 4, 128)),
+    (conv(3, 32, s=2), conv(1, 32)),
+    (conv(3, 96, s=2), conv(1, 64)),
+    (
+        extra_dw(5, 5, 3, 96, s=2),
+        *4 * [inverted_bottleneck(3, 2, 96)],
+        convnext(3, 4, 96),
+    ),
+    (
+        extra_dw(3, 3, 6, 128, s=2),
+        extra_dw(5, 5, 4, 128),
+        inverted_bottleneck(5, 4, 128),
+        inverted_bottleneck(5, 3, 128),
+        *2 * [inverted_bottleneck(3, 4, 128)],
+    ),
 )
 CONV_MEDIUM: Table = (
-    Fused(3, 4, 48, 2),
-    Uib(3, 5, 4, 80, 2),
-    Uib(3, 3, 2, 80),
-    Uib(3, 5, 6, 160, 2),
-    *repeat(2, Uib(3, 3, 4, 160)),
-    Uib(3, 5, 4, 160),
-    Uib(3, 3, 4, 160),
-    Uib(3, 0, 4, 160),
-    Uib(0, 0, 2, 160),
-    Uib(3, 0, 4, 160),
-    Uib(5, 5, 6, 256, 2),
-    Uib(5, 5, 4, 256),
-    *repeat(2, Uib(3, 5, 4, 256)),
-    Uib(0, 0, 4, 256),
-    Uib(3, 0, 4, 256),
-    Uib(3, 5, 2, 256),
-    Uib(5, 5, 4, 256),
-    *repeat(2, Uib(0, 0, 4, 256)),
-    Uib(5, 0, 2, 256),
+    (fused(3, 4, 48, s=2),),
+    (extra_dw(3, 5, 4, 80, s=2), extra_dw(3, 3, 2, 80)),
+    (
+        extra_dw(3, 5, 6, 160, s=2),
+        *2 * [extra_dw(3, 3, 4, 160)],
+        extra_dw(3, 5, 4, 160),
+        extra_dw(3, 3, 4, 160),
+        convnext(3, 4, 160),
+        ffn(2, 160),
+        convnext(3, 4, 160),
+    ),
+    (
+        extra_dw(5, 5, 6, 256, s=2),
+        extra_dw(5, 5, 4, 256),
+        *2 * [extra_dw(3, 5, 4, 256)],
+        ffn(4, 256),
+        convnext(3, 4, 256),
+        extra_dw(3, 5, 2, 256),
+        extra_dw(5, 5, 4, 256),
+        *2 * [ffn(4, 256)],
+        convnext(5, 2, 256),
+    ),
 )
 CONV_LARGE: Table = (
-    Fused(3, 4, 48, 2),
-    Uib(3, 5, 4, 96, 2),
-    Uib(3, 3, 4, 96),
-    Uib(3, 5, 4, 192, 2),
-    *repeat(3, Uib(3, 3, 4, 192)),
-    Uib(3, 5, 4, 192),
-    *repeat(5, Uib(5, 3, 4, 192)),
-    Uib(3, 0, 4, 192),
-    Uib(5, 5, 4, 512, 2),
-    *repeat(3, Uib(5, 5, 4, 512)),
-    Uib(5, 0, 4, 512),
-    Uib(5, 3, 4, 512),
-    *repeat(2, Uib(5, 0, 4, 512)),
-    Uib(5, 3, 4, 512),
-    Uib(5, 5, 4, 512),
-    *repeat(3, Uib(5, 0, 4, 512)),
+    (fused(3, 4, 48, s=2),),
+    (extra_dw(3, 5, 4, 96, s=2), extra_dw(3, 3, 4, 96)),
+    (
+        extra_dw(3, 5, 4, 192, s=2),
+        *3 * [extra_dw(3, 3, 4, 192)],
+        extra_dw(3, 5, 4, 192),
+        *5 * [extra_dw(5, 3, 4, 192)],
+        convnext(3, 4, 192),
+    ),
+    (
+        extra_dw(5, 5, 4, 512, s=2),
+        *3 * [extra_dw(5, 5, 4, 512)],
+        convnext(5, 4, 512),
+        extra_dw(5, 3, 4, 512),
+        *2 * [convnext(5, 4, 512)],
+        extra_dw(5, 3, 4, 512),
+        extra_dw(5, 5, 4, 512),
+        *3 * [convnext(5, 4, 512)],
+    ),
 )
 HYBRID_MEDIUM: Table = (
-    Fused(3, 4, 48, 2),
-    Uib(3, 5, 4, 80, 2),
-    Uib(3, 3, 2, 80),
-    Uib(3, 5, 6, 160, 2),
-    Uib(0, 0, 2, 160),
-    Uib(3, 3, 4, 160),
-    Uib(3, 5, 4, 160),
-    *repeat(2, Mqa(4, 64, 2), Uib(3, 3, 4, 160), Mqa(4, 64, 2), Uib(3, 0, 4, 160)),
-    Uib(5, 5, 6, 256, 2),
-    Uib(5, 5, 4, 256),
-    *repeat(2, Uib(3, 5, 4, 256)),
-    Uib(0, 0, 2, 256),
-    Uib(3, 5, 2, 256),
-    Uib(0, 0, 2, 256),
-    Uib(0, 0, 4, 256),
-    Mqa(4, 64, 1),
-    Uib(3, 0, 4, 256),
-    Mqa(4, 64, 1),
-    Uib(5, 5, 4, 256),
-    *repeat(2, Mqa(4, 64, 1), Uib(5, 0, 4, 256)),
+    (fused(3, 4, 48, s=2),),
+    (extra_dw(3, 5, 4, 80, s=2), extra_dw(3, 3, 2, 80)),
+    (
+        extra_dw(3, 5, 6, 160, s=2),
+        ffn(2, 160),
+        extra_dw(3, 3, 4, 160),
+        extra_dw(3, 5, 4, 160),
+        *2 * [attention(4, 64, 2), extra_dw(3, 3, 4, 160), attention(4, 64, 2), convnext(3, 4, 160)],
+    ),
+    (
+        extra_dw(5, 5, 6, 256, s=2),
+        extra_dw(5, 5, 4, 256),
+        *2 * [extra_dw(3, 5, 4, 256)],
+        ffn(2, 256),
+        extra_dw(3, 5, 2, 256),
+        ffn(2, 256),
+        ffn(4, 256),
+        attention(4, 64),
+        convnext(3, 4, 256),
+        attention(4, 64),
+        extra_dw(5, 5, 4, 256),
+        *2 * [attention(4, 64), convnext(5, 4, 256)],
+    ),
 )
 HYBRID_LARGE: Table = (
-    Fused(3, 4, 48, 2),
-    Uib(3, 5, 4, 96, 2),
-    Uib(3, 3, 4, 96),
-    Uib(3, 5, 4, 192, 2),
-    *repeat(3, Uib(3, 3, 4, 192)),
-    Uib(3, 5, 4, 192),
-    *repeat(2, Uib(5, 3, 4, 192)),
-    *repeat(3, Mqa(8, 48, 2), Uib(5, 3, 4, 192)),
-    Mqa(8, 48, 2),
-    Uib(3, 0, 4, 192),
-    Uib(5, 5, 4, 512, 2),
-    *repeat(3, Uib(5, 5, 4, 512)),
-    Uib(5, 0, 4, 512),
-    Uib(5, 3, 4, 512),
-    *repeat(2, Uib(5, 0, 4, 512)),
-    Uib(5, 3, 4, 512),
-    Uib(5, 5, 4, 512),
-    *repeat(4, Mqa(8, 64, 1), Uib(5, 0, 4, 512)),
+    (fused(3, 4, 48, s=2),),
+    (extra_dw(3, 5, 4, 96, s=2), extra_dw(3, 3, 4, 96)),
+    (
+        extra_dw(3, 5, 4, 192, s=2),
+        *3 * [extra_dw(3, 3, 4, 192)],
+        extra_dw(3, 5, 4, 192),
+        *2 * [extra_dw(5, 3, 4, 192)],
+        *3 * [attention(8, 48, 2), extra_dw(5, 3, 4, 192)],
+        attention(8, 48, 2),
+        convnext(3, 4, 192),
+    ),
+    (
+        extra_dw(5, 5, 4, 512, s=2),
+        *3 * [extra_dw(5, 5, 4, 512)],
+        convnext(5, 4, 512),
+        extra_dw(5, 3, 4, 512),
+        *2 * [convnext(5, 4, 512)],
+        extra_dw(5, 3, 4, 512),
+        extra_dw(5, 5, 4, 512),
+        *4 * [attention(8, 64), convnext(5, 4, 512)],
+    ),
 )
 LAST, HEAD = 960, 1280
 
@@ -176,47 +187,34 @@ class MobileNetV4(MobileNet):
     activation: ClassVar[str] = 'relu'
     layer_scale: ClassVar[float | None] = None
 
-    def stem_fields(self) -> dict[str, Any]:
-        """32 channels, or 24."""
-        return {
-            'features': make_divisible(self.stem_features * max(1.0, self.width_multiplier)),
-            'activation': self.activation,
-        }
+    def stem_layer(self) -> ConvNorm:
+        """A 3x3 convolution of 32 channels, or 24."""
+        features = make_divisible(self.stem_features * max(1.0, self.width_multiplier))
+        return ConvNorm(features, kernel_size=3, activation=self.activation)
 
-    def block_specs(self) -> list[BlockSpec]:
-        """A block for each row, then the last pointwise convolution; a stage begins with a stride."""
-        specs: list[BlockSpec] = []
-        stage = -1
-        for row in self.table:
-            module, fields = self._block(row)
-            strides = fields.pop('strides', 1)
-            stage += strides > 1
-            specs.append(BlockSpec(module, strides, fields, stage))
-        module, fields = self._block(Plain(1, LAST))
-        return [*specs, BlockSpec(module, fields.pop('strides'), fields, stage + 1)]
+    def stages(self) -> list[list[nn.Module]]:
+        """The table's stages, then the last pointwise convolution."""
+        return [[self._own(block) for block in stage] for stage in (*self.table, (conv(1, LAST),))]
 
-    def _block(self, row: Row) -> tuple[type[nn.Module], dict[str, Any]]:
-        if isinstance(row, Mqa):
-            return MultiQueryAttention, {**row._asdict(), 'layer_scale': self.layer_scale}
-        fields = {
-            **row._asdict(),
-            'features': make_divisible(row.features * self.width_multiplier),
-            'activation': self.activation,
-            'anti_aliasing': self.anti_aliasing,
-        }
-        if isinstance(row, Plain):
-            return ConvNorm, {**fields, 'kind': 'pointwise' if row.kernel_size == 1 else 'standard'}
-        if isinstance(row, Fused):
-            return FusedInvertedBottleneck, fields
-        return UniversalInvertedBottleneck, {**fields, 'layer_scale': self.layer_scale}
+    def _own(self, block: Any) -> nn.Module:
+        """A block of the table at this width, with the variant's activation, anti-aliasing and layer scale."""
+        if isinstance(block, MultiQueryAttention):
+            return block.clone(layer_scale=self.layer_scale)
+        if isinstance(block, UniversalInvertedBottleneck):
+            block = block.clone(layer_scale=self.layer_scale)
+        return block.clone(
+            features=make_divisible(block.features * self.width_multiplier),
+            activation=self.activation,
+            anti_aliasing=self.anti_aliasing,
+        )
 
-    def setup_head(self) -> None:
-        """A pointwise convolution behind the pooling."""
-        self.head_conv = self.conv_norm(features=HEAD, kind='pointwise', activation=self.activation)
+    def head_layer(self) -> ConvNorm:
+        """A pointwise convolution of 1280 channels behind the pooling."""
+        return ConvNorm(HEAD, kind='pointwise', activation=self.activation)
 
-    def head(self, maps: Array, *, train: bool) -> Array:
+    def head(self, maps: tuple[Array, ...], *, train: bool) -> Array:
         """Pool, then the pointwise convolution."""
-        return self.head_conv(pool(maps)[:, None, None, :], train=train)[:, 0, 0, :]
+        return self.head_conv(pool(maps[-1])[:, None, None, :], train=train)[:, 0, 0, :]
 
 
 class MobileNetV4ConvSmall(MobileNetV4):

@@ -19,7 +19,7 @@ from flaxmobile.models.mobilenet_edgetpu import (
 )
 from flaxmobile.models.mobilenetv1 import MobileNetV1
 from flaxmobile.models.mobilenetv2 import MobileNetV2
-from flaxmobile.models.mobilenetv3 import MobileNetV3Large, MobileNetV3Small
+from flaxmobile.models.mobilenetv3 import MobileNetV3Large, MobileNetV3RW, MobileNetV3Small
 from flaxmobile.models.mobilenetv4 import (
     MobileNetV4ConvLarge,
     MobileNetV4ConvMedium,
@@ -62,14 +62,7 @@ REGISTRY: dict[str, Entry] = {
     **_widths('mobilenetv3_small', MobileNetV3Small, TORCH, '035 050 075 100 125'),
     'mobilenetv3_large_minimal_100': _one(MobileNetV3Large, TORCH, minimalistic=True),
     'mobilenetv3_small_minimal_100': _one(MobileNetV3Small, TORCH, minimalistic=True),
-    'mobilenetv3_rw': _one(
-        MobileNetV3Large,
-        dataclasses.replace(TORCH, epsilon=1e-3),
-        squeeze_divisor=1,
-        squeeze_activation=None,
-        first_residual=False,
-        head_bias=False,
-    ),
+    'mobilenetv3_rw': _one(MobileNetV3RW, dataclasses.replace(TORCH, epsilon=1e-3)),
     **_widths('tf_mobilenetv3_large', MobileNetV3Large, TENSORFLOW, '075 100'),
     **_widths('tf_mobilenetv3_small', MobileNetV3Small, TENSORFLOW, '075 100'),
     'tf_mobilenetv3_large_minimal_100': _one(MobileNetV3Large, TENSORFLOW, minimalistic=True),

@@ -89,12 +89,12 @@ def embed(loaded: LoadedModel, images: Dataset, batch_size: int, mesh: Mesh) -> 
     Raises:
         ValueError: no image can be read.
     """
-    model, preprocessing = loaded.model.clone(num_classes=0), loaded.preprocessing
+    preprocessing = loaded.preprocessing
     replicated, sharded = (NamedSharding(mesh, spec) for spec in (PartitionSpec(), PartitionSpec('data')))
 
     @functools.partial(jax.jit, in_shardings=(replicated, sharded), out_shardings=replicated)
     def step(variables: Any, batch: Mapping[str, jax.Array]) -> jax.Array:
-        features: Any = model.apply(variables, preprocessing.normalize(batch['image']))
+        features: Any = loaded.model.apply(variables, preprocessing.normalize(batch['image']), method='embed')
         return features.astype(jnp.float32)
 
     variables = replicate(loaded.variables, mesh)

@@ -80,7 +80,10 @@ def outdated(said: Description, metadata: Mapping[str, Any]) -> str:
         former = dataclasses.replace(own, dilate_strided=True)
         if not isinstance(said.model, MobileNetV3 | MobileNetV4):
             return ''
-        if said.model.places() == said.model.clone(convention=former).places():
+        now, then = (
+            [block.place for block in model.plan.blocks] for model in (said.model, said.model.clone(convention=former))
+        )
+        if now == then:
             return ''
         before = f'convention={former}'
         changed = f"{said.name} with output_stride={said.model.output_stride} dilates by timm's rule since"

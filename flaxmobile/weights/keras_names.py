@@ -285,13 +285,12 @@ def layers(model: MobileNet, dialect: Names, shapes: Shapes) -> list[Layer]:
 def components(model: MobileNet, dialect: Names) -> Table:
     """Our component to their layer for all that such a network may have, in their order."""
     table = dict(dialect.stem)
-    blocks = len(model.block_specs())
-    for index in range(blocks):
+    blocks = model.plan.blocks
+    for index, block in enumerate(blocks):
         for component, layer in dialect.inside.items():
             name = (dialect.block if index else dialect.first) + layer
-            table[f'block_{index:02d}/{component}'] = name.format(index=index, number=index + 1)
-    last = f'block_{blocks - 1:02d}'
-    return table | {component.format(last=last): layer for component, layer in dialect.head.items()}
+            table[f'{block.name}/{component}'] = name.format(index=index, number=index + 1)
+    return table | {component.format(last=blocks[-1].name): layer for component, layer in dialect.head.items()}
 
 
 def kind_of(component: str, dialect: Names) -> str:

@@ -24,6 +24,7 @@ FREE = (
     'output_stride',
     'dropout_rate',
     'stochastic_depth_rate',
+    'remat',
     'convention',
     'dtype',
     'param_dtype',
@@ -37,8 +38,6 @@ SHOWN = (
     'depth_multiplier',
     'fix_stem_and_head',
     'minimalistic',
-    'squeeze_divisor',
-    'head_bias',
     'head_features',
 )
 """Fields that names and shapes of the tensors show, wherever they change what is computed."""

@@ -130,7 +130,7 @@ def fits(tensors: Tensors) -> list[Fit]:
     """The networks that more than half of the tensors fit, the best first; those that fit wholly are all among them."""
     tensors = torch_names.without_counters(tensors)
     sizes = Counter(tensor.shape[0] for tensor in tensors.values() if len(tensor.shape) == 1)
-    wanted = {networks: _norms(create_model(networks[0])) for networks in _structures()}
+    wanted = {networks: _norms(networks[0]) for networks in _structures()}
     overlap = {networks: _share(norms, sizes) for networks, norms in wanted.items()}
     likely = sorted(overlap, key=lambda networks: (overlap[networks], wanted[networks].total()), reverse=True)
     whole = [networks for networks in likely if overlap[networks] == 1]
@@ -152,11 +152,13 @@ def _structures() -> tuple[tuple[str, ...], ...]:
     return tuple(map(tuple, groups.values()))
 
 
-def _norms(model: MobileNet) -> Counter[int]:
+@functools.cache
+def _norms(name: str) -> Counter[int]:
     """How many vectors of each length the BatchNorms behind stem and blocks have at least, known without tracing."""
-    features = [model.stem_fields()['features']]
-    features += [spec.fields['features'] for spec in model.block_specs() if 'features' in spec.fields]
-    return Counter({length: 4 * count for length, count in Counter(features).items()})
+    plan = create_model(name).plan
+    layers = [plan.stem, *(block.module for block in plan.blocks)]
+    features = Counter(layer.features for layer in layers if hasattr(layer, 'features'))
+    return Counter({length: 4 * count for length, count in features.items()})
 
 
 def _share(wanted: Counter[int], given: Counter[int]) -> float:

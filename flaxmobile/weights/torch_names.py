@@ -2,7 +2,6 @@
 
 import functools
 import warnings
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -330,7 +329,7 @@ def layouts(model: MobileNet) -> dict[str, Layout]:
     found: dict[str, Layout] = {}
     for library, kinds in LAYOUTS.items():
         kind = by_class(kinds, type(model))
-        if kind and all(by_class(kind.blocks, spec.module) for spec in model.block_specs()):
+        if kind and all(by_class(kind.blocks, type(block.module)) for block in model.plan.blocks):
             assign = functools.partial(assignment, model, library, kind)
             found[library] = Layout(assign, library, CONVENTIONS[library](model))
     if not found:
@@ -353,16 +352,14 @@ def assignment(model: MobileNet, library: str, kind: Names, shapes: Shapes) -> A
 
 def modules(model: MobileNet, kind: Names, shapes: Shapes) -> Iterator[tuple[str, str]]:
     """Our components and their modules, in their order."""
-    specs, repeats = model.block_specs(), Counter[int]()
+    blocks = model.plan.blocks
     yield from kind.stem.items()
-    for index, spec in enumerate(specs):
-        block = f'block_{index:02d}'
-        prefix = kind.block.format(stage=spec.stage, repeat=repeats[spec.stage], number=index + 1)
-        repeats[spec.stage] += 1
-        for component, module in table(by_class(kind.blocks, spec.module) or (), block, shapes).items():
-            yield f'{block}/{component}', f'{prefix}.{module}'
+    for number, block in enumerate(blocks, 1):
+        prefix = kind.block.format(stage=block.stage, repeat=block.repeat, number=number)
+        for component, module in table(by_class(kind.blocks, type(block.module)) or (), block.name, shapes).items():
+            yield f'{block.name}/{component}', f'{prefix}.{module}'
     for component, module in kind.head.items():
-        yield component, module.format(last=len(specs) + 1)
+        yield component, module.format(last=len(blocks) + 1)
 
 
 def table(tables: tuple[Table, ...], block: str, shapes: Shapes) -> Table:

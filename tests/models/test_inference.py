@@ -10,7 +10,7 @@ from benchmarks.random_variables import random_variables
 from flaxmobile import compile_inference, create_model
 from flaxmobile.models import MobileNetV2, MobileNetV3Small, MobileNetV4HybridMedium, inference
 from flaxmobile.models.inference import fold_batch_norm
-from flaxmobile.models.mobilenetv4 import Fused, Mqa, Uib
+from flaxmobile.models.mobilenetv4 import attention, extra_dw, fused, inverted_bottleneck
 
 SIZE, CLASSES = 33, 5
 
@@ -28,20 +28,23 @@ def statistics_of(tree):
 class UniversalBlocks(MobileNetV4HybridMedium):
     """Every kind of layer of the fourth generation."""
 
-    table = (Fused(3, 4, 16, 2), Uib(3, 5, 2, 24, 2), Mqa(2, 8, 2), Uib(0, 3, 2, 24))
+    table = (
+        (fused(3, 4, 16, s=2),),
+        (extra_dw(3, 5, 2, 24, s=2), attention(2, 8, 2), inverted_bottleneck(3, 2, 24)),
+    )
 
 
 class FirstBlocks(MobileNetV3Small):
     """Squeeze-excite, both activations, blocks with and without expansion."""
 
-    table = MobileNetV3Small.table[:3]
+    table = MobileNetV3Small.table[:2]
 
 
 class OneBlock(MobileNetV2):
     """As little as there can be to compile."""
 
-    def block_specs(self):
-        return super().block_specs()[:1]
+    def stages(self):
+        return super().stages()[:1]
 
 
 NETWORKS = {

@@ -95,7 +95,7 @@ def test_maps_keep_their_order_under_jit():
 
 def test_more_than_a_hundred_blocks_keep_their_order():
     model = MobileNetV3Small(width_multiplier=0.1, depth_multiplier=12)
-    depths = [spec.fields['features'] for spec in model.block_specs()]
+    depths = [block.channels for block in model.plan.blocks]
     assert len(depths) > 100
     assert [block.features for block in model.bind({}).block.values()] == depths
 
@@ -110,7 +110,7 @@ def test_more_than_a_hundred_blocks_keep_their_order():
     ],
 )
 def test_only_torchvision_dilates_the_block_that_loses_its_stride(convention, dilation):
-    places = MobileNetV3Small(output_stride=8, convention=convention).places()
+    places = [block.place for block in MobileNetV3Small(output_stride=8, convention=convention).plan.blocks]
     assert [placed.dilation for placed in places] == dilation
     assert [placed.strides for placed in places] == [2, 2] + [1] * 10
 

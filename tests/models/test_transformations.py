@@ -13,20 +13,23 @@ from jax.sharding import PartitionSpec as P
 
 from benchmarks.random_variables import random_variables
 from flaxmobile.models import MobileNetEdgeTPUV2XS, MobileNetV1, MobileNetV2, MobileNetV3Small, MobileNetV4HybridMedium
-from flaxmobile.models.mobilenetv4 import Fused, Mqa, Uib
+from flaxmobile.models.mobilenetv4 import attention, convnext, fused, inverted_bottleneck
 
 
 class FirstBlocks(MobileNetV3Small):
     """Every kind of layer of the first three generations in three blocks: the default run compiles no more."""
 
-    table = MobileNetV3Small.table[:3]
+    table = MobileNetV3Small.table[:2]
 
 
 class UniversalBlocks(MobileNetV4HybridMedium):
     """Every kind of layer that the fourth adds, and blur pools."""
 
     anti_aliasing = 'blur'
-    table = (Fused(3, 4, 16, 2), Uib(3, 0, 2, 24, 2), Mqa(2, 8, 2), Uib(0, 3, 2, 24), Mqa(2, 8, 1))
+    table = (
+        (fused(3, 4, 16, s=2),),
+        (convnext(3, 2, 24, s=2), attention(2, 8, 2), inverted_bottleneck(3, 2, 24), attention(2, 8)),
+    )
 
 
 class GroupedBlocks(MobileNetEdgeTPUV2XS):

@@ -99,7 +99,7 @@ def test_a_subclass_is_held_to_the_fields_that_both_have(tmp_path: Path) -> None
 def test_networks_of_one_answer_differ_in_nothing() -> None:
     create = flaxmobile.create_model
     for name, one, other in (
-        ('mobilenetv3_small_minimal_100', {}, {'squeeze_divisor': 4}),
+        ('mobilenetv3_small_minimal_100', {}, {'remat': True}),
         ('mobilenetv2_035', {}, {'width_multiplier': 0.36}),
         ('mobilenetv2_035', {}, {'depth_multiplier': 0.99}),
         ('mobilenetv2_035', {'dropout_rate': 0.5}, {'stochastic_depth_rate': 0.1, 'num_classes': 7}),

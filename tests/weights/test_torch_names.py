@@ -186,13 +186,13 @@ def test_names_order_and_values_of_a_small_network(layout):
 
 
 class OneBlock(MobileNetV1):
-    def block_specs(self):
-        return super().block_specs()[:1]
+    def stages(self):
+        return super().stages()[:1]
 
 
 class ThreeBlocks(MobileNetV2):
-    def block_specs(self):
-        return super().block_specs()[:3]
+    def stages(self):
+        return super().stages()[:2]
 
 
 @settings(max_examples=6, deadline=None, derandomize=True)
@@ -284,8 +284,8 @@ class OwnBlock(InvertedResidual):
 class WithOwnBlock(TwoBlocks):
     module: type = OwnBlock
 
-    def block_specs(self):
-        return [spec._replace(module=self.module) for spec in super().block_specs()[:1]]
+    def stages(self):
+        return [[self.module(features=16)]]
 
 
 def test_a_block_with_variables_of_its_own():

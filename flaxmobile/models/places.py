@@ -1,0 +1,197 @@
+"""Where blocks stand in a network: stage, stride, dilation and depth; and the maps that can be tapped there."""
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+import flax.linen as nn
+from jax import Array
+
+from flaxmobile.layers import ConvNorm, common_fields, get_convention
+
+Layer = TypeVar('Layer', bound=nn.Module)
+
+
+class Place(NamedTuple):
+    """Where a block stands: its own stride and dilation, and the network's stride after it."""
+
+    strides: int
+    dilation: int
+    stride_after: int
+
+
+class Tap(NamedTuple):
+    """A map inside a network: pixels of the image to one of the map, and channels."""
+
+    stride: int
+    channels: int
+
+
+class PlacedBlock(NamedTuple):
+    """A block of a network.
+
+    Attributes:
+        name: in the parameters, as 'block_03'.
+        stage: from 0.
+        repeat: its number in the stage, from 0.
+        module: the block with the fields of its place and its network, bound to nothing.
+        place: its stride and dilation.
+        channels: of its output.
+        inside: what can be tapped inside it, by name.
+    """
+
+    name: str
+    stage: int
+    repeat: int
+    module: nn.Module
+    place: Place
+    channels: int
+    inside: Mapping[str, Tap]
+
+
+@dataclasses.dataclass(frozen=True)  # No NamedTuple: Flax would take the layers in it for the network's own.
+class Plan:
+    """The layers of a network at their places, bound to nothing.
+
+    Attributes:
+        stem: the first convolution.
+        blocks: in the order in which they run.
+        head: the layer between the deepest map and the classifier, if there is one.
+    """
+
+    stem: ConvNorm
+    blocks: tuple[PlacedBlock, ...]
+    head: nn.Module | None
+
+    def maps(self) -> dict[str, Tap]:
+        """What stem and blocks return, by name, in the order in which they run."""
+        found = {'stem': Tap(self.stem.strides, self.stem.features or 0)}
+        return found | {block.name: Tap(block.place.stride_after, block.channels) for block in self.blocks}
+
+    def taps(self) -> dict[str, Tap]:
+        """`maps` and what is inside the blocks."""
+        return {**self.maps(), **{name: tap for block in self.blocks for name, tap in block.inside.items()}}
+
+    def last_at_each_stride(self) -> dict[int, str]:
+        """From fine to coarse, the stride and the name of the last map that has it."""
+        return {tap.stride: name for name, tap in self.maps().items()}
+
+
+def make_plan(network: Any) -> Plan:
+    """Place the layers that a `MobileNet` lists.
+
+    Raises:
+        ValueError: it has a `stochastic_depth_rate` and no block with a residual branch; a block has no dilation to
+            set, and `output_stride` needs one there.
+    """
+    stem = adapted(network.stem_layer(), network, strides=network.stem_stride)
+    listed = [
+        (stage, repeat, block) for stage, blocks in enumerate(network.stages()) for repeat, block in enumerate(blocks)
+    ]
+    title, rate = type(network).__name__, network.stochastic_depth_rate
+    if rate and not any(_has(block, 'stochastic_depth_rate') for *_, block in listed):
+        raise ValueError(f'{title} has no residual branches: stochastic_depth_rate has to be 0')
+    strides = [getattr(block, 'strides', 1) for *_, block in listed]
+    dilate_strided = get_convention(network.convention).dilate_strided
+    before, channels, placed = network.stem_stride, stem.features or 0, []
+    for index, place in enumerate(place_strides(strides, network.stem_stride, network.output_stride, dilate_strided)):
+        stage, repeat, block = listed[index]
+        name = f'block_{index:02d}'
+        if place.dilation != 1 and not _has(block, 'dilation'):
+            raise ValueError(
+                f'{title}: output_stride={network.output_stride} takes a dilation of {place.dilation} at {name}, '
+                f'and {type(block).__name__} has no dilation to set'
+            )
+        depth = {'stochastic_depth_rate': rate * index / len(listed)}
+        own = {'strides': place.strides, 'dilation': place.dilation * getattr(block, 'dilation', 1), **depth}
+        module = adapted(block, network, **{field: value for field, value in own.items() if _has(block, field)})
+        inside = _inside(module, name, before, channels)
+        before, channels = place.stride_after, getattr(module, 'features', None) or channels
+        placed.append(PlacedBlock(name, stage, repeat, module, place, channels, inside))
+    head = network.head_layer()
+    return Plan(stem, tuple(placed), None if head is None else adapted(head, network))
+
+
+def place_strides(strides: Sequence[int], stem_stride: int, output_stride: int, dilate_strided: bool) -> list[Place]:
+    """Turn the strides past `output_stride` into dilation of what follows.
+
+    Args:
+        strides: of each block as the paper's table has it.
+        stem_stride: of the stem.
+        output_stride: the deepest stride that the network may reach.
+        dilate_strided: dilate the block that loses its stride too, or only those after it: see `Convention`.
+    """
+    placed, stride, dilation = [], stem_stride, 1
+    for own in strides:
+        fits = stride * own <= output_stride
+        after = dilation if fits else dilation * own
+        stride = stride * own if fits else stride
+        placed.append(Place(own if fits else 1, after if dilate_strided else dilation, stride))
+        dilation = after
+    return placed
+
+
+def adapted(layer: Layer, network: Any, **fields: Any) -> Layer:
+    """The layer, bound to nothing, with those fields and such of `common_fields` of the network as it has."""
+    own = {name: value for name, value in common_fields(network).items() if _has(layer, name)}
+    return layer.clone(**own, **fields)
+
+
+def _has(layer: nn.Module, field: str) -> bool:
+    return field in layer.__dataclass_fields__
+
+
+def _inside(block: Any, name: str, stride: int, channels: int) -> dict[str, Tap]:
+    """What can be tapped inside a block whose input has that stride and those channels."""
+    expansion = block.expansion(channels) if hasattr(block, 'expansion') else None
+    return {f'{name}/expand': Tap(stride * expansion.strides, expansion.channels)} if expansion else {}
+
+
+def run_block(
+    block: Any, values: Array, inside: Collection[str], *, train: bool, remat: bool
+) -> tuple[Array, dict[str, Array]]:
+    """A block's output, and by name what those of its layers return that `inside` names.
+
+    Args:
+        block: bound to its network.
+        values: its input.
+        inside: names as `PlacedBlock.inside` has them.
+        train: passed to the block.
+        remat: compute all of it again in the backward pass.
+    """
+    above = len(block.path) - 1
+
+    def run(block: Any, values: Array) -> tuple[Array, dict[str, Array]]:
+        found: dict[str, Array] = {}
+
+        def keep(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+            output = call(*args, **kwargs)
+            name = '/'.join(context.module.path[above:])
+            if name in inside and context.method_name == '__call__':
+                found[name] = output
+            return output
+
+        with nn.intercept_methods(keep) if inside else contextlib.nullcontext():
+            return block(values, train=train), found
+
+    if remat:
+        return nn.remat(run)(block, values)
+    return run(block, values)
+
+
+def repeat(block: Layer, times: int) -> list[Layer]:
+    """The block and, behind it, itself without its stride, `times` in all."""
+    return [block, *[block.clone(strides=1)] * (times - 1)]
+
+
+def deepen(rows: Sequence[Any], depth_multiplier: float) -> list[tuple[Any, int]]:
+    """The rows of a stage and their repeats, `ceil(rows * depth_multiplier)` in all, the last rows first."""
+    left, scaled_left = len(rows), math.ceil(len(rows) * depth_multiplier)
+    repeats: list[int] = []
+    for _ in rows:
+        share = max(1, round(1 / left * scaled_left))
+        repeats.append(share)
+        left, scaled_left = left - 1, scaled_left - share
+    return list(zip(rows, reversed(repeats), strict=True))
