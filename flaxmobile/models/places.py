@@ -87,31 +87,38 @@ def make_plan(network: Any) -> Plan:
             set, and `output_stride` needs one there.
     """
     stem = adapted(network.stem_layer(), network, strides=network.stem_stride)
-    listed = [
-        (stage, repeat, block) for stage, blocks in enumerate(network.stages()) for repeat, block in enumerate(blocks)
-    ]
+    listed = [(stage, number, block) for stage, row in enumerate(network.stages()) for number, block in enumerate(row)]
     title, rate = type(network).__name__, network.stochastic_depth_rate
     if rate and not any(_has(block, 'stochastic_depth_rate') for *_, block in listed):
         raise ValueError(f'{title} has no residual branches: stochastic_depth_rate has to be 0')
     strides = [getattr(block, 'strides', 1) for *_, block in listed]
-    dilate_strided = get_convention(network.convention).dilate_strided
-    before, channels, placed = network.stem_stride, stem.features or 0, []
-    for index, place in enumerate(place_strides(strides, network.stem_stride, network.output_stride, dilate_strided)):
-        stage, repeat, block = listed[index]
+    rule = get_convention(network.convention).dilate_strided
+    places = place_strides(strides, network.stem_stride, network.output_stride, rule)
+    before, channels, blocks = network.stem_stride, stem.features or 0, []
+    for index, ((stage, number, block), place) in enumerate(zip(listed, places, strict=True)):
         name = f'block_{index:02d}'
-        if place.dilation != 1 and not _has(block, 'dilation'):
-            raise ValueError(
-                f'{title}: output_stride={network.output_stride} takes a dilation of {place.dilation} at {name}, '
-                f'and {type(block).__name__} has no dilation to set'
-            )
-        depth = {'stochastic_depth_rate': rate * index / len(listed)}
-        own = {'strides': place.strides, 'dilation': place.dilation * getattr(block, 'dilation', 1), **depth}
-        module = adapted(block, network, **{field: value for field, value in own.items() if _has(block, field)})
+        module = _at(place, rate * index / len(listed), block, name, network)
         inside = _inside(module, name, before, channels)
         before, channels = place.stride_after, getattr(module, 'features', None) or channels
-        placed.append(PlacedBlock(name, stage, repeat, module, place, channels, inside))
+        blocks.append(PlacedBlock(name, stage, number, module, place, channels, inside))
     head = network.head_layer()
-    return Plan(stem, tuple(placed), None if head is None else adapted(head, network))
+    return Plan(stem, tuple(blocks), None if head is None else adapted(head, network))
+
+
+def _at(place: Place, stochastic_depth_rate: float, block: Any, name: str, network: Any) -> nn.Module:
+    """The block with the fields of its place, as far as it has them; without a dilation it can only stand at 1."""
+    if _has(block, 'strides'):
+        block = block.clone(strides=place.strides)
+    if _has(block, 'dilation'):
+        block = block.clone(dilation=place.dilation * block.dilation)
+    elif place.dilation != 1:
+        raise ValueError(
+            f'{type(network).__name__}: output_stride={network.output_stride} takes a dilation of {place.dilation} at '
+            f'{name}, and {type(block).__name__} has no dilation to set'
+        )
+    if _has(block, 'stochastic_depth_rate'):
+        block = block.clone(stochastic_depth_rate=stochastic_depth_rate)
+    return adapted(block, network)
 
 
 def place_strides(strides: Sequence[int], stem_stride: int, output_stride: int, dilate_strided: bool) -> list[Place]:

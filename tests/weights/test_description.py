@@ -81,6 +81,10 @@ def refusal(path):
         (changed('model', name=['x' * 10**5]), 'model.name is '),
         (without('model', 'name'), 'model.name is None'),
         (changed('model', colour=1), "unknown field of MobileNetV2 'colour'"),
+        (
+            changed('model', name='mobilenetv3_large_100', squeeze_divisor=1),
+            "unknown field of MobileNetV3Large 'squeeze_divisor'",
+        ),
         (changed('preprocessing', image_size=3.5), 'Preprocessing: image_size must be a whole number'),
         (changed('preprocessing', crop_fraction=1e-9), 'Preprocessing: crop_fraction must be'),
         (changed('preprocessing', mean=[0.5, 0.5]), 'Preprocessing: mean has 2 numbers for 3 channels'),
