@@ -9,15 +9,17 @@ SETTING = Path('/sys/kernel/mm/transparent_hugepage/enabled')
 
 
 def use_huge_pages() -> None:
-    """Begin the command anew with `GLIBC_TUNABLES=glibc.malloc.hugetlb=1`, where that makes a difference.
+    """Restart the command with `GLIBC_TUNABLES=glibc.malloc.hugetlb=1` if that makes `malloc` use huge pages.
 
-    XLA asks for the temporary memory of a program at every call and frees it at the end. On a CPU mapping it anew in
-    pages of 4 KiB is a third of a training step; in pages of 2 MiB it is little. Where Linux gives these to those who
-    ask, glibc's `malloc` asks only if it was told before it began. What the user's environment says of `malloc` goes
-    first. Call it before there is anything to lose: the process becomes another, of the same number and words.
+    XLA allocates the temporary memory of a program at every call and frees it at the end. On a CPU, mapping it again in
+    pages of 4 KiB took a third of a training step, and little in pages of 2 MiB (docs/performance.md). Linux may be set
+    to give huge pages only to programs that ask for them (`madvise`). glibc's `malloc` asks only if this variable was
+    set when the process started. If the environment already sets anything of `malloc`, this function changes nothing.
+
+    Call it first of all: the program starts again from its beginning, in the same process and with the same arguments.
     """
     told = 'GLIBC_TUNABLES' in os.environ or any(name.startswith('MALLOC_') for name in os.environ)
-    again = sys.executable and os.path.isfile(sys.argv[0])  # What was read from standard input is gone.
+    again = sys.executable and os.path.isfile(sys.argv[0])  # A program read from standard input cannot start again.
     if told or not again or not _knows_huge_pages(*platform.libc_ver()):
         return
     try:

@@ -31,7 +31,10 @@ Run = Callable[..., tuple[int, str, str]]
 def config_file(tiny: TrainConfig, tmp_path: Path) -> Path:  # noqa: F811
     """A config of the user's own, the tiny one."""
     path = tmp_path / 'mine.py'
-    path.write_text(f'from flaxmobile.training.config import TrainConfig\n\nconfig = {tiny!r}\n')
+    imports = (
+        'from flaxmobile.data import Augmentation, Preprocessing\nfrom flaxmobile.training.config import TrainConfig'
+    )
+    path.write_text(f'{imports}\n\nconfig = {tiny!r}\n')
     return path
 
 

@@ -1,6 +1,6 @@
-"""Bilinear operations with one meaning and a lowering per platform.
+"""Bilinear operations with one definition and one lowering per platform.
 
-The choice is made when a program is lowered, so that one traced program serves every platform.
+The lowering is chosen when a program is lowered, so one traced program works on every platform.
 """
 
 import functools
@@ -18,11 +18,11 @@ from flaxmobile.ops.padding import PaddingPairs, Pair, Size, output_size
 Function = Callable[..., Array]
 
 STANDARD: dict[Primitive, Function] = {}
-"""Each primitive in XLA's own operations, as exporters want it (`ops.standard`)."""
+"""Each primitive's form in XLA's own operations, which exporters need (`ops.standard`)."""
 
 
 class Window(NamedTuple):
-    """The static side of a convolution; all in pixels, height before width."""
+    """The static sizes of a convolution, in pixels, height before width."""
 
     input_size: Size
     kernel_size: Size
@@ -30,7 +30,7 @@ class Window(NamedTuple):
     padding: PaddingPairs
     dilation: Pair
     parts: int = 1
-    """Equal parts of the batch, each with a kernel of its own."""
+    """Number of equal parts of the batch; each part has its own kernel."""
 
     @property
     def output_size(self) -> Pair:
@@ -39,7 +39,7 @@ class Window(NamedTuple):
 
     @property
     def taps(self) -> list[Pair]:
-        """Every place in the kernel."""
+        """The (row, column) of every element of the kernel."""
         return [(row, column) for row in range(self.kernel_size[0]) for column in range(self.kernel_size[1])]
 
 
@@ -57,7 +57,7 @@ def convolve(images: Array, kernel: Array, *, window: Window, groups: int = 1) -
 
 
 def transpose(function: Function, like: jax.ShapeDtypeStruct, cotangent: Array) -> Array:
-    """What a linear function of one operand `like` that makes of `cotangent`, backwards."""
+    """Apply the transpose of a linear function to `cotangent`; `like` has the shape and dtype of its operand."""
     return jax.linear_transpose(function, like)(cotangent)[0]
 
 
@@ -70,10 +70,10 @@ def primitive(
     tpu: Function | None = None,
     in_shards: bool = False,
 ) -> Primitive:
-    """A primitive whose result has the type of `like`'s, lowered as `cpu` on a CPU and as `standard` elsewhere.
+    """Make a primitive. It is lowered as `cpu` on a CPU, as `tpu` on a TPU (if given), and as `standard` elsewhere.
 
-    On a TPU as `tpu` where that is given. With `in_shards`, `cpu` is told how many devices the program is for, as
-    `shards`.
+    Its result has the shape and dtype of that of `like`. With `in_shards`, `cpu` gets one more argument, `shards`: the
+    number of devices that the program is for.
     """
     new = Primitive(name)
 
@@ -96,7 +96,7 @@ def primitive(
 
 
 def _lower_unsharded(function: Function, in_shards: bool = False) -> Any:
-    """Lower `function` as if its operands carried no sharding, which the compiler then gives it."""
+    """Lower `function` as if its operands had no sharding; the compiler chooses the sharding."""
 
     def lowering(context: mlir.LoweringRuleContext, *operands: Any, **params: Any) -> Any:
         if in_shards:
@@ -115,7 +115,7 @@ def _without_explicit_axes(mesh: AbstractMesh) -> AbstractMesh:
 
 
 def vary_alike(*operands: Array) -> list[Array]:
-    """Inside `shard_map`, cast each operand to vary over every mesh axis that any of them varies over."""
+    """Inside `shard_map`, cast the operands so that all vary over the mesh axes that any of them varies over."""
     axes = [_varying_axes(operand) for operand in operands]
     every = frozenset().union(*axes)
     return [

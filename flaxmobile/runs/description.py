@@ -1,4 +1,4 @@
-"""What `run.json` holds, how a file of this version or an earlier one is read, and when it is believed."""
+"""`run.json`: its content, how files of this and earlier versions are read, and how they are checked."""
 
 import dataclasses
 import importlib.metadata
@@ -17,9 +17,9 @@ from flaxmobile.training.config import TrainConfig
 from flaxmobile.training.records import DIGEST, parse, signed
 
 FORMAT = 2
-"""Format 1 is that of the versions before Keras's padding of MobileNetV1; a run keeps the format it began with."""
-# What may differ between a run and its resumption: none of it changes a parameter. A folder of images and a teacher are
-# known by more than the path that they have now: see `check_data`.
+"""Format 1 was written before MobileNetV1 had Keras's padding. A run keeps the format that it began with."""
+# Options that may change when a run is resumed: none of them changes a parameter. A folder of images and a teacher are
+# compared by their contents, not by their path: see `check_data`.
 FREE_FIELDS = (
     'dataset',
     'teacher',
@@ -37,14 +37,14 @@ FREE_FIELDS = (
 
 @dataclasses.dataclass(frozen=True)
 class RunDescription:
-    """What `run.json` holds.
+    """The content of `run.json`.
 
     Attributes:
-        config: with what its fields meant when the run began, in the words of this version.
-        classes: in the order of the network's outputs.
-        images: the fingerprint of each part of the data.
-        teacher: the fingerprint of its weights.
-        format: of the version that began the run.
+        config: the run's configuration. If a name meant another network when the run began, the fields say so.
+        classes: names of the classes, in the order of the network's outputs.
+        images: the fingerprint of each part of the data, by the part's name.
+        teacher: the fingerprint of the teacher's weights; None without a teacher.
+        format: the format of the version that began the run.
     """
 
     config: TrainConfig
@@ -54,11 +54,11 @@ class RunDescription:
     format: int = FORMAT
 
     def meaning(self, config: TrainConfig) -> TrainConfig:
-        """`config`, which names the run's network as the version that began the run did, in the words of this one."""
+        """Translate `config`, written for the version that began the run, for this version."""
         return _meaning(config, self.format)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, fit for JSON."""
+        """The content as plain values that JSON can hold."""
         model = {'name': self.config.model, 'num_classes': len(self.classes)} | self.config.model_overrides
         return {
             'format': self.format,
@@ -72,7 +72,7 @@ class RunDescription:
         }
 
     def as_text(self) -> str:
-        """The content of `run.json`. Raises TypeError where a value is not fit for JSON."""
+        """The text of `run.json`. Raises TypeError if JSON cannot hold a value."""
         return json.dumps(signed(self.as_dict()), indent=2) + '\n'
 
     def write(self, run_dir: Path) -> None:
@@ -81,14 +81,14 @@ class RunDescription:
 
 
 def read_description(run_dir: str | Path) -> RunDescription:
-    """Read `run_dir/run.json`, which is believed where it agrees with its copies in the checkpoints.
+    """Read `run_dir/run.json` and compare it with its copies in the checkpoints.
 
-    A copy counts where its SHA-256 is right. What may change when a run goes on may differ.
+    Copies whose SHA-256 is wrong are ignored. Options that may change when a run is resumed may differ.
 
     Raises:
         FileNotFoundError: the folder holds no run.
-        ValueError: the file is damaged, differs from a copy, is of a format this version does not read, or has a value
-            that this version does not take.
+        ValueError: the file is damaged, differs from a copy, has a format that this version does not read, or has a
+            value that this version does not accept.
     """
     path = Path(run_dir) / 'run.json'
     if not path.is_file():
@@ -115,21 +115,21 @@ def read_description(run_dir: str | Path) -> RunDescription:
 
 
 def _refuse(path: Path, error: ValueError, copies: Sequence[tuple[Path, bytes]]) -> NoReturn:
-    """Raise ValueError for a `run.json` that `error` tells of; a copy that is good is the mend."""
+    """Raise ValueError for a `run.json` with the fault `error`, and say how to restore it from a good copy."""
     if not copies:
         raise error
     copy, content = copies[0]
     try:
         _parse(copy, content, whole=True)
     except ValueError as refused:
-        if str(refused.__cause__) == str(error.__cause__):  # The file says what its copy does, so it is no damage.
+        if str(refused.__cause__) == str(error.__cause__):  # The copy has the same fault, so the file is not damaged.
             _parse(path, path.read_bytes(), whole=True)
         raise ValueError(f'{error}; {refused}') from error
     raise ValueError(f'{error}. {_mend(copy, path)}') from error
 
 
 def _parse(path: Path, content: bytes, *, whole: bool = False) -> RunDescription:
-    """The description that is the content of the file `path`; `whole` where that is known to be what was written.
+    """Parse `content`, the content of the file `path`. With `whole`, it is known to be as it was written.
 
     Raises:
         ValueError: as `read_description` does.
@@ -162,9 +162,9 @@ def _parse(path: Path, content: bytes, *, whole: bool = False) -> RunDescription
 
 
 def _meaning(config: TrainConfig, written: int) -> TrainConfig:
-    """What a configuration of that format says, in the words of this version."""
+    """Translate a configuration that was written in the format `written` for this version."""
     if written == 1 and config.model.startswith('tf_mobilenetv1_') and config.convention is None:
-        return dataclasses.replace(config, convention='tensorflow')  # What the name stood for.
+        return dataclasses.replace(config, convention='tensorflow')  # The name meant this padding then.
     return config
 
 
@@ -193,7 +193,7 @@ def _teacher(content: Mapping[str, Any]) -> int | None:
 
 
 def _fields(description: RunDescription) -> dict[str, Any]:
-    """What makes a run this one, by name; lists by their entries."""
+    """The values by which two descriptions are compared, by name; each class and each part has an entry."""
     options = description.config.options()
     return {
         **{f'config.{name}': value for name, value in options.items() if name not in FREE_FIELDS},
@@ -207,13 +207,13 @@ def _fields(description: RunDescription) -> dict[str, Any]:
 def _agree(name: str, ours: Any, theirs: Any) -> bool:
     if ours == theirs or not (isinstance(ours, str) and isinstance(theirs, str)):
         return bool(ours == theirs)
-    if name.startswith('classes['):  # One name, written in two ways.
+    if name.startswith('classes['):  # One name, in two Unicode forms.
         return unicodedata.normalize('NFC', ours) == unicodedata.normalize('NFC', theirs)
     return name.startswith('images.') and (same_images(theirs, ours) or same_images(ours, theirs))
 
 
 def _shown(ours: Any, theirs: Any) -> tuple[str, str]:
-    """Both values as Python writes them; texts that look alike with their characters' numbers."""
+    """Both values as Python writes them. Texts that look alike are escaped, so that their difference shows."""
     forms = [unicodedata.normalize('NFKC', value) if isinstance(value, str) else value for value in (ours, theirs)]
     here, there = (ascii(value) if forms[0] == forms[1] else repr(value) for value in (ours, theirs))
     return printable(here), printable(there)

@@ -1,4 +1,4 @@
-"""The pictures of a report, as matplotlib figures, and what other pictures share with them."""
+"""The pictures of a report, as matplotlib figures, and the functions and colours that other pictures share."""
 
 import re
 import warnings
@@ -22,7 +22,7 @@ Record = Mapping[str, Any]
 
 
 def png(figure: Figure) -> bytes:
-    """The figure as a PNG of 200 dots per inch; warns once of all characters that its font does not have."""
+    """The figure as a PNG of 200 dots per inch. One warning names all characters that the font does not have."""
     FigureCanvasAgg(figure)
     content = BytesIO()
     with warnings.catch_warnings(record=True) as caught:
@@ -77,13 +77,13 @@ def _style(axes: Axes, title: str) -> None:
 
 
 def schedules(epochs: np.ndarray, rates: np.ndarray, spans: np.ndarray | None, chances: Mapping[str, float]) -> Figure:
-    """What a run is going to do, against epochs `[points]`.
+    """The schedules of a run, against epochs.
 
     Args:
-        epochs: where the others are given.
-        rates: the learning rate.
-        spans: of the moving average, in updates; None: there is no average.
-        chances: of what happens to an image by chance, by name, the same throughout.
+        epochs: `[points]`, the epochs at which the next two are given.
+        rates: `[points]`, the learning rate.
+        spans: `[points]`, the number of updates that the moving average spans; None: there is no average.
+        chances: by name, the probability of each random change of an image, the same in all epochs.
     """
     panels = 1 + (spans is not None) + bool(chances)
     figure = Figure(figsize=(1 + 3.6 * panels, 3.2), layout='constrained')
@@ -114,9 +114,9 @@ def _chances(axes: Axes, epochs: np.ndarray, chances: Mapping[str, float]) -> No
 
 
 def confusion(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
-    """The share of each true class (a row) by predicted class, of a matrix of counts [classes, classes].
+    """A confusion matrix of counts [classes, classes], drawn as the share of each true class (a row) in per cent.
 
-    Figures stand in the cells up to 20 classes, names at the sides up to 120.
+    Up to 20 classes each cell shows its figure; up to 120 classes the axes show the names.
     """
     count = len(classes)
     side = float(np.clip(0.55 * count + 0.8, 3.2, 12.5))
@@ -149,7 +149,7 @@ def confusion(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
 
 
 def predictions(mistakes: Sequence[Example], right: Sequence[Example], classes: Sequence[str]) -> Figure:
-    """Test images with true and predicted classes: the worst mistakes first, then some right ones."""
+    """Test images with true and predicted classes: the worst mistakes first, then some correct predictions."""
     columns, side, gap, caption, heading = 6, 1.6, 0.2, 0.5, 0.45
     panels = {'Wrong, the worst first': mistakes[: 3 * columns], 'Right': right[:columns]}
     panels = {title: part for title, part in panels.items() if part}
@@ -169,7 +169,7 @@ def predictions(mistakes: Sequence[Example], right: Sequence[Example], classes: 
 
 
 def show(axes: Axes, image: np.ndarray) -> None:
-    """Draw an image, uint8 [height, width, channels], small ones with every pixel to be seen."""
+    """Draw an image, uint8 [height, width, channels]. Images below 100 pixels are drawn without smoothing."""
     grey = image.shape[-1] == 1
     interpolation = 'nearest' if max(image.shape) < 100 else 'antialiased'
     pixels = image[..., 0] if grey else image
@@ -189,6 +189,6 @@ def _picture(axes: Axes, example: Example, classes: Sequence[str]) -> None:
 
 
 def short(name: str, most: int = 16) -> str:
-    """A name on one line of at most so many characters; what is no printable character is escaped."""
+    """A name on one line of at most `most` characters, with unprintable characters escaped."""
     shown = printable(name, None)
     return shown if len(shown) <= most else shown[: most - 1] + '…'

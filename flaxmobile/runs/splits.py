@@ -23,12 +23,14 @@ def load_splits(config: TrainConfig, classes: Sequence[str] = ()) -> Splits:
     """The training, validation and test images of a configuration.
 
     Args:
-        config: says which.
-        classes: those of a run that goes on, in the order of its network's outputs. Where the images' classes have the
-            same names in another order, as accents written in another way bring it, they are numbered as here.
+        config: the configuration.
+        classes: the classes of a run that is resumed, in the order of its network's outputs. If the images have the
+            same classes in another order, they are numbered in this order. (The order of folders changes when their
+            names are written in another Unicode form.)
 
     Raises:
-        ValueError: their classes differ, one of them is empty, or training images are among those of another part.
+        ValueError: the parts have different classes, a part is empty, or another part shares images with the training
+            part.
     """
     splits = Splits(
         *(
@@ -63,7 +65,7 @@ def _numbered(images: Dataset, classes: Sequence[str]) -> Dataset:
 
 
 def load_split(config: TrainConfig, split: str) -> Dataset:
-    """A part of a configuration's images, divided as its run divides them."""
+    """One part of a configuration's images, as its run uses it."""
     return load_dataset(
         config.dataset,
         split,
@@ -74,15 +76,15 @@ def load_split(config: TrainConfig, split: str) -> Dataset:
 
 
 def unreadable(data: Splits) -> list[str]:
-    """What could not be read in any part of the data."""
+    """The names of the images that could not be read, over all parts, sorted."""
     return sorted({name for images in data for name in images.unreadable})
 
 
 def same_images(before: str, now: str) -> bool:
-    """Whether two fingerprints tell of the same images; one that an earlier version wrote has no contents of files."""
+    """Whether two fingerprints mean the same images. One of an earlier version may lack the contents of files."""
     return before in (now, re.sub(r', contents \w+', '', now))
 
 
 def fingerprints(data: Splits) -> dict[str, str]:
-    """What tells the images of each part from others, by the name of the part."""
+    """The fingerprint of the images of each part, by the name of the part."""
     return {part: images.fingerprint for part, images in data._asdict().items()}

@@ -25,7 +25,7 @@ _JSON = 'metadata'  # Orbax's name for the file of an item that is JSON.
 
 
 class _Best(PreservationPolicy):
-    """Keeps the checkpoint of the highest accuracy, the latest of equals; `accuracies` grows while it is in use."""
+    """Keeps the checkpoint of the highest accuracy (the latest of equals). The caller adds to `accuracies`."""
 
     def __init__(self, accuracies: Mapping[int, float]):
         self._accuracies = accuracies
@@ -40,7 +40,7 @@ class _Best(PreservationPolicy):
 
 
 class _Undamaged(ocp.path.step.NameFormat):
-    """Steps by their number; Orbax, which would read, count and delete them, is not shown those in `damaged`."""
+    """Names checkpoints by their step, and hides those in `damaged` from Orbax: it would read, count or delete them."""
 
     def __init__(self, damaged: Mapping[int, str]):
         self._standard, self._damaged = ocp.path.step.standard_name_format(), damaged
@@ -56,16 +56,16 @@ class _Undamaged(ocp.path.step.NameFormat):
 
 
 def find_damage(folder: Path) -> dict[int, str]:
-    """The checkpoints in `folder` whose files are not as they were written, by step, each with what is wrong."""
+    """The damaged checkpoints in `folder`: what is wrong with each, by step."""
     faults = {int(path.name): fault(path) for path in folder.glob('[0-9]*') if path.name.isdecimal()}
-    # One that is gone by now was deleted by a run that is still training.
+    # A checkpoint that is gone by now was deleted by a run that is still training.
     return {step: words for step, words in sorted(faults.items()) if words and (folder / str(step)).is_dir()}
 
 
 def descriptions(run_dir: Path) -> Iterator[tuple[Path, bytes]]:
-    """The copies of the run's description in the checkpoints that are as they were written: the file and its content.
+    """The undamaged copies of the run's description in the checkpoints, the newest first: each file and its content.
 
-    The last checkpoint's first. Whether the rest of a checkpoint is good does not matter.
+    The other files of such a checkpoint may be damaged.
     """
     steps = sorted(int(path.name) for path in (run_dir / 'checkpoints').glob('[0-9]*') if path.name.isdecimal())
     for step in reversed(steps):
@@ -75,18 +75,20 @@ def descriptions(run_dir: Path) -> Iterator[tuple[Path, bytes]]:
 
 
 class Checkpoints:
-    """The checkpoints in `run_dir`, one folder a step under `run_dir/checkpoints`.
+    """The checkpoints of a run: one folder for each step, `run_dir/checkpoints/STEP`.
 
-    At every save all are removed but the last `keep` and the one of the highest validation accuracy (the latest of
-    equals). A checkpoint is written beside and then renamed, while the training goes on, so that one with a step's name
-    is whole. Those whose files have changed since are in `damaged`, by step, with what is wrong; they are left as they
-    are and stand for nothing. A `read_only` one leaves alone what a run that is still training is about to write.
+    - A checkpoint is written under another name while the training goes on, and renamed at the end. So a folder that
+      has a step's name is complete.
+    - Every save removes the older checkpoints, except the last `keep` and the one of the highest validation accuracy
+      (the latest of equals).
+    - `damaged` holds the checkpoints whose files have changed since they were written: what is wrong with each, by
+      step. They are neither used nor removed.
 
     Args:
         run_dir: the run's folder.
-        keep: how many of the last ones to keep.
-        description: what `run.json` holds, to be kept in every checkpoint as well.
-        read_only: whether nothing is to be written.
+        keep: how many of the last checkpoints to keep.
+        description: the content of `run.json`; every checkpoint gets a copy.
+        read_only: write and remove nothing, so that a run that is still training is not disturbed.
     """
 
     def __init__(
@@ -101,7 +103,7 @@ class Checkpoints:
         if not read_only:
             self.folder.mkdir(parents=True, exist_ok=True)
         folder, let_go = plain_path(self.folder)
-        # Orbax tells of every save otherwise.
+        # Without `hush`, Orbax logs every save.
         self._endings = [weakref.finalize(self, end) for end in (hush(logging.getLogger('absl')), let_go)]
         self.damaged = find_damage(self.folder)
         self._description = description
@@ -123,32 +125,37 @@ class Checkpoints:
 
     @property
     def last(self) -> int | None:
-        """The step of the last good checkpoint, None where there is none; waits for one that is being written."""
+        """The step of the last good checkpoint, or None. Waits for a checkpoint that is being written."""
         self.wait()
         return self._manager.latest_step()
 
     @property
     def best(self) -> int | None:
-        """The step of the good checkpoint of the highest validation accuracy, None where none was validated."""
+        """The step of the good checkpoint with the highest validation accuracy; None if none was validated."""
         self.wait()
         return self._best.best(self._manager.all_steps())
 
     def accuracy(self, step: int) -> float | None:
-        """The validation accuracy of `step`, None where it is not known."""
+        """The validation accuracy of `step`; None if it is not known."""
         return self._accuracies.get(step)
 
     def validated(self, accuracies: Mapping[int, float]) -> None:
-        """Take note of validation accuracies, by step."""
+        """Add validation accuracies, by step."""
         self._accuracies.update(accuracies)
 
     def save(self, step: int, state: TrainState, window: Mapping[str, Any] | None = None) -> None:
-        """Begin to write `state` as the checkpoint of `step`, once the one before is written.
+        """Wait for the checkpoint before, then start to write `state` as the checkpoint of `step`.
 
-        `state` is copied first, and may be donated afterwards. An accuracy that `step` had before is forgotten.
-        `window` is what the metrics since the last record add up to, where there are any.
+        `state` is copied before this returns, so it may be donated afterwards. The validation accuracy that `step` had
+        before is removed.
+
+        Args:
+            step: the number of steps taken.
+            state: the state after them.
+            window: sums of the metrics since the last record; None if there are none.
 
         Raises:
-            OSError: it, or the one before, could not be written; the earlier checkpoints are untouched.
+            OSError: this checkpoint or the one before could not be written. The earlier ones are unchanged.
         """
         items = _items(state)
         arguments = {name: ocp.args.StandardSave(item) for name, item in items.items()}
@@ -165,13 +172,13 @@ class Checkpoints:
             self._manager.save(step, args=ocp.args.Composite(**arguments), force=True)
 
     def wait(self) -> None:
-        """Wait until the checkpoint that is being written is there. Raises OSError as `save` does."""
+        """Wait for the checkpoint that is being written. Raises OSError as `save` does."""
         with self._explained(errno.EIO):
             self._manager.wait_until_finished()
         self._writing = None
 
     def check(self) -> None:
-        """As `wait`, but only where there is nothing to wait for."""
+        """If no checkpoint is being written, raise the error of the last write, if it failed; see `wait`."""
         if not self._manager.is_saving_in_progress():
             self.wait()
 
@@ -186,7 +193,10 @@ class Checkpoints:
 
     @contextmanager
     def _explained(self, otherwise: int | None) -> Iterator[None]:
-        """Make an error of writing one for people; those that carry no number get `otherwise`, or pass."""
+        """Turn an error of writing into an OSError with a message for people.
+
+        An error without a system number gets the number `otherwise`; if that is None, it is raised unchanged.
+        """
         try:
             yield
         except Exception as error:
@@ -204,7 +214,7 @@ class Checkpoints:
             ) from error
 
     def restore(self, step: int, like: TrainState) -> TrainState:
-        """The state of the checkpoint of `step`, with the shapes, dtypes and shardings of `like` (may be abstract).
+        """The state of the checkpoint of `step`, with the shapes, dtypes and shardings of `like` (it may be abstract).
 
         Raises:
             ValueError: the checkpoint is damaged or does not fit `like`.
@@ -219,18 +229,18 @@ class Checkpoints:
         )
 
     def window(self, step: int) -> dict[str, Any] | None:
-        """What the metrics since the last record added up to in the checkpoint of `step`; None where none were."""
+        """Sums of the metrics since the last record, from the checkpoint of `step`; None if it has none."""
         content = verified(self.folder / str(step), f'window/{_JSON}')
         return None if content is None else json.loads(content)
 
     def restore_latest(self, like: TrainState) -> TrainState:
-        """The state of the last good checkpoint; see `restore`. Raises FileNotFoundError where there is none."""
+        """The state of the last good checkpoint; see `restore`. Raises FileNotFoundError if there is none."""
         if self.last is None:
             raise FileNotFoundError(f'no checkpoint in {self.folder}')
         return self.restore(self.last, like)
 
     def tell_damage(self) -> str:
-        """What is wrong with the damaged checkpoints and which one is used instead, in words; empty without any."""
+        """What is wrong with the damaged checkpoints, and which checkpoint is used. Empty if none is damaged."""
         if not self.damaged:
             return ''
         faults = '; '.join(f'{self.folder / str(step)} is damaged: {words}' for step, words in self.damaged.items())
@@ -238,7 +248,7 @@ class Checkpoints:
         return f'{faults}. Left as it is; {used}'
 
     def restore_variables(self, step: int, like: Variables) -> Variables:
-        """The variables to evaluate with of the checkpoint of `step`: their moving average where there is one."""
+        """The variables for evaluation from the checkpoint of `step`: their moving average, if the run has one."""
         name = 'ema' if (self.folder / str(step) / 'ema').is_dir() else 'variables'
         return self._restore(step, {name: like})[name]
 
@@ -253,7 +263,7 @@ class Checkpoints:
             ) from error
 
     def close(self) -> None:
-        """Wait for what is being deleted or written. Raises OSError as `save` does."""
+        """Wait for writes and deletions, and end the use of Orbax. Raises OSError as `save` does."""
         try:
             self.wait()
         finally:
@@ -275,7 +285,7 @@ def _items(state: TrainState) -> dict[str, Any]:
 
 
 def _number(error: Exception) -> int | None:
-    """The system's number of an error; TensorStore's are ValueErrors that carry it in their words."""
+    """The system's number of an error; TensorStore raises a ValueError and writes the number into its message."""
     if found := re.search(r"os_error_code='(\d+)'", str(error)):
         return int(found[1])
     if 'No space left' in str(error):

@@ -1,4 +1,4 @@
-"""Digests of a checkpoint's files, written before it gets its name: by them a damaged one is told from a good one."""
+"""Digests of a checkpoint's files, written before the checkpoint gets its name. They show whether it is damaged."""
 
 import hashlib
 import json
@@ -10,17 +10,17 @@ from flaxmobile.files import write_whole
 
 NAME = 'digests.json'
 _METADATA = '_CHECKPOINT_METADATA'
-_COMMITTED = 'commit_timestamp_nsecs'  # Orbax adds it last of all.
+_COMMITTED = 'commit_timestamp_nsecs'  # Orbax adds it after the digests are written.
 
 
 def write_digests(folder: Path) -> None:
-    """Write `folder/digests.json`: the SHA-256 of every file in the folders there, and what Orbax says of them."""
+    """Write `folder/digests.json`: the SHA-256 of every file in the subfolders, and Orbax's metadata of the whole."""
     content = {'sha256': {path: _digest(folder / path) for path in _files(folder)}, 'metadata': _metadata(folder)}
     write_whole(folder / NAME, json.dumps(content, indent=1) + '\n')
 
 
 def fault(folder: Path) -> str | None:
-    """What is wrong with the files of a checkpoint, in words; None where they are as they were written."""
+    """What is wrong with the files of a checkpoint, in words; None if they are as they were written."""
     try:
         content = json.loads((folder / NAME).read_bytes())
         digests, metadata = dict(content['sha256']), content['metadata']
@@ -46,7 +46,7 @@ def fault(folder: Path) -> str | None:
 
 
 def verified(folder: Path, path: str) -> bytes | None:
-    """The content of the file `path` of a checkpoint, None where it is not as it was written, or not there."""
+    """The content of the file `path` of a checkpoint; None if it is missing or not as it was written."""
     try:
         known = json.loads((folder / NAME).read_bytes())['sha256'][path]
         content = (folder / path).read_bytes()

@@ -1,4 +1,4 @@
-"""Which parameters are not trained, and what BatchNorm does where they are not."""
+"""Which parameters are frozen, and how a frozen BatchNorm behaves."""
 
 import contextlib
 import fnmatch
@@ -17,17 +17,17 @@ BACKBONE = 'backbone'
 
 
 def frozen_parameters(params: Any, patterns: Sequence[str]) -> Paths:
-    """The paths of the parameters that shell patterns name.
+    """The paths of the parameters that match one of the shell patterns.
 
-    A pattern names a parameter when it fits its path (`stem/conv/kernel`) or the path of a layer it lies in (`stem`);
-    `*` stands for slashes too. `backbone` names all but the classifier.
+    A pattern matches a parameter if it fits the parameter's path (`stem/conv/kernel`) or the path of a layer that holds
+    it (`stem`). `*` matches slashes too. `backbone` matches all but the classifier.
 
     Args:
-        params: the network's, or their shapes.
-        patterns: as `stem`, `block_0*`, `*/norm`.
+        params: parameters of the network, or their shapes.
+        patterns: for example `stem`, `block_0*`, `*/norm`.
 
     Raises:
-        ValueError: a pattern names nothing, or all of them together everything.
+        ValueError: a pattern matches nothing, or all patterns together match everything.
     """
     paths = flatten_dict(params).keys()
     frozen: set[Path] = set()
@@ -64,7 +64,7 @@ def merge(params: Any, changed: Any) -> Any:
 
 
 def frozen_norms(params: Any, model_state: Mapping[str, Any], frozen: Collection[Path]) -> Paths:
-    """The paths of the BatchNorms all of whose parameters are frozen, by the `batch_stats` of a model state."""
+    """The paths of the frozen BatchNorms: those that have parameters, all of them frozen."""
     norms = {path[:-1] for path in flatten_dict(model_state.get('batch_stats', {}))}
     own = {norm: [path for path in flatten_dict(params) if path[: len(norm)] == norm] for norm in norms}
     return frozenset(norm for norm, paths in own.items() if paths and all(path in frozen for path in paths))
@@ -73,14 +73,14 @@ def frozen_norms(params: Any, model_state: Mapping[str, Any], frozen: Collection
 def on_running_statistics(
     params: Any, model_state: Mapping[str, Any], frozen: Collection[Path]
 ) -> contextlib.AbstractContextManager[Any]:
-    """Within it, frozen BatchNorms normalise by their running statistics in training too, and leave them alone."""
+    """A context in which frozen BatchNorms use their running statistics in training too, and do not update them."""
     norms = frozen_norms(params, model_state, frozen) if frozen else NOTHING
 
     def intercept(call: Callable[..., Any], arguments: Any, options: Any, context: nn.module.InterceptorContext) -> Any:
         module = context.module
         if not isinstance(module, (nn.BatchNorm, BatchNorm)) or module.path not in norms:
             return call(*arguments, **options)
-        # A BatchNorm takes its mode from its constructor, so that another one has to stand in for it.
+        # The mode of a BatchNorm is fixed by its constructor, so a copy in the other mode is called instead.
         still = module.clone(parent=None, name=None, use_running_average=True)
         return still.apply(module.variables, *arguments, **options)
 

@@ -14,10 +14,10 @@ _EPSILON = {'rmsprop': 1e-3, 'torch_rmsprop': 1e-8, 'sgd': 0.0, 'adamw': 1e-8, '
 
 
 def learning_rate_schedule(config: TrainConfig, steps_per_epoch: int) -> optax.Schedule:
-    """The learning rate at a step, counted from 0. Steps are batches: all those of one update have the same rate.
+    """The learning rate at a step, counted from 0. A step is a batch; all steps of one update have the same rate.
 
-    The decay counts from the start of training, in whole updates. Warm-up rises linearly, from one part of
-    `warmup_epochs` at the first update, to the value the decay then has.
+    The decay counts whole updates from the start of training. During a warm-up of n updates the rate is 1/n, 2/n, ...
+    of the rate that the decay gives at the end of the warm-up.
     """
 
     def updates(epochs: float) -> int:
@@ -46,10 +46,10 @@ def learning_rate_schedule(config: TrainConfig, steps_per_epoch: int) -> optax.S
 
 
 def decay_mask(params: Any, decay_depthwise: bool, decay_norms: bool = False) -> Any:
-    """Which parameters weight decay reaches, a tree of bools: kernels, depthwise ones only with `decay_depthwise`.
+    """Which parameters get weight decay, as a tree of bools.
 
-    A depthwise kernel has a component in its path that begins with `depthwise`. `decay_norms` adds all that is no
-    kernel.
+    Kernels get it; depthwise kernels only with `decay_depthwise`. All other parameters get it only with `decay_norms`.
+    A kernel is depthwise if a component of its path begins with `depthwise`.
     """
 
     def decays(path: tuple[Any, ...], _: Any) -> bool:
@@ -61,11 +61,11 @@ def decay_mask(params: Any, decay_depthwise: bool, decay_norms: bool = False) ->
 
 
 def layer_factors(layers: Collection[str], layer_decay: float) -> dict[str, float]:
-    """The factor of the learning rate of each layer of a network, by its name at the top of the parameters.
+    """The factor of the learning rate of each layer, by the layer's name at the top of the parameters.
 
-    `layer_decay ** distance`, where the distance from the head is 1 for the last block, 2 for the one before, and so on
-    to n for the first of n blocks, and n + 1 for the stem. All else (head convolution, classifier) is the head. This is
-    the rule of BEiT (2106.08254, appendix) with a block of a MobileNet for a block of a transformer.
+    The factor is `layer_decay ** distance`. The distance is 1 for the last block, 2 for the one before, n for the first
+    of n blocks, n + 1 for the stem, and 0 for all other layers (head convolution, classifier). This is the rule of BEiT
+    (2106.08254, appendix) with a block of a MobileNet in place of a block of a transformer.
     """
     numbers = {layer: int(found[1]) for layer in layers if (found := re.fullmatch(r'block_(\d+)', layer))}
     blocks = max(numbers.values(), default=-1) + 1
@@ -78,15 +78,21 @@ def layer_factors(layers: Collection[str], layer_decay: float) -> dict[str, floa
 def make_optimizer(
     config: TrainConfig, steps_per_epoch: int, layers: Collection[str] = ()
 ) -> optax.GradientTransformation:
-    """The optimizer of a config, to be updated once a step.
+    """The optimizer of a config. Its `update` is called once a step.
 
-    `layers` are the names at the top of the network's parameters, from which `layer_decay` counts; without them it
-    counts the layers that are trained, which is the same unless some are frozen.
+    - Clipping is applied to the gradient before weight decay is added.
+    - Weight decay is an L2 term of the gradient for rmsprop, torch_rmsprop and sgd, as in the papers and in torch. For
+      adamw and lamb it is added to the update.
+    - lamb scales by its trust ratio only the parameters that get weight decay, as timm does.
+    - rmsprop is TensorFlow's: squares start at 1, epsilon is under the root, the learning rate is inside the momentum.
+      torch_rmsprop is torch's: squares start at 0, epsilon is added to the root, the learning rate multiplies the
+      momentum.
 
-    Clipping sees the gradient without weight decay. For rmsprop and sgd, weight decay is an L2 term of the gradient, as
-    in the papers and in torch; for adamw and lamb it is added to the update. lamb's trust ratio is for what decays, as
-    in timm. rmsprop is TensorFlow's: squares start at 1, epsilon is under the root, the momentum holds the rate;
-    torch_rmsprop is torch's: squares start at 0, epsilon is added to the root, the rate multiplies the momentum.
+    Args:
+        config: the configuration.
+        steps_per_epoch: training batches an epoch.
+        layers: names at the top of the network's parameters, for `layer_decay`. Without them the layers are those that
+            are trained; give them if some are frozen.
     """
     schedule = learning_rate_schedule(config, steps_per_epoch)
 

@@ -1,4 +1,4 @@
-"""What Orbax needs around it: a path it can take, writes that end before their event loop does, and quiet."""
+"""Workarounds for Orbax: paths that it accepts, writes that end before their event loop closes, and a quiet log."""
 
 import asyncio
 import logging
@@ -14,16 +14,18 @@ from orbax.checkpoint._src import asyncio_utils
 from flaxmobile.messages import printable
 
 OPEN_FILES = Path('/proc/self/fd')
-# Orbax globs whole paths (so that `[`, `*` and `?` are patterns) and makes them URLs of a kind (`gs:/`), TensorStore
-# takes `\\` for `/` and UTF-8 alone.
+# Orbax treats a whole path as a glob pattern (`[`, `*`, `?`) and as a URL (`gs:/`). TensorStore reads `\\` as `/`, and
+# accepts only UTF-8.
 _PLAIN = re.compile(r'[\w /.,;+=@~%#&!()\'"-]*')
 
 
 def plain_path(folder: Path) -> tuple[Path, Callable[[], None]]:
-    """A path of `folder`, which exists, that Orbax and TensorStore take as it is, and what ends its use.
+    """A path to the existing `folder` that Orbax and TensorStore accept, and a function to call when it is not needed.
+
+    On Linux a folder whose own path they do not accept is opened, and its path in /proc is returned.
 
     Raises:
-        ValueError: there is none: the folder's own has characters that they do not take, and this is no Linux.
+        ValueError: they do not accept the folder's path, and this is not Linux.
     """
     if _PLAIN.fullmatch(str(folder)):
         return folder, lambda: None
@@ -38,7 +40,7 @@ def plain_path(folder: Path) -> tuple[Path, Callable[[], None]]:
 
 
 def hush(logger: logging.Logger) -> Callable[[], None]:
-    """Keep what Orbax has to say out of `logger`, and nothing else; gives what ends that."""
+    """Drop the messages of Orbax, and only those, from `logger`. Returns a function that ends this."""
 
     def from_elsewhere(record: logging.LogRecord) -> bool:
         return '/orbax/checkpoint/' not in Path(record.pathname).as_posix()
@@ -65,7 +67,8 @@ def _run_to_the_end(coroutine: Coroutine[Any, Any, Any]) -> Any:
         loop.close()
 
 
-# Orbax 0.12 closes the loop at the first error; the other writes then end one by one with a traceback on the terminal.
-# Before that version it has no such function, and asyncio.run ends them. All of this process's use of Orbax has it.
+# Orbax 0.12 closes its event loop at the first error. The other writes then fail one by one, each with a traceback on
+# the terminal. Earlier versions use asyncio.run, which ends the other writes. The replacement acts on all Orbax calls
+# in this process.
 if hasattr(asyncio_utils, '_run_sync_via_new_loop'):
     asyncio_utils._run_sync_via_new_loop = _run_to_the_end

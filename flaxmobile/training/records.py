@@ -1,4 +1,4 @@
-"""What the text files of a run hold: JSON objects that carry their own SHA-256, and the figures in them."""
+"""The text files of a run: JSON objects that hold their own SHA-256, and the checks of the figures in them."""
 
 import hashlib
 import json
@@ -15,7 +15,7 @@ Record = dict[str, Any]
 DIGEST = 'sha256'
 PLACE = ('split', 'step', 'epoch', 'seconds')
 NEEDED = {'train': ('loss', 'accuracy', 'learning_rate'), 'validation': FIGURES, 'probe': Probe._fields}
-"""What a record of each split has besides its place."""
+"""The fields that a record of each split must have besides `PLACE`."""
 _CHECKS = {
     name: checker(annotation)
     for annotation, names in (
@@ -28,15 +28,18 @@ _CHECKS = {
 
 
 def signed(content: Mapping[str, Any]) -> Record:
-    """`content`, plain values, with its SHA-256 as the last field, `sha256`: that of its JSON with sorted keys."""
+    """`content` with one more field at the end: `sha256`, the SHA-256 of its JSON with sorted keys.
+
+    The values have to be plain: what JSON can hold.
+    """
     return {**content, DIGEST: _digest(content)}
 
 
 def parse(text: str) -> Record:
-    """The JSON object in `text`, without its `sha256`, which has to fit; one without is taken as it is.
+    """The JSON object in `text`, without its `sha256`. An object that has no `sha256` is accepted too.
 
     Raises:
-        ValueError: it is no JSON object, or not the one that was written.
+        ValueError: the text is no JSON object, or its `sha256` does not match the rest.
     """
     try:
         content = json.loads(text)
@@ -56,10 +59,10 @@ def _digest(content: Mapping[str, Any]) -> str:
 
 
 def check_record(record: Mapping[str, Any]) -> None:
-    """See that a record of `metrics.jsonl` has the fields of its split, each of its type and range.
+    """Check that a record of `metrics.jsonl` has the fields of its split, each with a value of its type and range.
 
     Raises:
-        ValueError: one is missing or wrong.
+        ValueError: a field is missing or wrong.
     """
     split = record.get('split')
     if not (split is None or (isinstance(split, str) and split in NEEDED)):
@@ -69,10 +72,10 @@ def check_record(record: Mapping[str, Any]) -> None:
 
 
 def check_figures(figures: Any, needed: Iterable[str] = ()) -> None:
-    """See that figures, by name, are numbers in their range, and that those `needed` are there.
+    """Check that all figures, by name, are numbers in their range, and that those in `needed` are there.
 
     Raises:
-        ValueError: one is missing or wrong.
+        ValueError: a figure is missing or wrong.
     """
     if not isinstance(figures, Mapping):
         raise ValueError(f'{printable(repr(figures))} are no figures by name')

@@ -1,4 +1,4 @@
-"""Updates that were skipped as something was not finite: when there are too many, and of which batch."""
+"""Skipped updates: when too many in a row were skipped because a value was not finite, and the batch that caused it."""
 
 from collections import deque
 from collections.abc import Mapping
@@ -11,12 +11,13 @@ import numpy as np
 
 from flaxmobile.files import write_whole
 
-# The loop waits for the step two before the one it starts, so that looking at that one waits for nothing.
 LATE = 2
+"""Steps between a step and the look at its metrics. The loop has waited for that step by then, so looking costs no
+time."""
 
 
 class Taken(NamedTuple):
-    """A step that was taken: its number, counted from 1, its batch as the step saw it, and its metrics."""
+    """A step that was taken: its number, counted from 1, the batch that it got, and its metrics."""
 
     step: int
     batch: Mapping[str, jax.Array]
@@ -24,19 +25,19 @@ class Taken(NamedTuple):
 
 
 class Watch:
-    """Tells of `most` skipped updates in a row, two steps late; until then it keeps the batches."""
+    """Finds `most` skipped updates in a row. It looks at a step `LATE` steps later and keeps the batches until then."""
 
     def __init__(self, most: int):
         self._most = most
         self._recent: deque[Taken] = deque()
 
     def add(self, taken: Taken) -> Taken | None:
-        """Take in a step that may still be running; gives the one at which there were too many, or None."""
+        """Add a step that may still be running. Returns the step at which too many were skipped, or None."""
         self._recent.append(taken)
         return self._next() if len(self._recent) > LATE else None
 
     def catch_up(self) -> Taken | None:
-        """As `add`, for all steps taken in; waits for the last one."""
+        """Look at all steps that were added, and wait for the last one. Returns as `add` does."""
         while self._recent:
             if found := self._next():
                 return found
@@ -48,7 +49,7 @@ class Watch:
 
 
 def not_finite(taken: Taken) -> str:
-    """What of a skipped step was not finite, in words."""
+    """Which value of a skipped step was not finite, in words."""
     values = jax.device_get(taken.metrics)
     figures = f'loss {values["loss"]}, gradient norm {values["gradient_norm"]}'
     if not np.isfinite(values['loss']):
@@ -59,10 +60,10 @@ def not_finite(taken: Taken) -> str:
 
 
 def write_batch(run_dir: Path, taken: Taken) -> Path:
-    """Write the batch of a step, what this process has of it, as `run_dir/skipped_batch.npz`, and give the path.
+    """Write this process's part of the batch of a step to `run_dir/skipped_batch.npz`, and return the path.
 
-    It holds `step` int64 [], and of the batch `image` uint8 [batch, height, width, channels], `label` int32 [batch] and
-    whatever else the step was given. Each further process has a file of its own, by its number.
+    The file holds `step` int64 [], and the arrays of the batch: `image` uint8 [batch, height, width, channels], `label`
+    int32 [batch] and all others that the step got. Process n > 0 writes `skipped_batch.n.npz`.
     """
     number = jax.process_index()
     path = run_dir / (f'skipped_batch.{number}.npz' if number else 'skipped_batch.npz')

@@ -1,15 +1,14 @@
 """How processes find each other, and how the loss of one is told from an error of one's own."""
 
-import os
 import warnings
-from types import SimpleNamespace
 
 import pytest
-from jax._src.clusters import cloud_tpu_cluster
 from jax.errors import JaxRuntimeError
 
 from flaxmobile.parallel import processes as distributed
-from flaxmobile.parallel.processes import LOST, launched
+from flaxmobile.parallel import runtime
+from flaxmobile.parallel.launchers import launched
+from flaxmobile.parallel.processes import LOST
 
 SLURM = {
     'SLURM_JOB_ID': '7',
@@ -26,15 +25,6 @@ OPEN_MPI = {
 }
 OURS = {'JAX_COORDINATOR_ADDRESS': 'localhost:1234', 'JAX_NUM_PROCESSES': '2', 'JAX_PROCESS_ID': '1'}
 OURS_READ = {'num_processes': 2, 'process_id': 1}
-
-
-@pytest.fixture
-def bare(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """An environment in which no launcher has left a trace."""
-    for name in os.environ:
-        if name.startswith(('SLURM_', 'OMPI_', 'TPU_', 'JAX_', 'KUBERNETES_')):
-            monkeypatch.delenv(name)
-    return monkeypatch
 
 
 @pytest.mark.parametrize(
@@ -60,29 +50,6 @@ def test_several_processes_are_told_from_one(
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         assert launched() == expected
-
-
-@pytest.mark.parametrize(('hosts', 'expected'), [('one,two', {}), ('one', None)])
-def test_a_tpu_slice_of_one_host_is_one_process(
-    hosts: str, expected: dict[str, object] | None, bare: pytest.MonkeyPatch
-) -> None:
-    bare.setattr(cloud_tpu_cluster, 'running_in_cloud_tpu_vm', True)
-    bare.setenv('TPU_WORKER_HOSTNAMES', hosts)
-    for name in ('MEGASCALE_NUM_SLICES', 'TPU_SKIP_MDS_QUERY'):  # As GKE sets them for a slice alone.
-        bare.setenv(name, '')
-    assert launched() == expected
-
-
-def test_a_tpu_that_nobody_knows_of_is_alone(bare: pytest.MonkeyPatch) -> None:
-    bare.setattr(cloud_tpu_cluster, 'running_in_cloud_tpu_vm', True)
-    bare.setenv('TPU_WORKER_HOSTNAMES', 'localhost')
-
-    def unreachable(key: str) -> None:
-        raise ConnectionError('metadata.google.internal')
-
-    bare.setattr(cloud_tpu_cluster, 'get_metadata', unreachable)
-    with pytest.warns(UserWarning, match=r'goes on alone: metadata\.google'):
-        assert launched() is None
 
 
 @pytest.mark.parametrize(
@@ -157,9 +124,8 @@ def test_an_error_is_a_process_own_once_all_others_live(
 ) -> None:
     monkeypatch.setattr(distributed, 'BOUND', 0.3)
     monkeypatch.setattr(distributed, '_GRACE', 0)
-    monkeypatch.setattr(
-        distributed.runtime, 'global_state', SimpleNamespace(client=client, process_id=0, num_processes=3)
-    )
+    monkeypatch.setattr(runtime, 'store', lambda: client)
+    monkeypatch.setattr(runtime, 'place', lambda: (0, 3))
     ended: list[int] = []
     monkeypatch.setattr(distributed.os, '_exit', ended.append)
     distributed._await_the_others(ValueError('Gloo\x1b'), ['a', 'b', 'c'], '; go on')

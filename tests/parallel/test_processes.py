@@ -265,3 +265,27 @@ def test_the_launcher(config: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert '[0] test accuracy' in done.stdout
     assert '[1]' not in without_gloo(done.stdout)
+
+
+ABORT = """
+import ctypes, threading, time
+from flaxmobile.parallel import processes as distributed
+distributed._delay_abort()
+threading.Timer(1, print, ['said'], {'flush': True}).start()
+ctypes.CDLL(None).abort()
+"""
+
+
+@pytest.mark.slow
+def test_an_abort_leaves_threads_the_time_to_speak_and_still_ends_the_process() -> None:
+    """No Python runs in the signal's handler. JAX's runtime aborts by this call when it has lost process 0."""
+    before = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, '-c', ABORT],
+        env={**os.environ, 'PYTHONPATH': ROOTS},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout) == (-signal.SIGABRT, 'said\n'), done.stderr
+    assert time.monotonic() - before > signal.SIGABRT
