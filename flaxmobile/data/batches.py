@@ -2,7 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -121,29 +121,44 @@ def decoded(sample: Sample, channels: int) -> Sample:
 
 def _element(sample: Sample, index: int, batch_format: BatchFormat) -> Batch:
     element = {'image': pixels_of(sample), 'mask': np.asarray(True), 'index': np.asarray(index, np.int64)}
-    name = sample.name or f'sample {index}'
-    for target in batch_format.targets:
-        if getattr(sample, target) is None:
-            raise ValueError(f'{name} has no {target}, and each sample of this set needs one (boxes may be [0, 4])')
-    if 'label' in batch_format.targets:
-        element['label'] = np.asarray(sample.label, np.int32)
-    if 'boxes' in batch_format.targets:
-        element |= _padded(sample, name, batch_format.most_boxes)
-    if 'mask' in batch_format.targets and sample.mask is not None:
-        element['segmentation_mask'] = sample.mask
+    targets = batch_format.targets
+    if 'label' in targets:
+        element['label'] = np.asarray(_given(sample, index, 'label', sample.label), np.int32)
+    if 'boxes' in targets:
+        boxes = _given(sample, index, 'boxes', sample.boxes)
+        element |= pad_boxes(
+            boxes, _given(sample, index, 'boxes', sample.box_labels), batch_format.most_boxes, _name(sample, index)
+        )
+    if 'mask' in targets:
+        element['segmentation_mask'] = _given(sample, index, 'mask', sample.mask)
     return element
 
 
-def _padded(sample: Sample, name: str, most: int) -> Batch:
-    boxes, labels = np.zeros((most, 4), np.float32), np.full(most, NO_BOX, np.int32)
-    if sample.boxes is not None and sample.box_labels is not None:
-        count = len(sample.boxes)
-        if count > most:
-            raise ValueError(
-                f'{name} has {count:,} boxes, and a batch has room for {most:,} of an image: raise most_boxes'
-            )
-        boxes[:count], labels[:count] = sample.boxes, sample.box_labels
-    return {'boxes': boxes, 'box_labels': labels}
+def _given(sample: Sample, index: int, name: str, value: Any) -> Any:
+    if value is None:
+        raise ValueError(f'{_name(sample, index)} has no {name}, which every sample of this data set needs')
+    return value
+
+
+def _name(sample: Sample, index: int) -> str:
+    return sample.name or f'sample {index}'
+
+
+def pad_boxes(boxes: np.ndarray, labels: np.ndarray, most: int, name: str) -> Batch:
+    """Boxes `[n, 4]` and their labels `[n]` as `boxes` `[most, 4]` and `box_labels` `[most]`, filled up with 0 and -1.
+
+    Raises:
+        ValueError: there are more than `most`.
+    """
+    if len(boxes) > most:
+        raise ValueError(
+            f'{name} has {len(boxes):,} boxes, and a batch has room for {most:,} of an image: raise most_boxes'
+        )
+    room = most - len(boxes)
+    return {
+        'boxes': np.pad(boxes, ((0, room), (0, 0))),
+        'box_labels': np.pad(labels, (0, room), constant_values=NO_BOX),
+    }
 
 
 def collate(elements: list[Batch]) -> Batch:

@@ -215,6 +215,12 @@ class RandomAccessDataset(Dataset):
             sample = self._kept[index, channels] = decoded(sample, channels)
         return sample
 
+    def _load_for_training(
+        self, index: int, preprocessing: Preprocessing, augmentation: Augmentation, rng: np.random.Generator
+    ) -> list[Batch]:
+        sample = self._load(index, preprocessing.channels)
+        return training_elements(sample, index, preprocessing, augmentation, rng, self.batch_format)
+
     def _missing(self, index: int) -> tuple[str, int]:
         """The name and the label of a sample that cannot be read.
 
@@ -250,9 +256,7 @@ class RandomAccessDataset(Dataset):
             for candidate in range(index, index + len(self)):
                 position = candidate % len(self)
                 try:
-                    sample = self._load(position, preprocessing.channels)
-                    made = training_elements(sample, position, preprocessing, augmentation, rng, self.batch_format)
-                    return Loaded(made, errors)
+                    return Loaded(self._load_for_training(position, preprocessing, augmentation, rng), errors)
                 except UnreadableImage as error:
                     errors[self._missing(position)[0]] = str(error)
             raise none_readable(self)

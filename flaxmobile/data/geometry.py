@@ -7,7 +7,7 @@ of its result, as torchvision's `ClampBoundingBoxes` does, because what has left
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from PIL import Image
@@ -38,8 +38,7 @@ class Move(Protocol):
         """The hulls of the moved boxes of an image of that size."""
 
 
-@dataclass(frozen=True)
-class Crop:
+class Crop(NamedTuple):
     """A part of an image, which may be resized.
 
     Attributes:
@@ -65,6 +64,10 @@ class Crop:
         """Left, top, right and bottom."""
         return self.left, self.top, self.left + self.width, self.top + self.height
 
+    def part(self, pixels: np.ndarray) -> np.ndarray:
+        """The part of an array [height, width, ...], not resized."""
+        return pixels[self.top : self.top + self.height, self.left : self.left + self.width]
+
     def resize(self, part: Image.Image, resampling: Image.Resampling | None = None) -> Image.Image:
         """Resize the part, which is cut out already."""
         if not self.resized:
@@ -75,10 +78,13 @@ class Crop:
         return self.resized or (self.height, self.width)
 
     def image(self, picture: Image.Image) -> Image.Image:  # noqa: D102
-        return self.resize(picture.crop(self.corners))
+        return self.resize(self._part(picture))
 
     def mask(self, mask: Image.Image) -> Image.Image:  # noqa: D102
-        return self.resize(mask.crop(self.corners), Image.Resampling.NEAREST)
+        return self.resize(self._part(mask), Image.Resampling.NEAREST)
+
+    def _part(self, picture: Image.Image) -> Image.Image:
+        return picture if self.corners == (0, 0, *picture.size) else picture.crop(self.corners)
 
     def boxes(self, boxes: np.ndarray, height: int, width: int) -> np.ndarray:  # noqa: D102
         left, top, right, bottom = self.inner or (0, 0, self.width, self.height)

@@ -1,13 +1,12 @@
 """What training and evaluation make of a sample before a network sees it."""
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from flaxmobile.data.augmentation import draw_changes, draw_crop
+from flaxmobile.data.augmentation import Change, draw_changes, draw_crop
 from flaxmobile.data.geometry import Crop, Move, centre_crop, evaluation_crop, is_left, move_boxes, move_mask
 from flaxmobile.data.images import UnreadableImage, read_crop
 from flaxmobile.data.operations import to_picture, to_pixels
@@ -86,8 +85,7 @@ def training_sample(
     changes = draw_changes(augmentation.training_size(preprocessing), preprocessing, augmentation, rng)
     for change in changes:
         picture = change.image(picture)
-    moves = [crop, *(change for change in changes if isinstance(change, Move))]
-    return _moved(sample, picture, moves, frame, _LEAST)
+    return _moved(sample, to_pixels(picture), [crop, *changes], frame, _LEAST)
 
 
 def evaluation_sample(sample: Sample, preprocessing: Preprocessing) -> Sample:
@@ -102,7 +100,7 @@ def evaluation_sample(sample: Sample, preprocessing: Preprocessing) -> Sample:
         sample.image, preprocessing.channels, lambda height, width: evaluation_crop(height, width, preprocessing)
     )
     centre = centre_crop(picture.height, picture.width, preprocessing.image_size)
-    return _moved(sample, centre.image(picture), [crop, centre], frame, 0)
+    return _moved(sample, centre.part(to_pixels(picture)), [crop, centre], frame, 0)
 
 
 def pixels_of(sample: Sample) -> np.ndarray:
@@ -127,8 +125,7 @@ def _cut(
     if isinstance(image, np.ndarray):
         height, width = image.shape[:2]
         crop = choose(height, width)
-        part = image[crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
-        return crop.resize(to_picture(part)), crop, (height, width)
+        return crop.resize(to_picture(crop.part(image))), crop, (height, width)
     chosen = []
 
     def note(height: int, width: int) -> Crop:
@@ -138,8 +135,14 @@ def _cut(
     return read_crop(image, channels, note), *chosen[0]
 
 
-def _moved(sample: Sample, picture: Image.Image, moves: Sequence[Move], frame: tuple[int, int], least: float) -> Sample:
+def _moved(
+    sample: Sample, pixels: np.ndarray, changes: Sequence[Move | Change], frame: tuple[int, int], least: float
+) -> Sample:
+    """The sample with those pixels, its boxes and its mask after those of the changes that move pixels."""
     boxes, labels, mask = sample.boxes, sample.box_labels, sample.mask
+    if boxes is None and mask is None:
+        return Sample(pixels, sample.label, sample.name)
+    moves = [change for change in changes if isinstance(change, Move)]
     if boxes is not None and labels is not None:
         boxes = move_boxes(boxes, moves, *frame)
         kept = is_left(boxes, least)
@@ -151,4 +154,4 @@ def _moved(sample: Sample, picture: Image.Image, moves: Sequence[Move], frame: t
                 f'{frame[0]} x {frame[1]}'
             )
         mask = move_mask(mask, moves)
-    return dataclasses.replace(sample, image=to_pixels(picture), boxes=boxes, box_labels=labels, mask=mask)
+    return Sample(pixels, sample.label, sample.name, boxes, labels, mask)
