@@ -12,7 +12,8 @@ from PIL import Image
 
 from flaxmobile import data
 from flaxmobile.data import Augmentation, Preprocessing
-from flaxmobile.data.dataset import Dataset, Example, RandomAccessDataset
+from flaxmobile.data.dataset import Dataset, RandomAccessDataset
+from flaxmobile.data.sample import Sample
 from flaxmobile.runs import loop, splits
 from flaxmobile.training.config import TrainConfig
 
@@ -29,7 +30,7 @@ class Blobs:
     def __len__(self) -> int:
         return self._length
 
-    def __getitem__(self, index: int) -> Example:
+    def __getitem__(self, index: int) -> Sample:
         rng = np.random.default_rng([self._seed, index])
         side = int(rng.integers(4))
         pixels = rng.integers(0, 100, (8, 8), np.uint8)
@@ -43,7 +44,7 @@ class Blobs:
         file = io.BytesIO()
         Image.fromarray(pixels).save(file, 'png')
         label = (side + 1) % 4 if index % 10 == 9 else side
-        return Example(file.getvalue(), label, f'{index}.png')
+        return Sample(file.getvalue(), label, f'{index}.png')
 
 
 class TinyNet(nn.Module):

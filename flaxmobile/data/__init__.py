@@ -4,16 +4,21 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from flaxmobile.data.dataset import Batch, Dataset, UnreadableImages
-    from flaxmobile.data.images import UnreadableImage, prepare_for_evaluation, prepare_for_training, read_image
+    from flaxmobile.data.batches import Batch, BatchFormat
+    from flaxmobile.data.dataset import Dataset, UnreadableImages
+    from flaxmobile.data.images import UnreadableImage, read_image
     from flaxmobile.data.loading import load_dataset
+    from flaxmobile.data.preparation import prepare_for_evaluation, prepare_for_training
     from flaxmobile.data.preprocessing import Augmentation, Preprocessing
+    from flaxmobile.data.sample import Sample
 
 __all__ = [
     'Augmentation',
     'Batch',
+    'BatchFormat',
     'Dataset',
     'Preprocessing',
+    'Sample',
     'UnreadableImage',
     'UnreadableImages',
     'load_dataset',
@@ -24,8 +29,11 @@ __all__ = [
 
 _MODULES = {
     'preprocessing': ('Augmentation', 'Preprocessing'),
-    'images': ('UnreadableImage', 'prepare_for_evaluation', 'prepare_for_training', 'read_image'),
-    'dataset': ('Batch', 'Dataset', 'UnreadableImages'),
+    'sample': ('Sample',),
+    'images': ('UnreadableImage', 'read_image'),
+    'preparation': ('prepare_for_evaluation', 'prepare_for_training'),
+    'batches': ('Batch', 'BatchFormat'),
+    'dataset': ('Dataset', 'UnreadableImages'),
     'loading': ('load_dataset',),
 }
 

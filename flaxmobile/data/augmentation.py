@@ -1,6 +1,7 @@
-"""The chances of augmentation: what is done to a training image, drawn from a generator and then done.
+"""Random augmentation: each function draws from a generator what is done to a training image, and does nothing itself.
 
-Every draw is apart from the doing (`operations`), so that it can be told how often what is done.
+What is drawn is a value: moves of all pixels (`geometry`) and changes of colours (`photometric`). The tests check how
+often each is drawn, and the same value can be applied to an image, its boxes and its mask.
 """
 
 import math
@@ -10,9 +11,11 @@ import numpy as np
 from PIL import Image
 
 from flaxmobile.data import operations
+from flaxmobile.data.geometry import RESAMPLING, Crop, Flip, Warp
+from flaxmobile.data.photometric import Adjustment, Erasure
 from flaxmobile.data.preprocessing import Augmentation, Preprocessing, TrainInterpolation
 
-RESAMPLING = {'bicubic': Image.Resampling.BICUBIC, 'bilinear': Image.Resampling.BILINEAR}
+Change = Flip | Warp | Adjustment | Erasure
 _ENHANCEMENTS = ('color', 'contrast', 'brightness', 'sharpness')
 
 RAND_AUGMENT = (*operations.PLAIN, *operations.VALUED, *operations.WARPS)
@@ -179,19 +182,17 @@ def draw_rectangle(height: int, width: int, rng: np.random.Generator) -> tuple[i
     return None
 
 
-def erase(pixels: np.ndarray, preprocessing: Preprocessing, rng: np.random.Generator) -> np.ndarray:
-    """Fill a rectangle of pixels uint8 `[height, width, channels]` with noise that is normal once it is normalised.
+def draw_erasure(height: int, width: int, preprocessing: Preprocessing, rng: np.random.Generator) -> Erasure | None:
+    """Draw a rectangle of an image of that size, and noise for it that is normal once it is normalised.
 
-    What timm's mode `pixel` fills, rounded and clipped to what a pixel can be.
+    What timm's mode `pixel` paints, rounded and clipped to what a pixel can be.
     """
-    rectangle = draw_rectangle(pixels.shape[0], pixels.shape[1], rng)
+    rectangle = draw_rectangle(height, width, rng)
     if rectangle is None:
-        return pixels
+        return None
     top, left, height, width = rectangle
-    noise = rng.standard_normal((height, width, pixels.shape[2]), np.float32)
-    erased = pixels.copy()
-    erased[top : top + height, left : left + width] = preprocessing.denormalize(noise)
-    return erased
+    noise = rng.standard_normal((height, width, preprocessing.channels), np.float32)
+    return Erasure(top, left, preprocessing.denormalize(noise))
 
 
 def choose_resampling(interpolation: TrainInterpolation, rng: np.random.Generator) -> Image.Resampling:
@@ -201,23 +202,62 @@ def choose_resampling(interpolation: TrainInterpolation, rng: np.random.Generato
     return RESAMPLING[interpolation]
 
 
-def vary(
-    picture: Image.Image, preprocessing: Preprocessing, augmentation: Augmentation, rng: np.random.Generator
-) -> Image.Image:
-    """Do what the policy and the colour jitter draw to a square picture of mode `L` or `RGB`.
+def random_crop(
+    height: int, width: int, augmentation: Augmentation, rng: np.random.Generator
+) -> tuple[int, int, int, int]:
+    """Draw the crop of Inception-style training as torchvision's `RandomResizedCrop` does.
 
-    What comes from outside of the picture has the mean colour with RandAugment, as in timm, and is black with the other
+    Ten times an area and an aspect ratio are drawn; if none fits in the image, the largest centre crop within the
+    ratios is taken.
+
+    Returns:
+        (top, left, height, width) in pixels.
+    """
+    low, high = augmentation.crop_ratio
+    for _ in range(10):
+        area = height * width * rng.uniform(*augmentation.crop_scale)
+        ratio = math.exp(rng.uniform(math.log(low), math.log(high)))
+        crop_height, crop_width = round(math.sqrt(area / ratio)), round(math.sqrt(area * ratio))
+        if 0 < crop_height <= height and 0 < crop_width <= width:
+            top = int(rng.integers(height - crop_height + 1))
+            return top, int(rng.integers(width - crop_width + 1)), crop_height, crop_width
+    crop_height = height if width >= height * low else max(1, round(width / low))
+    crop_width = width if width <= height * high else max(1, round(height * high))
+    return (height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width
+
+
+def draw_crop(
+    height: int, width: int, preprocessing: Preprocessing, augmentation: Augmentation, rng: np.random.Generator
+) -> Crop:
+    """Draw which part of an image of that size is taken, and the filter that makes the training image of it."""
+    corners, size = random_crop(height, width, augmentation, rng), augmentation.training_size(preprocessing)
+    resampling = choose_resampling(augmentation.train_interpolation or preprocessing.interpolation, rng)
+    return Crop(*corners, (size, size), resampling)
+
+
+def draw_changes(
+    size: int, preprocessing: Preprocessing, augmentation: Augmentation, rng: np.random.Generator
+) -> tuple[Change, ...]:
+    """Draw what is done to a training image of `size` pixels a side after its crop, in this order: the flip, the
+    operations of the policy, those of the colour jitter, the erasure.
+
+    What comes from outside of the image has the mean colour with RandAugment, as in timm, and is black with the other
     policies, as in torchvision.
     """
-    steps, fill = _draw_policy(augmentation, picture.size[0], rng), (0,) * preprocessing.channels
+    changes: list[Change] = [Flip()] if augmentation.flip and rng.random() < 0.5 else []
+    steps, fill = _draw_policy(augmentation, size, rng), (0,) * preprocessing.channels
     if augmentation.auto_augment == 'randaugment':
         fill = tuple(round(255 * value) for value in preprocessing.mean)
     if augmentation.color_jitter:
         steps += draw_color_jitter(augmentation.color_jitter, rng)
     for operation, value in steps:
         resampling = choose_resampling(augmentation.train_interpolation or preprocessing.interpolation, rng)
-        picture = operations.apply(picture, operation, value, resampling, fill)
-    return picture
+        is_warp = operation in operations.WARPS
+        changes.append(Warp(operation, value, resampling, fill) if is_warp else Adjustment(operation, value))
+    if augmentation.random_erasing and rng.random() < augmentation.random_erasing:
+        erasure = draw_erasure(size, size, preprocessing, rng)
+        changes += [erasure] if erasure else []
+    return tuple(changes)
 
 
 def _draw_policy(augmentation: Augmentation, size: int, rng: np.random.Generator) -> list[Step]:

@@ -1,10 +1,11 @@
 """A labelled set of images, and the batches made of it."""
 
 import copy
+import dataclasses
 import itertools
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -12,45 +13,27 @@ from typing import Any, NamedTuple, Protocol
 import grain
 import numpy as np
 
-from flaxmobile.data.images import (
-    UnreadableImage,
-    image_size,
-    prepare_for_evaluation,
-    prepare_for_training,
-    read_for_evaluation,
-    read_for_training,
-    read_image,
+from flaxmobile.data.batches import (
+    CLASSIFICATION,
+    Batch,
+    BatchFormat,
+    blank_element,
+    collate,
+    decoded,
+    evaluation_element,
+    training_elements,
 )
+from flaxmobile.data.images import UnreadableImage, image_size
 from flaxmobile.data.preprocessing import Augmentation, Preprocessing
+from flaxmobile.data.sample import Sample
 from flaxmobile.data.workers import read_ahead
 
-Batch = dict[str, np.ndarray]
-Source = Path | bytes
 READ_THREADS = min(os.cpu_count() or 1, 16)
 _KEPT_BYTES = 2**28
 
 
 class UnreadableImages(ValueError):
     """More images of a data set are unreadable than is allowed."""
-
-
-class Example(NamedTuple):
-    """An encoded image (its path or its bytes), its class, and what to call it in an error."""
-
-    image: Path | bytes
-    label: int
-    name: str
-
-
-def labelled(image: Path | bytes, label: int, name: str) -> Example:
-    """An example, if it has a class.
-
-    Raises:
-        ValueError: its label is negative, by which TFDS marks splits without labels.
-    """
-    if label < 0:
-        raise ValueError(f'{name} has no label (it is {label}): this split can be neither trained on nor evaluated')
-    return Example(image, label, name)
 
 
 class Loaded(NamedTuple):
@@ -61,15 +44,15 @@ class Loaded(NamedTuple):
 
 
 class Examples(Protocol):
-    """Examples that can be read in any order."""
+    """Samples that can be read in any order. One whose target cannot be read raises UnreadableImage."""
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int) -> Example: ...
+    def __getitem__(self, index: int) -> Sample: ...
 
 
 class Dataset(ABC):
-    """Images with labels.
+    """Samples: images with what is known about them.
 
     Attributes:
         name: the name it was loaded by.
@@ -80,11 +63,13 @@ class Dataset(ABC):
         identity: what tells its examples from others: of a folder digests of all names and of some contents, of TFDS
             its version.
         drawn_from: the images of the whole folder, where it has no folders of splits and they were drawn; else 0.
+        batch_format: which targets its samples have, and so what its batches hold: labels, where nothing else is said.
     """
 
     parts: tuple[tuple[str, range], ...] = ()
     identity: str = ''
     drawn_from: int = 0
+    batch_format: BatchFormat = CLASSIFICATION
 
     def __init__(self, name: str, split: str, classes: tuple[str, ...], length: int, max_unreadable: float) -> None:
         self.name, self.split, self.classes = name, split, classes
@@ -137,14 +122,15 @@ class Dataset(ABC):
             workers: processes that read and augment; 0 for threads of this one. The batches are the same.
 
         Yields:
-            `image` uint8 [batch, height, width, channels], `label` int32 [batch], `mask` bool [batch] (all True) and
-            `index` int64 [batch], the position of each example in the split.
+            Batches as `batches.Batch` says: `image`, `index`, `mask` (all True), and what the samples have of `label`,
+            `boxes` with `box_labels`, and `segmentation_mask`.
 
         Raises:
             FileNotFoundError: a file that was there when the data set was opened is gone.
             UnreadableImages: more images cannot be read than is allowed.
             ChildProcessError: a worker was killed.
-            ValueError: the copies of an image cannot be in one batch of one process.
+            ValueError: the copies of an image cannot be in one batch of one process, or a sample has more boxes than
+                a batch has room for.
         """
 
     @abstractmethod
@@ -193,7 +179,7 @@ class RandomAccessDataset(Dataset):
         super().__init__(name, split, classes, len(examples), max_unreadable)
         self._examples = examples
         self._numbers: Sequence[int] = range(len(classes))
-        self._kept: dict[tuple[int, int], tuple[np.ndarray, int]] = {}
+        self._kept: dict[tuple[int, int], Sample] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {'_kept': {}, '_unreadable': {}}
@@ -211,27 +197,42 @@ class RandomAccessDataset(Dataset):
         Raises:
             UnreadableImage: its file cannot be read.
         """
-        return _encoded(self._examples[index].image)
+        return _encoded(self._examples[index])
 
-    def _is_kept(self, height: int, width: int, channels: int) -> bool:
-        return height * width * channels * len(self) <= _KEPT_BYTES
+    def _is_kept(self, height: int, width: int, planes: int) -> bool:
+        return height * width * planes * len(self) <= _KEPT_BYTES
 
-    def _load(self, index: int, channels: int) -> tuple[np.ndarray | bytes, int]:
-        """An image and its label: decoded if it is kept so, else as it is encoded."""
+    def _load(self, index: int, channels: int) -> Sample:
+        """A sample, decoded if it is kept so, else as it is encoded."""
         if (index, channels) in self._kept:
             return self._kept[index, channels]
-        image, number, _ = self._examples[index]
-        encoded, label = _encoded(image), self._numbers[number]
-        if not self._is_kept(*image_size(encoded), channels):
-            return encoded, label
-        self._kept[index, channels] = read_image(encoded, channels), label
-        return self._kept[index, channels]
+        sample = self._examples[index].renumbered(self._numbers)
+        if isinstance(sample.image, np.ndarray):
+            return sample  # It takes its memory already.
+        encoded = _encoded(sample)
+        sample = dataclasses.replace(sample, image=encoded)
+        if self._is_kept(*image_size(encoded), channels + (sample.mask is not None)):
+            sample = self._kept[index, channels] = decoded(sample, channels)
+        return sample
 
     def _load_for_training(
         self, index: int, preprocessing: Preprocessing, augmentation: Augmentation, rng: np.random.Generator
     ) -> list[Batch]:
-        image, label = self._load(index, preprocessing.channels)
-        return training_elements(image, label, index, preprocessing, augmentation, rng)
+        sample = self._load(index, preprocessing.channels)
+        return training_elements(sample, index, preprocessing, augmentation, rng, self.batch_format)
+
+    def _missing(self, index: int) -> tuple[str, int]:
+        """The name and the label of a sample that cannot be read.
+
+        Raises:
+            FileNotFoundError: its file is gone.
+        """
+        try:
+            sample = self._examples[index]
+        except UnreadableImage:
+            return f'{self.name} {self.split} #{index}', 0
+        check_present(sample)
+        return sample.name, sample.renumbered(self._numbers).label or 0
 
     def train_batches(  # noqa: D102
         self,
@@ -257,9 +258,7 @@ class RandomAccessDataset(Dataset):
                 try:
                     return Loaded(self._load_for_training(position, preprocessing, augmentation, rng), errors)
                 except UnreadableImage as error:
-                    example = self._examples[position]
-                    check_present(example)
-                    errors[example.name] = str(error)
+                    errors[self._missing(position)[0]] = str(error)
             raise none_readable(self)
 
         elements = grain.MapDataset.range(len(self)).seed(seed).shuffle().repeat().random_map(load)
@@ -275,16 +274,13 @@ class RandomAccessDataset(Dataset):
 
         def load(index: int) -> Loaded:
             if index not in share:
-                return Loaded([padding(preprocessing)], {})
+                return Loaded([blank_element(-1, preprocessing, self.batch_format)], {})
             try:
-                image, label = self._load(index, preprocessing.channels)
-                element = evaluation_element(image, label, index, preprocessing)
+                sample = self._load(index, preprocessing.channels)
+                return Loaded([evaluation_element(sample, index, preprocessing, self.batch_format)], {})
             except UnreadableImage as error:
-                example = self._examples[index]
-                check_present(example)
-                missing = evaluation_element(None, self._numbers[example.label], index, preprocessing)
-                return Loaded([missing], {example.name: str(error)})
-            return Loaded([element], {})
+                name, label = self._missing(index)
+                return Loaded([blank_element(index, preprocessing, self.batch_format, label)], {name: str(error)})
 
         elements = grain.MapDataset.range(share.start, share.start + length).map(load)
         return self._iterate(elements.batch(batch_size, batch_fn=_collate_loaded), 0)
@@ -301,11 +297,11 @@ def none_readable(dataset: Dataset) -> UnreadableImages:
     return UnreadableImages(f'{dataset.name} ({dataset.split}): none of the {len(dataset)} images can be read')
 
 
-def check_present(example: Example) -> None:
+def check_present(sample: Sample) -> None:
     """Tell an image that is gone from one that is damaged: raise a FileNotFoundError for it."""
-    if isinstance(example.image, Path) and not example.image.exists():
+    if isinstance(sample.image, Path) and not sample.image.exists():
         raise FileNotFoundError(
-            f'{example.image} was there at the beginning and is gone: is its disk still mounted? A run goes on with '
+            f'{sample.image} was there at the beginning and is gone: is its disk still mounted? A run goes on with '
             '--resume once it is back'
         )
 
@@ -329,67 +325,14 @@ def evaluation_share(length: int, batch_size: int, process_index: int, process_c
     return range(start, min(start + share, length)), -(-share // batch_size) * batch_size
 
 
-def evaluation_element(
-    image: np.ndarray | Source | None, label: int, index: int, preprocessing: Preprocessing
-) -> Batch:
-    """One example for evaluation; without an image, a black one that does not count.
-
-    Raises:
-        UnreadableImage: it is encoded and cannot be decoded.
-    """
-    size = preprocessing.image_size
-    if image is None:
-        return _element(np.zeros((size, size, preprocessing.channels), np.uint8), label, index, False)
-    prepare: Callable[..., np.ndarray] = (
-        prepare_for_evaluation if isinstance(image, np.ndarray) else read_for_evaluation
-    )
-    return _element(prepare(image, preprocessing), label, index, True)
-
-
-def padding(preprocessing: Preprocessing) -> Batch:
-    """What fills up the last batches of an evaluation."""
-    return evaluation_element(None, 0, -1, preprocessing)
-
-
-def training_elements(
-    image: np.ndarray | Source,
-    label: int,
-    index: int,
-    preprocessing: Preprocessing,
-    augmentation: Augmentation,
-    rng: np.random.Generator,
-) -> list[Batch]:
-    """One example for training, `repeated_augmentation` times.
-
-    Raises:
-        UnreadableImage: it is encoded and cannot be decoded.
-    """
-    copies = augmentation.repeated_augmentation
-    if copies > 1 and not isinstance(image, np.ndarray):
-        image = read_image(image, preprocessing.channels)
-    prepare: Callable[..., np.ndarray] = prepare_for_training if isinstance(image, np.ndarray) else read_for_training
-    return [_element(prepare(image, preprocessing, augmentation, rng), label, index, True) for _ in range(copies)]
-
-
-def _encoded(image: Source) -> bytes:
+def _encoded(sample: Sample) -> bytes:
+    image = sample.image
+    if isinstance(image, np.ndarray):
+        raise TypeError(f'{sample.name} has decoded pixels: there is no file of it')
     try:
         return image if isinstance(image, bytes) else image.read_bytes()
     except OSError as error:
         raise UnreadableImage(f'cannot read {image!s} as an image: {error}') from error
-
-
-def _element(image: np.ndarray, label: int, index: int, mask: bool) -> Batch:
-    return {
-        'image': image,
-        'label': np.asarray(label, np.int32),
-        'mask': np.asarray(mask),
-        'index': np.asarray(index, np.int64),
-    }
-
-
-def collate(elements: list[Batch]) -> Batch:
-    """Stack elements into a batch."""
-    return {name: np.stack([element[name] for element in elements]) for name in elements[0]}
 
 
 def _collate_loaded(loaded: list[Loaded]) -> tuple[Batch, tuple[tuple[str, str], ...]]:

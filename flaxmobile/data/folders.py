@@ -10,8 +10,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
-from flaxmobile.data.dataset import Example, RandomAccessDataset
+from flaxmobile.data.dataset import RandomAccessDataset
 from flaxmobile.data.kinds import identify, suffixes
+from flaxmobile.data.sample import Sample
 from flaxmobile.data.splits import split_ranges
 from flaxmobile.messages import listing, printable
 
@@ -48,9 +49,9 @@ class FolderExamples:
     def __len__(self) -> int:
         return len(self._files)
 
-    def __getitem__(self, index: int) -> Example:
+    def __getitem__(self, index: int) -> Sample:
         path, label = self._files[index]
-        return Example(path, label, printable(path.relative_to(self._root), None))
+        return Sample(path, label, printable(path.relative_to(self._root), None))
 
 
 def open_folder(root: Path, split: str, *, seed: int, max_unreadable: float) -> RandomAccessDataset:

@@ -1,16 +1,30 @@
-"""What augmentation does to a picture, by given numbers: the same as torchvision's functions, by the same Pillow.
+"""The operations of augmentation on a picture, by given numbers: torchvision's functions, by the same Pillow.
 
 Pictures are Pillow's, of mode `L` or `RGB`, and keep their size and mode. In parentheses stands the function of
 `torchvision.transforms.v2.functional` that each equals.
 """
 
+import math
 from collections.abc import Callable, Mapping
 
+import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
 Picture = Image.Image
 Fill = tuple[int, ...]
 Warp = Callable[[Picture, float, Image.Resampling, Fill], Picture]
+Matrix = tuple[float, float, float, float, float, float]
+
+
+def to_picture(pixels: np.ndarray) -> Picture:
+    """A picture of mode `L` or `RGB` from uint8 [height, width, 1 or 3]."""
+    return Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels))
+
+
+def to_pixels(picture: Picture) -> np.ndarray:
+    """The pixels uint8 [height, width, 1 or 3] of a picture of mode `L` or `RGB`."""
+    pixels = np.asarray(picture)
+    return pixels if pixels.ndim == 3 else pixels[..., np.newaxis]
 
 
 def auto_contrast(picture: Picture) -> Picture:
@@ -78,32 +92,55 @@ def shear_x(picture: Picture, slope: float, resampling: Image.Resampling, fill: 
 
     (`affine` with a shear of `atan(slope)` about the corner.)
     """
-    return _affine(picture, (1, slope, 0, 0, 1, 0), resampling, fill)
+    return _affine(picture, 'shear_x', slope, resampling, fill)
 
 
 def shear_y(picture: Picture, slope: float, resampling: Image.Resampling, fill: Fill) -> Picture:
     """Move each column `slope` times its distance from the left edge up (`affine`, as for `shear_x`)."""
-    return _affine(picture, (1, 0, 0, slope, 1, 0), resampling, fill)
+    return _affine(picture, 'shear_y', slope, resampling, fill)
 
 
 def translate_x(picture: Picture, pixels: float, resampling: Image.Resampling, fill: Fill) -> Picture:
     """Move to the right (`affine` with a translation)."""
-    return _translate(picture, pixels, 0, resampling, fill)
+    return _affine(picture, 'translate_x', pixels, _whole(pixels, resampling), fill)
 
 
 def translate_y(picture: Picture, pixels: float, resampling: Image.Resampling, fill: Fill) -> Picture:
     """Move down (`affine` with a translation)."""
-    return _translate(picture, 0, pixels, resampling, fill)
+    return _affine(picture, 'translate_y', pixels, _whole(pixels, resampling), fill)
 
 
-def _translate(picture: Picture, x: float, y: float, resampling: Image.Resampling, fill: Fill) -> Picture:
-    if x == int(x) and y == int(y):  # Every filter would do the same, twenty times slower.
-        resampling = Image.Resampling.NEAREST
-    return _affine(picture, (1, 0, -x, 0, 1, -y), resampling, fill)
+def _whole(pixels: float, resampling: Image.Resampling) -> Image.Resampling:
+    # Of whole pixels every filter would do the same, twenty times slower.
+    return Image.Resampling.NEAREST if pixels == int(pixels) else resampling
 
 
-def _affine(picture: Picture, matrix: tuple[float, ...], resampling: Image.Resampling, fill: Fill) -> Picture:
-    return picture.transform(picture.size, Image.Transform.AFFINE, matrix, resampling, fillcolor=fill)
+def _affine(picture: Picture, operation: str, value: float, resampling: Image.Resampling, fill: Fill) -> Picture:
+    where = matrix(operation, value, *picture.size)
+    return picture.transform(picture.size, Image.Transform.AFFINE, where, resampling, fillcolor=fill)
+
+
+def matrix(operation: str, value: float, width: int, height: int) -> Matrix:
+    """Where the points of a warped picture come from: (x, y) from (a x + b y + c, d x + e y + f), in pixels.
+
+    Args:
+        operation: a name of `WARPS`.
+        value: what that takes.
+        width: of the picture.
+        height: of the picture.
+    """
+    match operation:
+        case 'shear_x':
+            return 1, value, 0, 0, 1, 0
+        case 'shear_y':
+            return 1, 0, 0, value, 1, 0
+        case 'translate_x':
+            return 1, 0, -value, 0, 1, 0
+        case 'translate_y':
+            return 1, 0, 0, 0, 1, -value
+    cosine, sine = math.cos(math.radians(value)), math.sin(math.radians(value))
+    x, y = width / 2, height / 2
+    return cosine, -sine, x - cosine * x + sine * y, sine, cosine, y - sine * x - cosine * y
 
 
 PLAIN: Mapping[str, Callable[[Picture], Picture]] = {
@@ -129,8 +166,14 @@ WARPS: Mapping[str, Warp] = {
 }
 
 
-def apply(picture: Picture, operation: str, value: float, resampling: Image.Resampling, fill: Fill) -> Picture:
-    """Do the operation of that name; `value` counts for nothing in those of `PLAIN`, and the rest only in `WARPS`."""
+def apply(
+    picture: Picture,
+    operation: str,
+    value: float,
+    resampling: Image.Resampling = Image.Resampling.NEAREST,
+    fill: Fill = (),
+) -> Picture:
+    """Do the operation of that name. Those of `PLAIN` take no value, and only those of `WARPS` a filter and a fill."""
     if operation in PLAIN:
         return PLAIN[operation](picture)
     if operation in VALUED:

@@ -12,7 +12,8 @@ import tensorflow_datasets as tfds
 from etils import epath
 from tensorflow_datasets.core import naming
 
-from flaxmobile.data.dataset import Dataset, Example, RandomAccessDataset, labelled
+from flaxmobile.data.dataset import Dataset, RandomAccessDataset
+from flaxmobile.data.sample import Sample, labelled
 from flaxmobile.data.splits import split_ranges
 
 OWN = ('fashion_mnist', 'fashion_mnist_mini')
@@ -28,7 +29,7 @@ class TfdsExamples:
     def __len__(self) -> int:
         return len(self._source)
 
-    def __getitem__(self, index: int) -> Example:
+    def __getitem__(self, index: int) -> Sample:
         example = self._source[index]
         return labelled(example[self._image], int(example[self._label]), f'{self._name} {self._split} #{index}')
 
@@ -100,9 +101,9 @@ def _open(
         )
     from flaxmobile.data.tfrecords import TfrecordDataset
 
-    def parse(record: bytes) -> tuple[bytes, int]:
+    def parse(record: bytes, called: str) -> Sample:
         example = builder.info.features.deserialize_example_np(record, decoders=decoders)
-        return example[image], int(example[label])
+        return labelled(example[image], int(example[label]), called)
 
     return TfrecordDataset(name, split, classes, builder.info.splits[absolute].file_instructions, parse, max_unreadable)
 

@@ -10,23 +10,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from flaxmobile.data.dataset import (
-    READ_THREADS,
-    Batch,
-    Dataset,
-    Example,
-    Source,
-    check_share,
-    collate,
-    evaluation_element,
-    evaluation_share,
-    labelled,
-    none_readable,
-    padding,
-    training_elements,
-)
+from flaxmobile.data.batches import Batch, blank_element, collate, evaluation_element, training_elements
+from flaxmobile.data.dataset import READ_THREADS, Dataset, check_share, evaluation_share, none_readable
 from flaxmobile.data.images import UnreadableImage
 from flaxmobile.data.preprocessing import Augmentation, Preprocessing
+from flaxmobile.data.sample import Sample
 
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
 import tensorflow as tf
@@ -34,7 +22,8 @@ import tensorflow as tf
 _SHUFFLE_BUFFER = 8192
 _FILES_AT_ONCE = 16
 
-Parse = Callable[[bytes], tuple[bytes, int]]
+Parse = Callable[[bytes, str], Sample]
+"""Makes a sample of a record and of what it is called."""
 
 
 class Piece(NamedTuple):
@@ -99,13 +88,13 @@ class TfrecordDataset(Dataset):
 
         def load(item: tuple[int, int, bytes]) -> list[Batch] | None:
             place, index, record = item
-            example = self._example(index, record)
+            sample = self._sample(index, record)
             rng = np.random.default_rng((seed, process_index, place))
-            made: list[Batch] | None = self._read(
-                example,
-                lambda image: training_elements(image, example.label, index, preprocessing, augmentation, rng),
-            )
-            return made
+            try:
+                return training_elements(sample, index, preprocessing, augmentation, rng, self.batch_format)
+            except UnreadableImage as error:
+                self._count({sample.name: str(error)})
+                return None
 
         images = batch_size // augmentation.repeated_augmentation
         records = _shuffled(pieces, bounds[1] - bounds[0], seed, start_step * images)
@@ -119,16 +108,17 @@ class TfrecordDataset(Dataset):
         share, length = evaluation_share(len(self), batch_size, process_index, process_count)
 
         def load(item: tuple[int, bytes]) -> Batch:
-            example = self._example(*item)
-            element: Batch | None = self._read(
-                example, lambda encoded: evaluation_element(encoded, example.label, item[0], preprocessing)
-            )
-            return element or evaluation_element(None, example.label, item[0], preprocessing)
+            index, sample = item[0], self._sample(*item)
+            try:
+                return evaluation_element(sample, index, preprocessing, self.batch_format)
+            except UnreadableImage as error:
+                self._count({sample.name: str(error)})
+                return blank_element(index, preprocessing, self.batch_format, sample.label or 0)
 
         pieces = cut(self._pieces, share)
         records = _records(pieces, 1).as_numpy_iterator() if pieces else iter(())
         elements = _in_order(load, records, 2 * batch_size + READ_THREADS)
-        filling = itertools.repeat(padding(preprocessing), length - len(share))
+        filling = itertools.repeat(blank_element(-1, preprocessing, self.batch_format), length - len(share))
         return _batches(itertools.chain(elements, filling), batch_size)
 
     def _next_readable(self, elements: Iterable[list[Batch] | None]) -> Iterator[list[Batch]]:
@@ -140,16 +130,8 @@ class TfrecordDataset(Dataset):
             elif (missing := missing + 1) > len(self):
                 raise none_readable(self)
 
-    def _read(self, example: Example, read: Callable[[Source], Any]) -> Any:
-        try:
-            return read(example.image)
-        except UnreadableImage as error:
-            self._count({example.name: str(error)})
-            return None
-
-    def _example(self, index: int, record: bytes) -> Example:
-        image, label = self._parse(record)
-        return labelled(image, label, f'{self.name} {self.split} #{index}')
+    def _sample(self, index: int, record: bytes) -> Sample:
+        return self._parse(record, f'{self.name} {self.split} #{index}')
 
 
 def cut(pieces: Iterable[Piece], part: range) -> list[Piece]:

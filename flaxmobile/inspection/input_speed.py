@@ -9,9 +9,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from flaxmobile.data import Dataset, prepare_for_training, read_image
-from flaxmobile.data.dataset import RandomAccessDataset, collate, training_elements
-from flaxmobile.data.images import read_for_training
+from flaxmobile.data import Dataset, Sample, prepare_for_training, read_image
+from flaxmobile.data.batches import collate, training_elements
+from flaxmobile.data.dataset import RandomAccessDataset
 from flaxmobile.parallel.mesh import make_mesh, shard_batch
 from flaxmobile.training.config import TrainConfig
 
@@ -59,7 +59,7 @@ def _stages(config: TrainConfig, images: RandomAccessDataset) -> tuple[dict[str,
     elements = [
         element
         for index, pixels in zip(chosen, decoded, strict=True)
-        for element in training_elements(pixels, 0, index, preprocessing, augmentation, rng)[:1]
+        for element in training_elements(Sample(pixels, 0), index, preprocessing, augmentation, rng)[:1]
     ]
     batch = collate(elements)
     stages: dict[str, Callable[[], Any]] = {
@@ -67,7 +67,7 @@ def _stages(config: TrainConfig, images: RandomAccessDataset) -> tuple[dict[str,
         'decode': lambda: [read_image(content, preprocessing.channels) for content in encoded],
         'augment': lambda: [prepare_for_training(pixels, preprocessing, augmentation, rng) for pixels in decoded],
         'decode crop and augment': lambda: [
-            read_for_training(content, preprocessing, augmentation, rng) for content in encoded
+            prepare_for_training(content, preprocessing, augmentation, rng) for content in encoded
         ],
         'batch': lambda: collate(elements),
         'transfer': lambda: jax.block_until_ready(shard_batch(batch, mesh)),

@@ -11,9 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from flaxmobile.data import Preprocessing, UnreadableImage
+from flaxmobile.data import Preprocessing, UnreadableImage, prepare_for_evaluation
 from flaxmobile.data.folders import find_images, tell_passed_over
-from flaxmobile.data.images import read_for_evaluation
 from flaxmobile.messages import printable
 from flaxmobile.models.inference import compiler_options, forward
 from flaxmobile.weights import LoadedModel
@@ -99,7 +98,7 @@ def _files(paths: Iterable[Path]) -> Iterator[Path]:
 
 def _read(path: Path, preprocessing: Preprocessing) -> dict[str, Any]:
     try:
-        pixels = read_for_evaluation(path, preprocessing)
+        pixels = prepare_for_evaluation(path, preprocessing)
     except UnreadableImage as error:
         return {'image': str(path), 'error': str(error)}
     return {'image': str(path), 'pixels': pixels}

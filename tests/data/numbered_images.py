@@ -5,7 +5,8 @@ from collections.abc import Collection
 
 from PIL import Image
 
-from flaxmobile.data.dataset import Example, RandomAccessDataset
+from flaxmobile.data import Sample
+from flaxmobile.data.dataset import RandomAccessDataset
 
 
 class NumberedExamples:
@@ -17,12 +18,12 @@ class NumberedExamples:
     def __len__(self) -> int:
         return self.length
 
-    def __getitem__(self, index: int) -> Example:
+    def __getitem__(self, index: int) -> Sample:
         self.reads += 1
         content = io.BytesIO()
         Image.new('L', (4, 4), index % 256).save(content, 'PNG')
         encoded = content.getvalue()
-        return Example(encoded[:40] if index in self.broken else encoded, index % 3, f'number {index}')
+        return Sample(encoded[:40] if index in self.broken else encoded, index % 3, f'number {index}')
 
 
 def numbered_images(length: int, broken: Collection[int] = (), max_unreadable: float = 0.01) -> RandomAccessDataset:

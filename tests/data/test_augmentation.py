@@ -154,9 +154,10 @@ def test_what_is_erased_has_the_area_ratio_and_place_that_were_asked_for():
 
 def test_erasing_fills_normal_noise_and_leaves_the_rest():
     preprocessing = Preprocessing(64, mean=(0.5, 0.4, 0.6), std=(0.1, 0.08, 0.12))
-    white = np.full((64, 64, 3), 255, np.uint8)
-    pixels = [augmentation.erase(white, preprocessing, rng(seed)) for seed in range(40)]
-    assert np.all(white == 255)
+    white = Image.new('RGB', (64, 64), 'white')
+    erasures = [augmentation.draw_erasure(64, 64, preprocessing, rng(seed)) for seed in range(40)]
+    pixels = [np.asarray(erasure.image(white)) for erasure in erasures]
+    assert np.all(np.asarray(white) == 255)
     noise = np.concatenate([image[~np.all(image == 255, axis=-1)] for image in pixels]) / 255
     noise = (noise - preprocessing.mean) / preprocessing.std
     assert len(noise) > 10_000

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from numbered_images import numbered_images
 
 from flaxmobile.data import Augmentation, Preprocessing, UnreadableImages
-from flaxmobile.data.dataset import evaluation_share, labelled
+from flaxmobile.data.dataset import evaluation_share
+from flaxmobile.data.sample import labelled
 
 SMALL = Preprocessing(4, 1, (0.5,), (0.5,), 1.0)
 WHOLE = Augmentation((1.0, 1.0), (1.0, 1.0), flip=False)

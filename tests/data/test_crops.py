@@ -15,7 +15,8 @@ from flaxmobile.data import (
     prepare_for_training,
     read_image,
 )
-from flaxmobile.data.images import Part, _shorten, read_for_training, read_part
+from flaxmobile.data.geometry import Crop
+from flaxmobile.data.images import _shorten, read_crop
 
 
 def pixels_of(height: int, width: int, seed: int) -> np.ndarray:
@@ -69,10 +70,10 @@ def test_a_crop_is_that_of_the_whole_image(crop, encoding, orientation, channels
 
     def choose(*shape):
         asked.append(shape)
-        return Part(top, left, rows, columns)
+        return Crop(top, left, rows, columns)
 
     mode = {1: 'L', 3: 'RGB'}[channels]
-    found = read_part(encoded, channels, choose)
+    found = read_crop(encoded, channels, choose)
     assert (asked, found.mode) == ([(height, width)], mode)
     np.testing.assert_array_equal(found, whole(encoded, mode)[top : top + rows, left : left + columns])
 
@@ -90,7 +91,7 @@ def test_bytes_that_fill_up_before_a_marker():
     frame = encoded.index(b'\xff\xc0')
     filled = encoded[:frame] + b'\xff\xff' + encoded[frame:]
     assert _shorten(filled, 20) != filled
-    crop = np.asarray(read_part(filled, 3, lambda height, width: Part(4, 5, 16, 17)))
+    crop = np.asarray(read_crop(filled, 3, lambda height, width: Crop(4, 5, 16, 17)))
     np.testing.assert_array_equal(crop, whole(encoded, 'RGB')[4:20, 5:22])
 
 
@@ -103,9 +104,9 @@ def test_a_truncated_file_is_noticed_wherever_the_crop_lies(place, progressive, 
         expected = read_image(cut)[:rows]
     except UnreadableImage:
         with pytest.raises(UnreadableImage, match=f'{len(cut)} bytes'):
-            read_part(cut, 3, lambda height, width: Part(0, 0, rows, width))
+            read_crop(cut, 3, lambda height, width: Crop(0, 0, rows, width))
     else:
-        np.testing.assert_array_equal(read_part(cut, 3, lambda height, width: Part(0, 0, rows, width)), expected)
+        np.testing.assert_array_equal(read_crop(cut, 3, lambda height, width: Crop(0, 0, rows, width)), expected)
 
 
 @settings(max_examples=150, deadline=None)
@@ -119,7 +120,7 @@ def test_a_damaged_file_is_unreadable_for_both_or_for_neither(place, value, rows
         expected = None
 
     def read():
-        return read_part(bytes(encoded), 3, lambda height, width: Part(0, 0, min(rows, height), width))
+        return read_crop(bytes(encoded), 3, lambda height, width: Crop(0, 0, min(rows, height), width))
 
     if expected is None:
         with pytest.raises(UnreadableImage):
@@ -139,10 +140,10 @@ def test_training_images_are_those_of_the_whole_image(kind, channels, tmp_path):
             read_image(path, channels), preprocessing, Augmentation(), np.random.default_rng(seed)
         )
         for source in (path, path.read_bytes()):
-            found = read_for_training(source, preprocessing, Augmentation(), np.random.default_rng(seed))
+            found = prepare_for_training(source, preprocessing, Augmentation(), np.random.default_rng(seed))
             np.testing.assert_array_equal(found, expected)
 
 
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(UnreadableImage, match='nowhere'):
-        read_part(tmp_path / 'nowhere.jpg', 3, lambda *_: Part(0, 0, 1, 1))
+        read_crop(tmp_path / 'nowhere.jpg', 3, lambda *_: Crop(0, 0, 1, 1))

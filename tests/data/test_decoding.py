@@ -17,12 +17,12 @@ from flaxmobile.data import (
     Preprocessing,
     UnreadableImage,
     decoding,
-    images,
+    geometry,
     prepare_for_evaluation,
     prepare_for_training,
     read_image,
 )
-from flaxmobile.data.images import evaluation_part, read_for_evaluation, read_for_training
+from flaxmobile.data.geometry import evaluation_crop
 
 
 def written(*kinds: str) -> list[str]:
@@ -234,8 +234,8 @@ def test_a_few_rows_at_a_time_give_what_all_at_once_gives(mode, orientation, sha
         whole = read_image(content, channels)
         return (
             whole,
-            read_for_evaluation(content, preprocessing),
-            read_for_training(content, preprocessing, Augmentation(), rng),
+            prepare_for_evaluation(content, preprocessing),
+            prepare_for_training(content, preprocessing, Augmentation(), rng),
         )
 
     with pytest.MonkeyPatch.context() as patched:
@@ -254,11 +254,11 @@ def test_the_middle_of_a_long_image_is_that_of_the_whole(monkeypatch, shape, int
     preprocessing = Preprocessing(32, 3, interpolation=interpolation)
     pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
     whole = prepare_for_evaluation(pixels, preprocessing)
-    monkeypatch.setattr(images, '_LARGEST_RESIZED', 0)
-    assert evaluation_part(*shape, preprocessing).inner
+    monkeypatch.setattr(geometry, '_LARGEST_RESIZED', 0)
+    assert evaluation_crop(*shape, preprocessing).inner
     middle = prepare_for_evaluation(pixels, preprocessing)
     np.testing.assert_allclose(middle.astype(int), whole, atol=1)
-    np.testing.assert_array_equal(read_for_evaluation(saved(Image.fromarray(pixels), 'PNG'), preprocessing), middle)
+    np.testing.assert_array_equal(prepare_for_evaluation(saved(Image.fromarray(pixels), 'PNG'), preprocessing), middle)
 
 
 def test_a_line_of_pixels_takes_little_memory():
@@ -274,7 +274,7 @@ def test_a_file_that_cannot_honestly_hold_its_pixels(tmp_path):
     path = tmp_path / 'big.png'
     path.write_bytes(blank(13_300))
     assert path.stat().st_size < 25_000
-    for read in (read_image, lambda path: read_for_training(path, Preprocessing(), Augmentation(), None)):
+    for read in (read_image, lambda path: prepare_for_training(path, Preprocessing(), Augmentation(), None)):
         with pytest.raises(
             UnreadableImage, match=r'big\.png .* 13,300 x 13,300 pixels would take 177 MB, over 1,000 ti'
         ):
@@ -304,15 +304,14 @@ MEASURED = """
 import resource, sys
 from pathlib import Path
 import numpy as np
-from flaxmobile.data import Augmentation, Preprocessing, read_image
-from flaxmobile.data.images import read_for_evaluation, read_for_training
+from flaxmobile.data import Augmentation, Preprocessing, prepare_for_evaluation, prepare_for_training, read_image
 
 begun = 0
 for path in map(Path, sys.argv[1:]):
     content = path.read_bytes()
     for read in (
-        lambda: read_for_evaluation(content, Preprocessing()),
-        lambda: read_for_training(content, Preprocessing(), Augmentation((1, 1)), np.random.default_rng(0)),
+        lambda: prepare_for_evaluation(content, Preprocessing()),
+        lambda: prepare_for_training(content, Preprocessing(), Augmentation((1, 1)), np.random.default_rng(0)),
         lambda: read_image(content),
     ):
         read()

@@ -14,7 +14,7 @@ from flaxmobile.data import (
     prepare_for_training,
     read_image,
 )
-from flaxmobile.data.images import random_crop
+from flaxmobile.data.augmentation import random_crop
 
 
 def encoded(image: Image.Image, kind: str = 'PNG', **options) -> bytes:

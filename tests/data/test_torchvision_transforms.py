@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from flaxmobile.data import Preprocessing, prepare_for_evaluation
-from flaxmobile.data.images import random_crop
+from flaxmobile.data.augmentation import random_crop
 
 pytestmark = pytest.mark.parity
 side = st.integers(8, 90)

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from flaxmobile.data import Preprocessing
-from flaxmobile.data.dataset import Example, RandomAccessDataset
+from flaxmobile.data import Preprocessing, Sample
+from flaxmobile.data.dataset import RandomAccessDataset
 from flaxmobile.parallel.mesh import make_mesh
 from flaxmobile.tasks.evaluation import evaluate
 from flaxmobile.training.step import make_evaluation_step
@@ -31,11 +31,11 @@ class Pixels:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, index: int) -> Example:
+    def __getitem__(self, index: int) -> Sample:
         file = io.BytesIO()
         Image.fromarray(np.full((1, 1), index, np.uint8)).save(file, 'png')
         broken = self.labels[index] < 0
-        return Example(b'broken' if broken else file.getvalue(), max(self.labels[index], 0), f'image {index}')
+        return Sample(b'broken' if broken else file.getvalue(), max(self.labels[index], 0), f'image {index}')
 
 
 class Table:

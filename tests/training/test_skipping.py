@@ -16,7 +16,8 @@ from networks import PREPROCESSING, Normalized
 from PIL import Image
 from tiny_run import CLASSES, Blobs, TinyNet
 
-from flaxmobile.data.dataset import Example, RandomAccessDataset
+from flaxmobile.data import Sample
+from flaxmobile.data.dataset import RandomAccessDataset
 from flaxmobile.parallel.mesh import make_mesh, replicate, shard_batch
 from flaxmobile.runs import loop, splits
 from flaxmobile.training.checkpoints import Checkpoints
@@ -132,13 +133,13 @@ def test_the_batch_comes_back_from_all_devices(tmp_path: Path):
 class Whitened(Blobs):
     """One training image is white all over."""
 
-    def __getitem__(self, index: int) -> Example:
+    def __getitem__(self, index: int) -> Sample:
         example = super().__getitem__(index)
         if len(self) != 96 or index != WHITE:
             return example
         file = io.BytesIO()
         Image.fromarray(np.full((8, 8), 255, np.uint8)).save(file, 'png')
-        return example._replace(image=file.getvalue())
+        return dataclasses.replace(example, image=file.getvalue())
 
 
 class Snowblind(TinyNet):
