@@ -18,7 +18,7 @@ from flaxmobile.models.mobilenetv4 import (
     MobileNetV4HybridLarge,
     MobileNetV4HybridMedium,
 )
-from flaxmobile.models.registry import create_model, list_models
+from flaxmobile.models.registry import create_model
 
 __all__ = [
     'MnasNet',
@@ -39,5 +39,4 @@ __all__ = [
     'MobileNetV4HybridMedium',
     'SemNASNet',
     'create_model',
-    'list_models',
 ]
