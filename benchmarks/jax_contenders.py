@@ -17,7 +17,7 @@ from benchmarks.worker import Case
 from flaxmobile.inspection.rehearsal import OPTIMIZER, rehearse, repeated
 from flaxmobile.training.compiled import compile_step
 from flaxmobile.training.state import TrainState, model_state
-from flaxmobile.weights import LoadedModel
+from flaxmobile.weights import Model
 
 Build = tuple[Callable[[], Any], np.ndarray]
 
@@ -47,8 +47,9 @@ def _inference(infer: Callable[[jax.Array], jax.Array], case: Case) -> Build:
 def ours_step(case: Case) -> tuple[Any, TrainState, dict[str, jax.Array]]:
     """The step of `flaxmobile train`, its state and its batch, on the device."""
     model = network(case)
-    loaded = LoadedModel(model, variables_of(model), PREPROCESSING, ())
-    return rehearse(loaded, {'image': pixels(case.batch), 'label': labels(case.batch)})
+    return rehearse(
+        Model(model, variables_of(model), PREPROCESSING), {'image': pixels(case.batch), 'label': labels(case.batch)}
+    )
 
 
 def plain_step(case: Case) -> tuple[Any, TrainState, dict[str, jax.Array]]:

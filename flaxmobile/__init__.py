@@ -1,41 +1,54 @@
 """The MobileNet family for JAX, in pure functional Flax Linen.
 
 `flaxmobile.models.MobileNetV2(num_classes=1000)` is a Linen module; `flaxmobile.create_model('mobilenetv2_100')` makes
-a network by its published name, `flaxmobile.load_pretrained('mobilenetv2_100.ra_in1k')` one with published weights,
-`flaxmobile.load_run('runs/demo')` brings back what `flaxmobile train` made.
+a network by its published name. `flaxmobile.load` gives a `Model`, a network with its variables, preprocessing and
+labels: `load('mobilenetv2_100.ra_in1k')` one with published weights, `load('runs/demo')` what `flaxmobile train` made.
 """
 
-import importlib
-from typing import Any
+from typing import TYPE_CHECKING
 
 from flaxmobile import layers, models, ops
-from flaxmobile.models import create_model, list_models
+from flaxmobile.lazy import lazy_names
+from flaxmobile.models import create_model
 from flaxmobile.models.inference import compile_inference
+
+if TYPE_CHECKING:
+    from flaxmobile.runs.folder import load_run
+    from flaxmobile.runs.sources import load
+    from flaxmobile.weights import Model, load_pretrained
+    from flaxmobile.zoo import ModelInfo, list_models, model_info
 
 __version__ = '0.1.0'
 __all__ = [
+    'Model',
+    'ModelInfo',
+    'analysis',
     'compile_inference',
     'create_model',
     'data',
+    'inspection',
     'layers',
     'list_models',
+    'load',
     'load_pretrained',
     'load_run',
+    'model_info',
     'models',
     'ops',
+    'parallel',
+    'runs',
+    'tasks',
+    'training',
     'weights',
 ]
 
-_LAZY = {'load_pretrained': 'flaxmobile.weights', 'load_run': 'flaxmobile.runs.folder'}
-
-
-def __getattr__(name: str) -> Any:
-    if name in ('data', 'weights'):
-        return importlib.import_module(f'{__name__}.{name}')
-    if name in _LAZY:
-        return getattr(importlib.import_module(_LAZY[name]), name)
-    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
-
-
-def __dir__() -> list[str]:
-    return sorted([*__all__, '__version__'])
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        '.runs.folder': ('load_run',),
+        '.runs.sources': ('load',),
+        '.weights': ('Model', 'load_pretrained'),
+        '.zoo': ('ModelInfo', 'list_models', 'model_info'),
+    },
+    ('analysis', 'data', 'inspection', 'parallel', 'runs', 'tasks', 'training', 'weights'),
+)

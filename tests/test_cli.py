@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -111,9 +110,7 @@ def test_the_names_of_classes_cannot_act_on_the_terminal(
         {'image': HOSTILE, 'predictions': [{'class': HOSTILE, 'probability': 1.0}]},
         {'image': 'b', 'error': HOSTILE},
     ]
-    monkeypatch.setattr(
-        'flaxmobile.cli.models.open_model', lambda *_: SimpleNamespace(model=SimpleNamespace(loaded=None))
-    )
+    monkeypatch.setattr('flaxmobile.cli.models.open_model', lambda *_: None)
     monkeypatch.setattr('flaxmobile.runs.prediction.predict_files', lambda *_: found)
     status, out, _ = command('predict', 'mine', tmp_path)
     assert status == 1

@@ -18,6 +18,7 @@ PACKAGE = ROOT / 'flaxmobile'
 # What each part may import, as docs/architecture.md draws it.
 MAY_IMPORT = {
     'messages': set(),
+    'lazy': set(),
     'rules': {'messages'},
     'files': set(),
     'compilation': set(),
@@ -26,13 +27,14 @@ MAY_IMPORT = {
     'layers': {'messages', 'rules', 'ops'},
     'models': {'messages', 'rules', 'ops', 'layers'},
     'analysis': {'messages', 'ops', 'layers', 'models'},
-    'data': {'messages', 'rules'},
+    'data': {'messages', 'rules', 'lazy'},
     'weights': {'messages', 'rules', 'files', 'ops', 'layers', 'models', 'data'},
     'parallel': {'messages'},
     'tasks': {'messages', 'rules', 'layers', 'models', 'data', 'parallel', 'weights'},
     'training': {'messages', 'rules', 'files', 'layers', 'models', 'data', 'parallel', 'tasks', 'weights'},
     'runs': {'messages', 'rules', 'files', 'layers', 'models', 'data', 'parallel', 'tasks', 'weights', 'training'},
-    'inspection': {'messages', 'files', 'models', 'data', 'parallel', 'tasks', 'weights', 'training', 'runs'},
+    'inspection': {'messages', 'files', 'lazy', 'models', 'data', 'parallel', 'tasks', 'weights', 'training', 'runs'},
+    'zoo': {'layers', 'models', 'analysis', 'weights'},
     'cli': {
         'messages',
         'rules',
@@ -52,7 +54,7 @@ MAY_IMPORT = {
         '__init__',
     },
     '__main__': {'cli'},
-    '__init__': {'messages', 'ops', 'layers', 'models', 'data', 'weights', 'runs'},
+    '__init__': {'lazy', 'ops', 'layers', 'models', 'weights', 'runs', 'zoo'},
 }
 HEAVY = {'tensorflow', 'tensorflow_datasets', 'torch', 'keras', 'timm', 'grain', 'orbax', 'matplotlib', 'PIL'}
 HEAVY |= {'tensorboardX', 'tyro', 'rich'}
@@ -115,6 +117,61 @@ def test_imports_go_downward_only() -> None:
     assert not wrong
 
 
+# Readers of bytes of unknown origin: what they may import of the package.
+FORMATS_MAY_IMPORT = ('flaxmobile.weights.formats', 'flaxmobile.messages', 'flaxmobile.files', 'flaxmobile.rules')
+
+
+def test_byte_formats_know_nothing_of_networks() -> None:
+    found = {}
+    for path in sorted((PACKAGE / 'weights/formats').rglob('*.py')):
+        names = imported_modules(path.read_text(), '.'.join(path.relative_to(ROOT).parts[:-1]))
+        found[path.name] = {name for name in names if name.startswith('flaxmobile')}
+    assert any('flaxmobile.messages.printable' in names for names in found.values())
+    wrong = {file: {name for name in names if not name.startswith(FORMATS_MAY_IMPORT)} for file, names in found.items()}
+    assert {file: names for file, names in wrong.items() if names} == {}
+
+
+def packages() -> list[str]:
+    """The package and those in it, by name."""
+    inside = pkgutil.walk_packages(flaxmobile.__path__, 'flaxmobile.')
+    return ['flaxmobile', *(module.name for module in inside if module.ispkg and 'formats' not in module.name)]
+
+
+@pytest.mark.parametrize('name', packages())
+def test_every_name_that_a_package_lists_is_there(name: str) -> None:
+    """In a process of its own, before anything else has imported what is imported late; `__all__` is listed too."""
+    program = f"""
+import {name} as package
+listed = dir(package)
+assert set(getattr(package, '__all__', ())) <= set(listed), listed
+for each in listed:
+    getattr(package, each)
+assert set(listed) <= set(dir(package))
+try:
+    package.no_such_name
+except AttributeError as error:
+    assert 'no_such_name' in str(error) and {name!r} in str(error), error
+names = {{}}
+exec('from {name} import *', names)
+assert set(getattr(package, '__all__', ())) <= names.keys()
+"""
+    subprocess.run([sys.executable, '-c', program], check=True, timeout=300)
+
+
+@pytest.mark.parametrize('name', packages())
+def test_no_late_name_is_that_of_a_module_too(name: str) -> None:
+    """It would be one or the other by what was imported before."""
+    package = importlib.import_module(name)
+    if '__getattr__' in vars(package):
+        modules = {module.name for module in pkgutil.iter_modules(package.__path__) if not module.ispkg}
+        assert not modules & set(package.__all__)
+
+
+def test_the_package_is_the_command_too() -> None:
+    words = [sys.executable, '-m', 'flaxmobile', '--version']
+    assert subprocess.check_output(words, text=True, timeout=300) == f'flaxmobile {flaxmobile.__version__}\n'
+
+
 @pytest.mark.parametrize('module', ['flaxmobile', 'flaxmobile.models', 'flaxmobile.layers', 'flaxmobile.ops'])
 def test_import_is_light(module: str) -> None:
     program = f"""
@@ -156,7 +213,7 @@ def test_every_name_that_is_told_can_be_reached() -> None:
     for _, path in files_by_part():
         strings = [node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)]
         told |= names_in('\n'.join(text for text in strings if isinstance(text, str)))
-    assert {'flaxmobile.data.Preprocessing.normalize', 'flaxmobile.load_run'} <= told
+    assert {'flaxmobile.data.Preprocessing.normalize', 'flaxmobile.load'} <= told
     for name in sorted(set().union(*(names_in(document.read_text()) for document in documents))):
         pkgutil.resolve_name(name)
     program = f"""

@@ -11,10 +11,10 @@ from tyro.conf import FlagCreatePairsOff, arg
 from flaxmobile.messages import printable
 
 if TYPE_CHECKING:
-    from flaxmobile.runs.sources import Source
-    from flaxmobile.weights import NamedModel
+    from flaxmobile.runs.description import RunDescription
+    from flaxmobile.weights import Model
 
-Model = Annotated[
+ModelName = Annotated[
     str,
     arg(metavar='MODEL', help="A published name (`flaxmobile weights list`), a run's folder, or a file of weights."),
 ]
@@ -47,39 +47,36 @@ class Opened:
 AS_IT_IS = Opened()
 
 
-def open_model(given: str, how: Opened = AS_IT_IS) -> 'Source':
+def open_model(given: str, how: Opened = AS_IT_IS) -> 'Model':
     """The model that the command line names, with what is to be known of it said on the side."""
-    from flaxmobile.runs.sources import open_source
+    from flaxmobile.runs.sources import load
 
-    file = how.weights
-    source = open_source(
-        given, file=file, image_size=how.image_size, ignore_convention=how.ignore_convention, ema=how.ema
+    model = load(
+        given, file=how.weights, image_size=how.image_size, ignore_convention=how.ignore_convention, ema=how.ema
     )
-    if source.weight and source.weight.name != given:
-        tell(f'{given}: taking {source.weight.name}')
-    if source.model.assumed:
-        tell(assumed_of(file or given, source.model))
-    return source
+    if model.weight and model.weight.name != given:
+        tell(f'{given}: taking {model.weight.name}')
+    if model.assumed:
+        tell(f'{how.weights or given} {model.assumed}')
+    return model
+
+
+def run_of(given: str, how: Opened = AS_IT_IS) -> 'RunDescription | None':
+    """What the run says of itself that the command line names; None where it names something else."""
+    from flaxmobile.runs.description import read_description
+
+    folder = Path(given).expanduser()
+    return read_description(folder) if how.weights is None and folder.is_dir() else None
+
+
+def title_of(given: str, model: 'Model', how: Opened = AS_IT_IS) -> str:
+    """What the model is called, as one line: the published weight, or the network and where it comes from."""
+    return printable(model.weight.name if model.weight else f'{model.name} from {how.weights or given}', None)
 
 
 def tell(text: str) -> None:
     """Say something on the side, as one line on stderr."""
     print(printable(text, None), file=sys.stderr)
-
-
-def assumed_of(file: str | Path, model: 'NamedModel') -> str:
-    """What a file does not say, and what was taken for it."""
-    reasons = {'tensors': f'its tensors fit {model.name} alone', 'arch': f'its `arch` says {model.name}'}
-    reason = reasons.get(model.recognized)
-    which = f'which network it is of ({reason}), ' if reason else ''
-    from flaxmobile.weights.class_names import VOCABULARIES
-
-    count = len(model.loaded.classes)
-    names = "ImageNet's names, as it has as many" if count in VOCABULARIES.values() else 'their numbers for names'
-    return (
-        f'{file} says neither {which}how images are prepared nor what its classes are; taken as usual for '
-        f'{model.name}: {model.loaded.preprocessing}, and for its {count:,} classes {names}'
-    )
 
 
 def as_json(content: Any) -> str:

@@ -7,19 +7,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, arg
 
-from flaxmobile.cli.common import AS_IT_IS, Model, Opened, as_json, open_model, tell
+from flaxmobile.cli.common import AS_IT_IS, ModelName, Opened, as_json, open_model, run_of, tell, title_of
 from flaxmobile.messages import printable
 from flaxmobile.training.config import TrainConfig
 
 if TYPE_CHECKING:
     from flaxmobile.data import Dataset
-    from flaxmobile.runs.sources import Source
     from flaxmobile.tasks.evaluation import Evaluation
     from flaxmobile.weights import Weight
 
 
 def evaluate(
-    model: Positional[Model],
+    model: Positional[ModelName],
     data: Annotated[
         str | None, arg(metavar='NAME', help='Data set or folder of images; None: the one of the run.')
     ] = None,
@@ -41,51 +40,52 @@ def evaluate(
     from flaxmobile.runs.splits import same_images
     from flaxmobile.tasks.evaluation import evaluate as run_evaluation
     from flaxmobile.training.step import make_evaluation_step
+    from flaxmobile.weights.class_names import label_positions
 
-    named = open_model(model, opened)
-    loaded, config = named.model.loaded, named.config
-    dataset = _dataset(named, data, split, data_dir, download)
+    trained, run = open_model(model, opened), run_of(model, opened)
+    config, title = run.config if run else None, title_of(model, trained, opened)
+    dataset = _dataset(config, _data(config, data, title), split, data_dir, download)
+    label_positions(dataset.classes, trained.labels)  # Before anything is computed.
     if (
-        named.run
+        run
         and data is split is None
-        and not same_images(named.run.images.get('test', dataset.fingerprint), dataset.fingerprint)
+        and not same_images(run.images.get('test', dataset.fingerprint), dataset.fingerprint)
     ):
         warnings.warn(
-            f'these are not the test images of the run: they were {named.run.images["test"]}, and those of '
-            f'{named.run.config.dataset} here are {dataset.fingerprint}',
+            f'these are not the test images of the run: they were {run.images["test"]}, and those of '
+            f'{run.config.dataset} here are {dataset.fingerprint}',
             stacklevel=2,
         )
     if batch_size is None:
         batch_size = config.batch_size if config else 64
     mesh = make_mesh()
     result = run_evaluation(
-        make_evaluation_step(loaded.model, loaded.preprocessing, mesh),
-        replicate(loaded.variables, mesh),
+        make_evaluation_step(trained.module, trained.preprocessing, mesh),
+        replicate(trained.variables, mesh),
         dataset,
-        loaded.preprocessing,
+        trained.preprocessing,
         -(-batch_size // mesh.size) * mesh.size,
         mesh,
-        classes=loaded.classes,
+        classes=trained.labels,
     )
     for name in dataset.unreadable:
         tell(f'left out, as it cannot be read: {name}')
     if jax.process_index() > 0:
         return 0
-    print(printable(f'{named.title} on {dataset.name} ({dataset.split}{_drawn(dataset)})', None))
-    _print_evaluation(result, loaded.classes)
-    if named.weight and named.weight.top1:
-        print(_published(named.weight, loaded.preprocessing.image_size))
+    print(f'{title} on {printable(f"{dataset.name} ({dataset.split}{_drawn(dataset)})", None)}')
+    _print_evaluation(result, trained.labels or ())
+    if trained.weight and trained.weight.top1:
+        print(_published(trained.weight, trained.preprocessing.image_size))
     return 0
 
 
-def _dataset(named: 'Source', data: str | None, split: str | None, data_dir: str | None, download: bool) -> 'Dataset':
+def _dataset(run: TrainConfig | None, data: str, split: str | None, data_dir: str | None, download: bool) -> 'Dataset':
     """The data set asked for, by what the run was configured with where that is not said."""
     from flaxmobile.data import load_dataset
 
-    data = _data(named, data)
-    if named.config is None and data == 'imagenet2012':
+    if run is None and data == 'imagenet2012':
         split = split or 'validation'
-    config: TrainConfig | type[TrainConfig] = named.config or TrainConfig  # The class has the defaults.
+    config: TrainConfig | type[TrainConfig] = run or TrainConfig  # The class has the defaults.
     return load_dataset(
         data,
         split or config.test_split,
@@ -105,10 +105,10 @@ def _drawn(dataset: 'Dataset') -> str:
     )
 
 
-def _data(named: 'Source', data: str | None) -> str:
-    found = data or (named.config.dataset if named.config else None)
+def _data(run: TrainConfig | None, data: str | None, title: str) -> str:
+    found = data or (run.dataset if run else None)
     if found is None:
-        raise ValueError(f'say which images {named.title} is to see: --data imagenet2012, or a folder of images')
+        raise ValueError(f'say which images {title} is to see: --data imagenet2012, or a folder of images')
     return found
 
 
@@ -130,7 +130,7 @@ def _print_evaluation(result: 'Evaluation', classes: Sequence[str]) -> None:
 
 
 def predict(
-    model: Positional[Model],
+    model: Positional[ModelName],
     images: Positional[
         Annotated[
             tuple[Path, ...],
@@ -146,7 +146,7 @@ def predict(
 
     if not images:
         raise ValueError('name at least one image, or a folder of images')
-    results = predict_files(open_model(model, opened).model.loaded, images, top)
+    results = predict_files(open_model(model, opened), images, top)
     print(as_json(results) if json else '\n'.join(_lines(result) for result in results))
     return int(any('error' in result for result in results))
 
@@ -154,12 +154,16 @@ def predict(
 def _lines(result: dict[str, Any]) -> str:
     if 'error' in result:
         return f'{printable(result["image"], None)}\n  cannot be read: {printable(result["error"], None)}'
-    lines = [f'  {guess["probability"]:6.1%}  {printable(guess["class"])}' for guess in result['predictions']]
+    lines = [f'  {guess["probability"]:6.1%}  {_guess(guess)}' for guess in result['predictions']]
     return '\n'.join([printable(result['image'], None), *lines])
 
 
+def _guess(prediction: dict[str, Any]) -> str:
+    return f'class {prediction["index"]}' if prediction['class'] is None else printable(prediction['class'])
+
+
 def probe(
-    model: Positional[Model],
+    model: Positional[ModelName],
     data: Annotated[
         str | None, arg(metavar='NAME', help='Data set or folder of images; None: the one of the run.')
     ] = None,
@@ -175,18 +179,19 @@ def probe(
     from flaxmobile.tasks.probe import NEIGHBOURS
     from flaxmobile.tasks.probe import probe as run_probe
 
-    named = open_model(model, opened)
-    config = named.config if named.config and data in (None, named.config.dataset) else None
-    data = _data(named, data)
+    trained, run = open_model(model, opened), run_of(model, opened)
+    title = title_of(model, trained, opened)
+    config = run.config if run and data in (None, run.config.dataset) else None
+    data = _data(run.config if run else None, data, title)
     own = (config.train_split, config.test_split, config.data_dir) if config else ('train', 'test', None)
     splits = (train_split or own[0], test_split or own[1])
     train, test = (load_dataset(data, split, data_dir=data_dir or own[2]) for split in splits)
     mesh = make_mesh()
-    found = run_probe(named.model.loaded, train, test, -(-batch_size // mesh.size) * mesh.size, mesh)
+    found = run_probe(trained, train, test, -(-batch_size // mesh.size) * mesh.size, mesh)
     print(
-        f'{printable(named.title, None)} on {printable(train.name, None)}: fitted to {found.train_images:,} images '
+        f'{title} on {printable(train.name, None)}: fitted to {found.train_images:,} images '
         f'of {train.split}, tested on {found.test_images:,} of {test.split}, '
-        f'at {named.model.loaded.preprocessing.image_size} pixels'
+        f'at {trained.preprocessing.image_size} pixels'
     )
     print(f'{NEIGHBOURS} nearest neighbours {found.knn_accuracy:.2%}')
     print(f'linear probe {found.linear_accuracy:.2%} (penalty {found.penalty:g})')

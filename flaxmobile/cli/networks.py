@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 import flaxmobile
-from flaxmobile.cli.common import ImageSize, Opened, WeightsFile, as_json, open_model, print_table
+from flaxmobile.cli.common import ImageSize, Opened, WeightsFile, as_json, open_model, print_table, title_of
 from flaxmobile.messages import unknown
 
 if TYPE_CHECKING:
     from flaxmobile.analysis.trace import Program
-    from flaxmobile.weights import LoadedModel
+    from flaxmobile.weights import Model
 
 
 def list_models(
@@ -68,15 +68,15 @@ def benchmark(
     from flaxmobile.analysis import latency
 
     latency.check(batch_size=batch_size, rounds=rounds)
-    title, loaded = _trained_or_not(model, weights, image_size)
+    title, timed = _trained_or_not(model, weights, image_size)
     result = latency.benchmark(
-        loaded.model,
-        loaded.variables,
+        timed.module,
+        timed.variables,
         batch_size=batch_size,
-        image_size=loaded.preprocessing.image_size,
-        channels=loaded.preprocessing.channels,
+        image_size=timed.preprocessing.image_size,
+        channels=timed.preprocessing.channels,
         rounds=rounds,
-        train_step=_train_step(loaded, batch_size) if train else None,
+        train_step=_train_step(timed, batch_size) if train else None,
         by_layer=by_layer,
     )
     if json:
@@ -86,34 +86,35 @@ def benchmark(
     return 0
 
 
-def _trained_or_not(given: str, file: Path | None, image_size: int | None) -> tuple[str, 'LoadedModel']:
+def _trained_or_not(given: str, file: Path | None, image_size: int | None) -> tuple[str, 'Model']:
     """The model by its title, as `open_model` finds it; untrained where only a network is named: speed asks no more."""
     networks = flaxmobile.list_models()
     if file or given not in networks or Path(given).exists():
         try:
             # How it pads and normalises changes the answers, and they are not looked at.
-            source = open_model(given, Opened(file, image_size, ignore_convention=True))
+            model = open_model(given, how := Opened(file, image_size, ignore_convention=True))
         except ValueError as error:
             near = '' if Path(given).exists() else f'; {unknown("network", given, networks)}'
             raise ValueError(f'{error}{near}') from None
-        return source.title, source.model.loaded
+        return title_of(given, model, how), model
     import jax
 
     from flaxmobile.data import Preprocessing
     from flaxmobile.models.registry import entry
     from flaxmobile.training.state import initial_variables
-    from flaxmobile.weights import LoadedModel
+    from flaxmobile.weights import Model
 
     network = flaxmobile.create_model(given)
     preprocessing = Preprocessing(entry(given).image_size if image_size is None else image_size)
-    return given, LoadedModel(network, initial_variables(network, jax.random.key(0), (1, 64, 64, 3)), preprocessing, ())
+    variables = initial_variables(network, jax.random.key(0), (1, 64, 64, 3))
+    return given, Model(network, variables, preprocessing, name=given)
 
 
-def _train_step(loaded: 'LoadedModel', batch_size: int) -> 'Program':
+def _train_step(model: 'Model', batch_size: int) -> 'Program':
     from flaxmobile.analysis.trace import Program
     from flaxmobile.inspection.rehearsal import random_batch, rehearse, repeated
     from flaxmobile.training.compiled import compile_step
 
-    step, state, batch = rehearse(loaded, random_batch(loaded, batch_size))
+    step, state, batch = rehearse(model, random_batch(model, batch_size))
     compiled = compile_step(step, state, batch)
     return Program(repeated(compiled, state, batch), str(compiled.as_text()))

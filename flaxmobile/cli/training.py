@@ -49,10 +49,10 @@ def train(
 
     folder = run_dir or Path('runs') / Path(config).stem
     if dry_run:
-        from flaxmobile.inspection.dry_run import dry_run as plan
+        from flaxmobile.inspection.dry_run import plan_run
 
         picture = output or folder.with_name(f'{folder.name}-dry-run.png')
-        print(plan(configuration, picture, name=config, images=images, multiply_adds=count))
+        print(plan_run(configuration, picture, name=config, images=images, multiply_adds=count))
         return 0
     if images is not None or output is not None:
         raise ValueError('--images and --output go with --dry-run')
@@ -138,13 +138,13 @@ def benchmark_input(
     json: Annotated[FlagCreatePairsOff[bool], arg(help='Print JSON.')] = False,
 ) -> int:
     """Time the input of a training run: images a second by stage, and of all together."""
-    from flaxmobile.inspection.input_speed import input_speed
+    from flaxmobile.inspection.input_speed import measure_input
     from flaxmobile.runs.splits import load_split
 
     given: dict[str, Any] = {'workers': workers, 'batch_size': batch_size}
     run = replace(load_config(config), **{name: value for name, value in given.items() if value is not None})
     images = load_split(run, run.train_split)
-    speeds = input_speed(run, images, rounds)
+    speeds = measure_input(run, images, rounds)
     if json:
         print(as_json(speeds))
     else:

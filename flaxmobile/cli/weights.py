@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
-from flaxmobile.cli.common import Average, IgnoreConvention, Opened, as_json, assumed_of, open_model, tell
+from flaxmobile.cli.common import Average, IgnoreConvention, Opened, as_json, open_model, tell
 from flaxmobile.messages import printable, unknown
 
 if TYPE_CHECKING:
@@ -73,21 +73,19 @@ def convert(
     ema: Average = False,
 ) -> int:
     """Convert weights between safetensors, torch, Keras and NumPy, number for number."""
-    from flaxmobile.weights import files
+    from flaxmobile.weights import saving
 
     path = Path(source).expanduser()
-    files.check_target(target, layout, overwrite=overwrite)
-    given = path if path.is_file() else open_model(source, Opened(ema=ema)).model
-    written = files.convert(
-        given,
-        target,
-        model_name=model,
-        layout=layout,
-        overwrite=overwrite,
-        ignore_convention=ignore_convention,
-        ema=ema,
-    )
-    print(f'{printable(target, None)}: {written.name}, {len(written.loaded.classes)} classes')
-    if written.assumed:
-        tell(assumed_of(source, written))
+    saving.check_target(target, layout, overwrite=overwrite)
+    if path.is_file():
+        options: dict[str, Any] = {'layout': layout, 'overwrite': overwrite, 'ema': ema}
+        written = saving.convert(path, target, model, ignore_convention=ignore_convention, **options)
+    else:
+        written = open_model(source, Opened(ema=ema))
+        if model not in (None, written.name):
+            raise ValueError(f'{written.name} is to be written, not {model}')
+        written.save(target, layout=layout, overwrite=overwrite)
+    print(f'{printable(target, None)}: {written.name}, {written.num_classes} classes')
+    if path.is_file() and written.assumed:
+        tell(f'{source} {written.assumed}')
     return 0

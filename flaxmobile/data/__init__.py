@@ -1,7 +1,8 @@
 """Where images come from: TFDS, folders, the embedded set; decoding, augmentation, batching."""
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from flaxmobile.lazy import lazy_names
 
 if TYPE_CHECKING:
     from flaxmobile.data.batches import Batch, BatchFormat
@@ -27,20 +28,16 @@ __all__ = [
     'read_image',
 ]
 
-_MODULES = {
-    'preprocessing': ('Augmentation', 'Preprocessing'),
-    'sample': ('Sample',),
-    'images': ('UnreadableImage', 'read_image'),
-    'preparation': ('prepare_for_evaluation', 'prepare_for_training'),
-    'batches': ('Batch', 'BatchFormat'),
-    'dataset': ('Dataset', 'UnreadableImages'),
-    'loading': ('load_dataset',),
-}
-
-
-def __getattr__(name: str) -> Any:
-    # Lazy: the models need Preprocessing and nothing of Grain, TFDS or Pillow.
-    for module, names in _MODULES.items():
-        if name in names:
-            return getattr(importlib.import_module(f'{__name__}.{module}'), name)
-    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+# Lazy: the models need Preprocessing and nothing of Grain, TFDS or Pillow.
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        '.preprocessing': ('Augmentation', 'Preprocessing'),
+        '.sample': ('Sample',),
+        '.images': ('UnreadableImage', 'read_image'),
+        '.preparation': ('prepare_for_evaluation', 'prepare_for_training'),
+        '.batches': ('Batch', 'BatchFormat'),
+        '.dataset': ('Dataset', 'UnreadableImages'),
+        '.loading': ('load_dataset',),
+    },
+)

@@ -51,7 +51,7 @@ class Plan(NamedTuple):
         return self.config.total_steps(self.steps_per_epoch)
 
 
-def dry_run(
+def plan_run(
     config: TrainConfig,
     picture: Path,
     *,
@@ -90,7 +90,7 @@ def dry_run(
 
 
 def make_plan(config: TrainConfig, images: int | None, multiply_adds: Callable[[Any], int] | None = None) -> Plan:
-    """All that is to be known of a run beforehand; errors as of `dry_run`."""
+    """All that is to be known of a run beforehand; errors as of `plan_run`."""
     for source in (config.init, config.teacher):
         if source is not None:
             locate(source)

@@ -18,7 +18,7 @@ from flaxmobile.training.config import TrainConfig
 _SAMPLE = 256
 
 
-def input_speed(config: TrainConfig, images: Dataset, rounds: int) -> dict[str, float]:
+def measure_input(config: TrainConfig, images: Dataset, rounds: int) -> dict[str, float]:
     """Images a second of each stage of the training input.
 
     `read` gives encoded bytes, `decode` whole images, `augment` training images of those; `decode crop and augment` is

@@ -16,7 +16,7 @@ from flaxmobile.training.freezing import frozen_parameters
 from flaxmobile.training.optimizer import make_optimizer
 from flaxmobile.training.state import TrainState, start_state
 from flaxmobile.training.step import Metrics, Step, configured_step, make_train_step
-from flaxmobile.weights import LoadedModel
+from flaxmobile.weights import Model
 
 OPTIMIZER = optax.sgd(0.01, momentum=0.9)
 
@@ -25,31 +25,30 @@ STEPS_PER_EPOCH = 1000
 """For the schedule of a step that belongs to no run: it changes constants of the program alone."""
 
 
-def rehearse(loaded: LoadedModel, batch: Mapping[str, np.ndarray]) -> tuple[Step, TrainState, dict[str, jax.Array]]:
+def rehearse(model: Model, batch: Mapping[str, np.ndarray]) -> tuple[Step, TrainState, dict[str, jax.Array]]:
     """The step that `flaxmobile train` compiles, with SGD of momentum 0.9, on the default device; its state, its batch.
 
     Args:
-        loaded: the model; its variables are copied, since a step consumes its state.
+        model: its variables are copied, since a step consumes its state.
         batch: `image` uint8 `[batch, height, width, channels]`, `label` int32 `[batch]`.
 
     Raises:
         ValueError: the model has no classifier.
     """
-    model: Any = loaded.model
     if not model.num_classes:
         raise ValueError('this model has no classifier (num_classes=0), so it has no loss to lower')
     mesh = make_mesh(jax.devices()[:1])
     step = make_train_step(
-        model,
+        model.module,
         OPTIMIZER,
-        loaded.preprocessing,
+        model.preprocessing,
         num_classes=model.num_classes,
         label_smoothing=0.0,
         ema_decay=None,
         seed=0,
         mesh=mesh,
     )
-    state = start_state(jax.tree.map(jnp.copy, dict(loaded.variables)), OPTIMIZER, ema_decay=None)
+    state = start_state(jax.tree.map(jnp.copy, dict(model.variables)), OPTIMIZER, ema_decay=None)
     return step, replicate(state, mesh), shard_batch(batch, mesh)
 
 
@@ -88,11 +87,10 @@ def placed(tree: Any, mesh: Mesh, spec: PartitionSpec) -> Any:
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree)
 
 
-def random_batch(loaded: LoadedModel, size: int) -> dict[str, np.ndarray]:
+def random_batch(model: Model, size: int) -> dict[str, np.ndarray]:
     """Images and labels drawn evenly, as `rehearse` takes them: `size` of them, as large as the model's."""
-    side, rng, model = loaded.preprocessing.image_size, np.random.default_rng(0), loaded.model
-    shape = (size, side, side, loaded.preprocessing.channels)
-    classes: Any = getattr(model, 'num_classes', None) or 1
+    side, rng = model.preprocessing.image_size, np.random.default_rng(0)
+    shape, classes = (size, side, side, model.preprocessing.channels), max(1, model.num_classes)
     return {'image': rng.integers(0, 256, shape, np.uint8), 'label': rng.integers(0, classes, size, np.int32)}
 
 

@@ -19,7 +19,7 @@ from flaxmobile.models.mobilenetv4 import (
     MobileNetV4HybridMedium,
 )
 from flaxmobile.models.network import ConvolutionHead, MobileNet
-from flaxmobile.models.registry import create_model, list_models
+from flaxmobile.models.registry import create_model
 
 __all__ = [
     'ConvolutionHead',
@@ -42,5 +42,4 @@ __all__ = [
     'MobileNetV4HybridMedium',
     'SemNASNet',
     'create_model',
-    'list_models',
 ]

@@ -4,7 +4,6 @@ The prefix is the convention: none for torch, `tf_` for TensorFlow and Keras, `t
 """
 
 import dataclasses
-import fnmatch
 from typing import Any, NamedTuple
 
 from flaxmobile.layers import KERAS_V1, TENSORFLOW, TORCH, TORCHVISION_V3, Convention
@@ -90,11 +89,6 @@ REGISTRY: dict[str, Entry] = {
     **_widths('semnasnet', SemNASNet, TORCH, '050 075 100 140'),
     'mnasnet_small': _one(MnasNetSmall, TORCH),
 }
-
-
-def list_models(pattern: str = '*') -> list[str]:
-    """The registered names that match a shell pattern, such as `'mobilenetv3_*'`, in order."""
-    return [name for name in REGISTRY if fnmatch.fnmatch(name, pattern)]
 
 
 def entry(name: str) -> Entry:

@@ -21,7 +21,7 @@ from flaxmobile.runs.splits import same_images
 from flaxmobile.training.checkpoints import Checkpoints
 from flaxmobile.training.config import TrainConfig
 from flaxmobile.training.metrics import is_cut_off, read_metrics
-from flaxmobile.weights import LoadedModel
+from flaxmobile.weights import Model
 
 # Everything a run writes, and so everything that `--overwrite` removes.
 CONTENTS = (
@@ -39,7 +39,7 @@ CONTENTS = (
 LOCK = '.lock'
 
 
-def load_run(path: str | Path) -> LoadedModel:
+def load_run(path: str | Path) -> Model:
     """The model of a training run, with the variables of its best checkpoint (its last, before the first validation).
 
     Where the run kept a moving average, the variables are the average. Damaged checkpoints are passed over, with a
@@ -51,7 +51,7 @@ def load_run(path: str | Path) -> LoadedModel:
     """
     description = read_description(path)
     config = description.config
-    model = config.build_model(len(description.classes))
+    module = config.build_model(len(description.classes))
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     nothing = f'{path} holds no checkpoint yet: go on with `flaxmobile train ... --resume`'
     if not (Path(path) / 'checkpoints').is_dir():
@@ -67,8 +67,15 @@ def load_run(path: str | Path) -> LoadedModel:
             warnings.warn(checkpoints.tell_damage(), stacklevel=2)
         if checkpoints.best is None:
             warnings.warn(f'{path} has no validation yet: the last checkpoint, step {step}, is used', stacklevel=2)
-        variables = checkpoints.restore_variables(step, abstract_variables(model, config.preprocessing, device))
-    return LoadedModel(model, variables, config.preprocessing, description.classes)
+        variables = checkpoints.restore_variables(step, abstract_variables(module, config.preprocessing, device))
+    return Model(
+        module,
+        variables,
+        config.preprocessing,
+        description.classes,
+        name=config.model,
+        overrides=config.model_overrides,
+    )
 
 
 def abstract_variables(model: nn.Module, preprocessing: Preprocessing, sharding: jax.sharding.Sharding) -> Any:

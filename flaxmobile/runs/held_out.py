@@ -15,7 +15,7 @@ from flaxmobile.runs.splits import unreadable
 from flaxmobile.tasks.evaluation import Evaluation, EvaluationStep, evaluate
 from flaxmobile.tasks.probe import probe
 from flaxmobile.training.state import TrainState
-from flaxmobile.weights import LoadedModel
+from flaxmobile.weights import Model
 
 PICTURES = 24
 
@@ -23,7 +23,7 @@ PICTURES = 24
 def probe_features(session: Session, state: TrainState) -> None:
     """Write and show how well the features do that the run starts from, on the validation images."""
     config, data = session.config, session.data
-    start = LoadedModel(session.model, state.variables, config.preprocessing, data.train.classes)
+    start = Model(session.model, state.variables, config.preprocessing, data.train.classes)
     found = probe(start, data.train, data.validation, config.batch_size, session.mesh)
     session.log.write('probe', 0, 0.0, found._asdict())
     session.display.say(

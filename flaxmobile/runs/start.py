@@ -12,9 +12,9 @@ from flaxmobile.data import Preprocessing
 from flaxmobile.layers import get_convention
 from flaxmobile.messages import printable
 from flaxmobile.runs.folder import read_description
-from flaxmobile.runs.sources import Source, locate, open_source
+from flaxmobile.runs.sources import load, locate
 from flaxmobile.training.config import TrainConfig
-from flaxmobile.weights import LoadedModel, formats, origins
+from flaxmobile.weights import Model, formats, origins
 
 NETWORK = ('stem_stride', 'convention')
 # Options that follow the weights: these fit one network, and images prepared as those it learnt from.
@@ -42,8 +42,8 @@ def follow(config: TrainConfig, init: str, resumed: Path | None = None) -> Train
         return _with(config, {'name': where.model}, where.preprocessing())
     if where.is_dir():
         return config.with_options(**_followed(read_description(where).config))
-    opened = _open_file(init, config, config.init_ema).model
-    return _with(config, {'name': opened.name} | opened.overrides, opened.loaded.preprocessing)
+    found = _load_file(init, config, config.init_ema)
+    return _with(config, {'name': found.name, **found.overrides}, found.preprocessing)
 
 
 def _followed(config: TrainConfig) -> dict[str, Any]:
@@ -64,22 +64,22 @@ def _no_average(init: str) -> str:
     return f'init_ema=True (--init-ema) goes with a checkpoint of torch, and {printable(init)} is none'
 
 
-def _open_file(init: str, config: TrainConfig, ema: bool) -> Source:
+def _load_file(init: str, config: TrainConfig, ema: bool) -> Model:
     """A file of ours, whatever its network, or one of another format that holds the config's."""
     if formats.read(Path(init).expanduser(), ema=ema).kind == 'flaxmobile':
-        return open_source(init)
+        return load(init)
     overrides = {name: value for name in NETWORK if (value := getattr(config, name)) is not None}
     insists = config.ignore_convention
     try:
-        return open_source(init, network=config.model, overrides=overrides, ignore_convention=insists, ema=ema)
+        return load(init, network=config.model, overrides=overrides, ignore_convention=insists, ema=ema)
     except ValueError as error:
         raise ValueError(
             f'{printable(init)} was read as weights of {config.model}; --model names another network. {error}'
         ) from error
 
 
-def load_init(init: str, config: TrainConfig, model: nn.Module | None = None) -> LoadedModel:
-    """The weights that `init` names, in their own network, with their own classes, where their names are known.
+def load_init(init: str, config: TrainConfig, model: nn.Module | None = None) -> Model:
+    """The weights that `init` names, in their own network, with their own labels, where they are known.
 
     Args:
         init: a run's folder, a file, or a published name, which is downloaded unless it is there already.
@@ -96,13 +96,10 @@ def load_init(init: str, config: TrainConfig, model: nn.Module | None = None) ->
     ema = config.init_ema and model is not None
     if ema and not file:
         raise ValueError(_no_average(init))
-    opened = (_open_file(init, config, ema) if file else open_source(init)).model
-    loaded = opened.loaded
+    found = _load_file(init, config, ema) if file else load(init)
     if model is not None and not config.ignore_convention:
-        _check_network(f'{opened.name} ({printable(init)})', loaded.model, model)
-    numbered = loaded.classes == tuple(map(str, range(len(loaded.classes))))
-    # A folder called 3 is not therefore the fourth class.
-    return loaded._replace(classes=()) if opened.assumed and numbered else loaded
+        _check_network(f'{found.name} ({printable(init)})', found.module, model)
+    return found
 
 
 def _check_network(origin: str, theirs: nn.Module, model: nn.Module) -> None:

@@ -24,14 +24,15 @@ def load_teacher(config: TrainConfig, classes: Sequence[str]) -> tuple[Distillat
     """
     if config.teacher is None:
         return None
-    model, variables, preprocessing, known = load_init(config.teacher, config)
+    teacher = load_init(config.teacher, config)
+    model, preprocessing = teacher.module, teacher.preprocessing
     if preprocessing.channels != config.preprocessing.channels:
         raise ValueError(
             f'teacher: {config.teacher} sees images of {preprocessing.channels} channels, and channels is '
             f'{config.preprocessing.channels}: take a teacher for such images'
         )
     try:
-        columns = tuple(label_positions(classes, known).tolist())
+        columns = tuple(label_positions(classes, teacher.labels).tolist())
     except ValueError as error:
         raise ValueError(f'teacher: {config.teacher}: {error}') from None
     if config.dtype != 'float32':
@@ -44,4 +45,4 @@ def load_teacher(config: TrainConfig, classes: Sequence[str]) -> tuple[Distillat
         config.distillation_weight,
         config.distillation_temperature,
     )
-    return distillation, variables
+    return distillation, teacher.variables

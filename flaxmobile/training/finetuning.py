@@ -9,21 +9,21 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from flaxmobile.training.state import TrainState, model_state
-from flaxmobile.weights import LoadedModel
+from flaxmobile.weights import Model
 from flaxmobile.weights.class_names import label_positions
 
 
-def start_from(state: TrainState, loaded: LoadedModel, classes: Sequence[str]) -> TrainState:
-    """A fresh `state` with the variables of `loaded`.
+def start_from(state: TrainState, start: Model, classes: Sequence[str]) -> TrainState:
+    """A fresh `state` with the variables of `start`.
 
-    The classifier's columns are those of `classes`, by name. Where `loaded` does not know them all, the classifier is
+    The classifier's columns are those of `classes`, by name. Where `start` does not know them all, the classifier is
     zero: a random one would first have to be unlearnt, and would spoil the features meanwhile.
 
     Raises:
         ValueError: the two are different networks; says which variables differ.
     """
-    ours, theirs = flatten_dict(state.variables), flatten_dict(dict(loaded.variables))
-    columns = _columns(loaded.classes, classes)
+    ours, theirs = flatten_dict(state.variables), flatten_dict(dict(start.variables))
+    columns = _columns(start.labels, classes)
     if columns is None:
         theirs = {path: value for path, value in theirs.items() if 'classifier' not in path}
     else:
@@ -47,7 +47,7 @@ def start_from(state: TrainState, loaded: LoadedModel, classes: Sequence[str]) -
     return state.replace(params=new['params'], model_state=model_state(new), ema=ema)
 
 
-def _columns(known: Sequence[str], classes: Sequence[str]) -> np.ndarray | None:
+def _columns(known: Sequence[str] | None, classes: Sequence[str]) -> np.ndarray | None:
     try:
         return label_positions(classes, known)
     except ValueError:

@@ -2,16 +2,16 @@
 
 from flaxmobile.weights.catalogue import Weight, find, list_weights
 from flaxmobile.weights.download import cache_path, download
-from flaxmobile.weights.files import NamedModel, convert, load, load_file, open_model, save
+from flaxmobile.weights.files import load_file, load_variables
 from flaxmobile.weights.keras_names import from_keras, to_keras
-from flaxmobile.weights.loaded import LoadedModel
+from flaxmobile.weights.model import Model
 from flaxmobile.weights.names import TensorMismatchError
 from flaxmobile.weights.pretrained import load_pretrained
+from flaxmobile.weights.saving import convert
 from flaxmobile.weights.torch_names import from_torch, to_torch
 
 __all__ = [
-    'LoadedModel',
-    'NamedModel',
+    'Model',
     'TensorMismatchError',
     'Weight',
     'cache_path',
@@ -21,11 +21,9 @@ __all__ = [
     'from_keras',
     'from_torch',
     'list_weights',
-    'load',
     'load_file',
     'load_pretrained',
-    'open_model',
-    'save',
+    'load_variables',
     'to_keras',
     'to_torch',
 ]

@@ -16,23 +16,26 @@ from flaxmobile.models.mobilenetv4 import MobileNetV4
 from flaxmobile.models.network import MobileNet
 from flaxmobile.models.registry import create_model
 from flaxmobile.weights import origins
+from flaxmobile.weights.class_names import check_classes
 from flaxmobile.weights.formats.safetensors_file import FORMAT
-from flaxmobile.weights.loaded import LoadedModel
+from flaxmobile.weights.model import Model
 
 KEYS = ('flaxmobile', 'format', 'model', 'preprocessing', 'classes')
 LONGEST = 600
+UNNAMED_SINCE = 3
+"""The first format that may say that the names of the classes are not known."""
 # The deepest published network has 37.
 MOST_BLOCKS = 1000
 
 
 class Description(NamedTuple):
-    """A registered network with what is overridden of it, its preprocessing and classes."""
+    """A registered network with what is overridden of it, its preprocessing and labels."""
 
     name: str
     overrides: dict[str, Any]
     model: MobileNet
     preprocessing: Preprocessing
-    classes: tuple[str, ...]
+    labels: tuple[str, ...] | None
 
 
 def understand(metadata: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> Description:
@@ -61,8 +64,20 @@ def _understood(metadata: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) 
     said = _object(metadata, 'preprocessing')
     _same_keys('field of Preprocessing', said, fields)
     preprocessing = Preprocessing(**said)
-    classes = check_classes(metadata['classes'], model.num_classes)
-    return Description(name, overrides, model, preprocessing, classes)
+    labels = _labels(metadata, model.num_classes)
+    return Description(name, overrides, model, preprocessing, labels)
+
+
+def _labels(metadata: Mapping[str, Any], count: int) -> tuple[str, ...] | None:
+    """The names of the classes, None where they are not known.
+
+    Formats 1 and 2 could not say that: they wrote '0', '1', ... for names that were not known.
+    """
+    if metadata['classes'] is None and metadata.get('format', FORMAT) >= UNNAMED_SINCE:
+        return None
+    labels = check_classes(metadata['classes'], count)
+    invented = metadata.get('format', FORMAT) < UNNAMED_SINCE and labels == tuple(map(str, range(count)))
+    return None if invented or not count else labels
 
 
 def outdated(said: Description, metadata: Mapping[str, Any]) -> str:
@@ -89,8 +104,8 @@ def outdated(said: Description, metadata: Mapping[str, Any]) -> str:
         changed = f"{said.name} with output_stride={said.model.output_stride} dilates by timm's rule since"
     return (
         f'was written by an earlier flaxmobile, and {changed}: it answers otherwise there than it did. To go on with '
-        f'what it was, give load_file(path, model, ignore_convention=True) a model of {before}; save it again, and '
-        'this is not said any more'
+        f'what it was, give load_variables(path, model, ignore_convention=True) a model of {before}; save it again, '
+        'and this is not said any more'
     )
 
 
@@ -109,27 +124,6 @@ def _same_keys(kind: str, given: Mapping[str, Any], wanted: Iterable[str], optio
     missing = [key for key in wanted if key not in given and key not in optional]
     if missing:
         raise ValueError(f'it does not say its {missing[0]} (no {kind} of that name)')
-
-
-def check_classes(classes: Any, count: int) -> tuple[str, ...]:
-    """The names of the classes of a model with `count` logits.
-
-    Raises:
-        ValueError: they are no list of texts, no two alike, one for each logit.
-    """
-    if not isinstance(classes, list | tuple):
-        raise ValueError(f'classes is {printable(repr(classes))}, and has to be a list of names')
-    for name in classes:
-        if not isinstance(name, str):
-            raise ValueError(f'classes holds {printable(repr(name))}, and has to hold names')
-    if len(classes) != count:
-        raise ValueError(f'names {len(classes)} classes for {printable(count, 20)} logits')
-    seen = set[str]()
-    for name in classes:
-        if name in seen:
-            raise ValueError(f"classes names '{printable(name)}' twice")
-        seen.add(name)
-    return tuple(classes)
 
 
 def _check_size(model: MobileNet, overrides: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> None:
@@ -166,14 +160,15 @@ def check_described(model: nn.Module, described: MobileNet, name: str) -> None:
         )
 
 
-def check_ours(loaded: LoadedModel, described: MobileNet, name: str) -> None:
+def check_ours(model: Model, described: MobileNet) -> None:
     """See that a file of our own format says the network and the images that the variables are for."""
     also = ('num_classes', 'stem_stride', 'output_stride')
-    if differences := origins.differences(loaded.model, described, also):
+    if differences := origins.differences(model.module, described, also):
         needed = {field: pair[0] for field, pair in differences.items()}
         raise ValueError(
-            f'the model differs from {name} in {origins.differing(loaded.model, described, also)}: a file that says '
-            f'{name} would answer something else. Give overrides={needed}, or the name of the network that it is'
+            f'the model differs from {model.name} in {origins.differing(model.module, described, also)}: a file that '
+            f'says {model.name} would answer something else. Give overrides={needed}, or the name of the network that '
+            'it is'
         )
-    if why := other_channels(loaded.variables, loaded.preprocessing):
+    if why := other_channels(model.variables, model.preprocessing):
         raise ValueError(f'{why}: give the preprocessing of its images')

@@ -16,6 +16,7 @@ from flaxmobile.models.mobilenetv2 import MobileNetV2
 from flaxmobile.models.mobilenetv3 import MobileNetV3
 from flaxmobile.models.network import MobileNet
 from flaxmobile.weights import names, origins
+from flaxmobile.weights.formats.keras_layers import CONVOLUTION, DENSE, DEPTHWISE, NORM, VARIABLES, KerasLayer
 from flaxmobile.weights.names import Assignment, Layout, Place, Shapes
 
 Table = dict[str, str]
@@ -136,14 +137,6 @@ DIALECTS: dict[type[nn.Module], dict[str, Names]] = {
     MobileNetV3: {'Keras': MOBILENETV3, "Keras's published files": PUBLISHED_MOBILENETV3},
 }
 
-CONVOLUTION, DEPTHWISE, NORM, DENSE = 'conv2d', 'depthwise_conv2d', 'batch_normalization', 'dense'
-VARIABLES = {
-    CONVOLUTION: ('kernel', 'bias'),
-    DEPTHWISE: ('kernel', 'bias'),
-    DENSE: ('kernel', 'bias'),
-    NORM: ('gamma', 'beta', 'moving_mean', 'moving_variance'),
-}
-"""A layer's variables by its class, in the order of Keras's files."""
 PATHS = {
     'kernel': 'params/{}/kernel',
     'bias': 'params/{}/bias',
@@ -216,6 +209,16 @@ def to_keras(variables: Mapping[str, Any], model: MobileNet) -> dict[str, np.nda
     if why := origins.odd_sizes(model):
         warnings.warn(why, stacklevel=2)
     return arrays
+
+
+def file_layers(model: MobileNet) -> list[KerasLayer]:
+    """The layers of Keras's network as its files hold them, in their order.
+
+    Raises:
+        ValueError: Keras has no such network.
+    """
+    found = layers(model, dialects(model)['Keras'], names.flat_shapes(model))
+    return [KerasLayer(layer.name, layer.kind, layer.ordinal) for layer in found]
 
 
 def dialects(model: MobileNet) -> dict[str, Names]:

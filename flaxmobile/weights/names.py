@@ -259,6 +259,6 @@ def message(
         return f'these variables are not those of {type(model).__name__}: {said}{more}'
     return (
         f'the tensors do not fit {type(model).__name__}{hint}; by the names of {listing([title])} (tried: '
-        f'{listing(tuple(tried))}): {said}{more}. from_torch, from_keras and load_file may leave out or replace some: '
-        "excuse=['classifier*'], initial=..."
+        f'{listing(tuple(tried))}): {said}{more}. from_torch, from_keras and load_variables may leave out or replace '
+        "some: excuse=['classifier*'], initial=..."
     )

@@ -14,7 +14,7 @@ from flaxmobile.models.registry import create_model
 from flaxmobile.weights.catalogue import find
 from flaxmobile.weights.class_names import vocabulary
 from flaxmobile.weights.download import download
-from flaxmobile.weights.loaded import LoadedModel
+from flaxmobile.weights.model import Model, task_of
 
 log = logging.getLogger(__name__)
 
@@ -29,8 +29,10 @@ def load_pretrained(
     new_classifier: bool = False,
     ignore_convention: bool = False,
     ema: bool = False,
-) -> LoadedModel:
+) -> Model:
     """A published weight in its network, with its preprocessing and the names of its classes.
+
+    Those of a new classifier have no names yet: `labels` is None.
 
     Args:
         name: as `flaxmobile weights list` prints it, `'mobilenetv2_100.ra_in1k'`; a network's name alone takes the
@@ -40,8 +42,7 @@ def load_pretrained(
         image_size: side of the images in pixels, and with it the weight's crop; None: the size it was trained at.
         file: where the weight's file lies, instead of the cache or its address; or the same weights in another format.
         key: what a new classifier is drawn from (default: `jax.random.key(0)`).
-        new_classifier: draw it whatever the number, as for a thousand classes that are not ImageNet's; the classes are
-            numbers then.
+        new_classifier: draw it whatever the number, as for a thousand classes that are not ImageNet's.
         ignore_convention: take a `file` that was made for another padding or BatchNorm epsilon than the network's.
         ema: of a torch checkpoint as `file`, take the moving average of the weights.
 
@@ -65,11 +66,11 @@ def load_pretrained(
     except ValueError as error:
         raise ValueError(f'{error}. Remove it, and it is fetched again') if file is None else error from error
     if wanted.num_classes == weight.num_classes and not new_classifier:
-        return LoadedModel(model, variables, preprocessing, classes)
+        return Model(model, variables, preprocessing, classes, name=weight.model, weight=weight)
     classifier = _classifier(wanted, jax.random.key(0) if key is None else key)
     params = {part: values for part, values in variables['params'].items() if part != 'classifier'} | classifier
-    classes = tuple(str(number) for number in range(wanted.num_classes))
-    return LoadedModel(wanted, {**variables, 'params': params}, preprocessing, classes)
+    variables, overrides = {**variables, 'params': params}, {'num_classes': wanted.num_classes}
+    return Model(wanted, variables, preprocessing, None, task_of(wanted), weight.model, overrides, weight)
 
 
 def _read(path: Path, model: MobileNet, classes: Sequence[str], ignore_convention: bool, ema: bool) -> dict[str, Any]:
@@ -79,8 +80,8 @@ def _read(path: Path, model: MobileNet, classes: Sequence[str], ignore_conventio
 
     file = formats.read(path, ema=ema)
     variables = read_variables(path, file, model, ignore_convention=ignore_convention)
-    if file.kind == 'flaxmobile' and list(file.metadata.get('classes', classes)) != list(classes):
-        raise ValueError(f'{printable(path)}: says other classes than the published weights: load(path) has them')
+    if file.kind == 'flaxmobile' and file.metadata.get('classes', list(classes)) != list(classes):
+        raise ValueError(f'{printable(path)}: says other classes than the published weights: load_file(path) has them')
     return variables
 
 

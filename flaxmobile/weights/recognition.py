@@ -97,7 +97,8 @@ def _near(found: Sequence[Fit]) -> str:
         return f'; the nearest is {name}, with {nearest.wrong:,} that do not'
     return (
         f'; stem and blocks are those of {name}, and what is behind them is not ({nearest.wrong:,} missing, unexpected '
-        f'or misshapen): load_file(path, model, excuse=[...], initial=...) takes the rest into create_model({name!r})'
+        'or misshapen): load_variables(path, model, excuse=[...], initial=...) takes the rest into '
+        f'create_model({name!r})'
     )
 
 

@@ -24,9 +24,9 @@ def usual_preprocessing(name: str, channels: int, layout: str = '') -> Preproces
     return Preprocessing(image_size, channels, half, half)
 
 
-def usual_classes(count: int) -> tuple[str, ...]:
-    """The names of the vocabulary of that length, or numbers."""
+def usual_labels(count: int) -> tuple[str, ...] | None:
+    """The names of the vocabulary of that length; None where there is none."""
     for name, length in VOCABULARIES.items():
         if length == count:
             return vocabulary(name).names
-    return tuple(map(str, range(count)))
+    return None

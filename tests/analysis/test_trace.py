@@ -13,7 +13,7 @@ from flaxmobile.data import Preprocessing
 from flaxmobile.inspection.rehearsal import random_batch, rehearse, repeated
 from flaxmobile.models.inference import inference_function
 from flaxmobile.training.compiled import compile_step
-from flaxmobile.weights import LoadedModel
+from flaxmobile.weights import Model
 
 # A network of three layers of which XLA made a loop over groups of images, cut down from a real program's text.
 TEXT = """
@@ -121,7 +121,7 @@ def test_a_traced_network_has_the_layers_that_are_counted(name: str, batch_size:
 def test_a_traced_training_step_has_them_too() -> None:
     model = flaxmobile.create_model('mobilenetv1_025', num_classes=4)
     variables = jax.jit(model.init)(jax.random.key(0), jnp.ones((1, 64, 64, 3)))
-    loaded = LoadedModel(model, variables, Preprocessing(64), ())
+    loaded = Model(model, variables, Preprocessing(64))
     step, state, batch = rehearse(loaded, random_batch(loaded, 8))
     compiled = compile_step(step, state, batch)
     rows = in_training(layers(model, 64))

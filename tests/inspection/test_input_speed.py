@@ -64,7 +64,7 @@ def test_it_reads_the_images_that_the_run_trains_on(command, config, monkeypatch
     folder = config.parent / 'photos' / 'train'
     config.write_text(CONFIG.format(dataset=str(folder)).replace('batch_size=8', 'batch_size=8, seed=5'))
     seen = []
-    monkeypatch.setattr(input_speed, 'input_speed', lambda run, images, rounds: seen.append(images) or {})
+    monkeypatch.setattr(input_speed, 'measure_input', lambda run, images, rounds: seen.append(images) or {})
     assert command('benchmark', 'input', config)[0] == 0
     run = dataclasses.replace(load_config(str(config)), validation_split='test', test_split='test')
     default, other = (load_dataset(str(folder), 'train', seed=seed).fingerprint for seed in (0, 5))

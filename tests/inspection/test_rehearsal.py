@@ -7,12 +7,13 @@ from networks import PREPROCESSING, Linear
 
 from flaxmobile.inspection.rehearsal import random_batch, rehearse, repeated
 from flaxmobile.training.state import initial_variables
-from flaxmobile.weights import LoadedModel
+from flaxmobile.weights import Model
 
 
-def loaded(num_classes: int) -> LoadedModel:
+def loaded(num_classes: int) -> Model:
     variables = initial_variables(Linear(num_classes or 1), jax.random.key(0), (1, 4, 4, 1))
-    return LoadedModel(Linear(num_classes), variables, PREPROCESSING, ())
+    task = 'classification' if num_classes else None
+    return Model(Linear(num_classes), variables, PREPROCESSING, task=task)
 
 
 def test_the_first_loss_and_the_next() -> None:

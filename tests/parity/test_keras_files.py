@@ -13,8 +13,9 @@ from real_files import photo, wheel_member
 from test_keras import keras_twin, no_drawing, weights_of  # noqa: F401
 
 import flaxmobile
-from flaxmobile.weights import from_keras, load_file, to_keras
+from flaxmobile.weights import from_keras, load_variables, to_keras
 from flaxmobile.weights.formats import hdf5
+from flaxmobile.weights.keras_names import file_layers
 
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings('ignore:__array__ implementation:DeprecationWarning')]
 NAMES = ['tf_mobilenetv1_025', 'tf_mobilenetv2_035', 'tf_mobilenetv3_small_075', 'tf_mobilenetv3_large_minimal_100']
@@ -58,7 +59,7 @@ def test_files_of_keras(name, tmp_path):
     model = flaxmobile.create_model(name)
     for file in ('whole.h5', 'whole.keras', 'weights.weights.h5', 'weights.h5'):
         assert_same(hdf5.read(tmp_path / file).tensors, wanted)
-        assert_same(to_keras(load_file(tmp_path / file, model), model), wanted)
+        assert_same(to_keras(load_variables(tmp_path / file, model), model), wanted)
 
 
 @pytest.mark.filterwarnings('ignore:You are saving your model as an HDF5 file')
@@ -114,7 +115,7 @@ def test_keras_loads_our_files(name, suffix, tmp_path):
     model = flaxmobile.create_model(name)
     network = filled(name)
     tensors = to_keras(from_keras(weights_of(network), model), model)
-    hdf5.write(tmp_path / f'ours{suffix}', tensors, model)
+    hdf5.write(tmp_path / f'ours{suffix}', tensors, file_layers(model), name)
     batch = np.random.default_rng(1).normal(size=(2, *SIZE, 3)).astype(np.float32)
     wanted = np.asarray(network.predict_on_batch(batch))
     loads = [{}] if suffix == '.weights.h5' else [{}, {'by_name': True}]
@@ -141,7 +142,7 @@ def test_without_the_top(name, tmp_path):
     model = flaxmobile.create_model(name, num_classes=0)
     initial = model.init(jax.random.key(0), np.zeros((1, 64, 64, 3), np.float32))
     excuse = ['conv_2/*'] if 'v3' in name else []
-    variables = load_file(tmp_path / 'no_top.weights.h5', model, excuse=excuse, initial=initial)
+    variables = load_variables(tmp_path / 'no_top.weights.h5', model, excuse=excuse, initial=initial)
     kept = {name: array for name, array in to_keras(variables, model).items() if not name.startswith('conv_2/')}
     assert_same(kept, weights_of(network))
 
@@ -152,7 +153,7 @@ def test_a_real_fine_tuned_network():
     network = keras.saving.load_model(path, compile=False)
     network.layers[-1].activation = keras.activations.linear
     model = flaxmobile.create_model('tf_mobilenetv2_100', num_classes=19)
-    variables = load_file(path, model)
+    variables = load_variables(path, model)
     batch = np.stack([prepared(name) for name in ('cat', 'coffee', 'rocket', 'temple', 'flower')])
     wanted = np.asarray(network.predict_on_batch(batch))
     logits = np.asarray(jax.jit(model.apply)(variables, batch))

@@ -137,7 +137,7 @@ def test_wrappers_are_named_and_taken_off(tmp_path, networks, wrap, prefix, wrap
     path = tmp_path / 'last.ckpt'
     torch.save({'epoch': 1, 'global_step': 9, 'state_dict': state} if wrapped else state, path)
     with pytest.warns(UserWarning, match=f"took the prefix '{prefix}' off all names"):
-        variables = weights.load_file(path, model)
+        variables = weights.load_variables(path, model)
     arrays = weights.to_torch(variables, model)
     for name, tensor in network.state_dict().items():
         if tensor.ndim:

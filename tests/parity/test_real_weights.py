@@ -72,7 +72,7 @@ def test_logits_are_torchs(double):
     with jax.enable_x64(double), torch.no_grad():
         loaded, kind = ours(), np.float64 if double else np.float32
         variables = jax.tree.map(lambda value: np.asarray(value, kind), loaded.variables)
-        logits = np.asarray(jax.jit(loaded.model.apply)(variables, images.astype(kind)))
+        logits = np.asarray(jax.jit(loaded.module.apply)(variables, images.astype(kind)))
         network = theirs().double() if double else theirs().float()
         want = network(torch.from_numpy(np.moveaxis(images.astype(kind), -1, 1).copy())).numpy()
     assert logits.dtype == want.dtype == kind

@@ -23,7 +23,7 @@ from flaxmobile.runs.folder import (
     validation_accuracies,
 )
 from flaxmobile.runs.report import read_results, write_report
-from flaxmobile.runs.sources import open_source
+from flaxmobile.runs.sources import load
 from flaxmobile.runs.start import follow, load_init
 from flaxmobile.training.config import TrainConfig
 from flaxmobile.training.metrics import read_metrics
@@ -133,7 +133,7 @@ def test_every_reader_of_a_run_refuses_another_mean(
     readers: list[Callable[[], object]] = [
         lambda: read_description(run_dir),
         lambda: load_run(run_dir),
-        lambda: open_source(str(run_dir)),
+        lambda: load(str(run_dir)),
         lambda: load_init(str(run_dir), tiny),
         lambda: follow(tiny, str(run_dir)),
         lambda: follow(tiny, 'gone', run_dir),

@@ -9,16 +9,17 @@ from flaxmobile.data import read_image
 from flaxmobile.data.loading import load_dataset
 from flaxmobile.runs import prediction
 from flaxmobile.runs.folder import load_run
-from flaxmobile.runs.prediction import predict, predict_files
+from flaxmobile.runs.prediction import predict_files
 from flaxmobile.training.config import TrainConfig
-from flaxmobile.weights import LoadedModel
+from flaxmobile.weights import Model
+from flaxmobile.weights.model import probabilities_of
 
 
 def test_probabilities_do_not_depend_on_the_batch(tiny: TrainConfig, finished_run: Path) -> None:
     loaded = load_run(finished_run)
     images = np.stack([read_image(Blobs('test')[index].image, 1) for index in range(7)])
-    probabilities = predict(loaded, images, batch_size=3)
-    logits = np.asarray(loaded.model.apply(loaded.variables, loaded.preprocessing.normalize(images)), np.float64)
+    probabilities = loaded.predict(images, batch_size=3)
+    logits = np.asarray(loaded.module.apply(loaded.variables, loaded.preprocessing.normalize(images)), np.float64)
     np.testing.assert_allclose(probabilities, np.exp(logits) / np.exp(logits).sum(1, keepdims=True), atol=1e-6)
 
 
@@ -84,13 +85,13 @@ def test_a_folder_goes_through_in_batches(
     for index in range(7):
         (tmp_path / f'{index}.png').write_bytes(bytes(Blobs('test')[index].image))  # type: ignore[arg-type]
     (tmp_path / '3.png').write_bytes(b'broken')
-    loaded, at_once, run = load_run(finished_run), [], prediction._predict
+    loaded, at_once, run = load_run(finished_run), [], prediction.predict_batch
 
-    def counting(loaded: LoadedModel, images: np.ndarray, batch_size: int) -> np.ndarray:
+    def counting(loaded: Model, images: np.ndarray, batch_size: int) -> np.ndarray:
         at_once.append(len(images))
         return run(loaded, images, batch_size)
 
-    monkeypatch.setattr(prediction, '_predict', counting)
+    monkeypatch.setattr(prediction, 'predict_batch', counting)
     whole = predict_files(loaded, [tmp_path], top=4)
     parts = predict_files(loaded, [tmp_path], top=4, batch_size=2)
     assert at_once == [6, 2, 1, 2, 1]
@@ -100,6 +101,6 @@ def test_a_folder_goes_through_in_batches(
         assert [guess['class'] for guess in ours.get('predictions', [])] == [
             guess['class'] for guess in theirs.get('predictions', [])
         ]
-    compiled = prediction._probabilities(loaded.model, loaded.preprocessing)._cache_size()
+    compiled = probabilities_of(loaded.module, loaded.preprocessing)._cache_size()
     predict_files(loaded, [tmp_path], top=4, batch_size=2)
-    assert prediction._probabilities(loaded.model, loaded.preprocessing)._cache_size() == compiled
+    assert probabilities_of(loaded.module, loaded.preprocessing)._cache_size() == compiled

@@ -92,11 +92,11 @@ def test_a_run_with_no_good_checkpoint_says_so(tiny: TrainConfig, finished_run: 
 
 
 def test_a_run_is_loaded_as_it_was_evaluated(tiny: TrainConfig, finished_run: Path) -> None:
-    model, variables, preprocessing, classes = flaxmobile.load_run(finished_run)
-    assert classes == CLASSES
+    model = flaxmobile.load_run(finished_run)
+    assert model.labels == CLASSES
     images = np.stack([read_image(example.image, 1) for example in map(Blobs('test').__getitem__, range(37))])
     labels = [Blobs('test')[index].label for index in range(37)]
-    logits = model.apply(variables, preprocessing.normalize(images))
+    logits = model.module.apply(model.variables, model.preprocessing.normalize(images))
     # Every tenth label is false.
     assert np.flatnonzero(np.argmax(np.asarray(logits), -1) != labels).tolist() == [9, 19, 29]
 
@@ -118,7 +118,7 @@ def test_a_network_of_the_zoo_comes_back(tmp_path: Path) -> None:
     (tmp_path / 'metrics.jsonl').touch()
     with pytest.warns(UserWarning, match='no validation yet: the last checkpoint, step 5, is used'):
         loaded = load_run(tmp_path)
-    assert loaded.model == model
+    assert loaded.module == model
     chex.assert_trees_all_equal(loaded.variables, variables)
 
 

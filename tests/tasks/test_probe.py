@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -87,7 +88,7 @@ def test_embeddings_are_the_classifiers_input_in_the_order_of_the_split(tiny: Tr
     examples = [images._examples[index] for index in range(37)]  # type: ignore[attr-defined]
     assert found.labels.tolist() == [example.label for example in examples]
     pixels = np.stack([read_image(example.image, 1) for example in examples])
-    logits = loaded.model.apply(loaded.variables, loaded.preprocessing.normalize(pixels))
+    logits = loaded.module.apply(loaded.variables, loaded.preprocessing.normalize(pixels))
     head = loaded.variables['params']['classifier']
     np.testing.assert_allclose(found.vectors @ head['kernel'] + head['bias'], logits, rtol=1e-4, atol=1e-4)
 
@@ -101,7 +102,7 @@ def test_a_probe_of_a_run(tiny: TrainConfig, finished_run: Path) -> None:
     assert 31 <= 37 * found.knn_accuracy <= 34.001
     untrained = load_run(finished_run)
     zeros = jax.tree.map(jnp.zeros_like, untrained.variables)
-    assert probe(untrained._replace(variables=zeros), splits.train, splits.test, 8, make_mesh()).knn_accuracy < 0.5
+    assert probe(replace(untrained, variables=zeros), splits.train, splits.test, 8, make_mesh()).knn_accuracy < 0.5
 
 
 def test_the_command_probes_a_run(tiny: TrainConfig, finished_run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flaxmobile.inspection.dry_run import dry_run, make_plan
+from flaxmobile.inspection.dry_run import make_plan, plan_run
 from flaxmobile.models.network import variable_shapes
 from flaxmobile.runs import loop
 from flaxmobile.runs.splits import load_splits
@@ -45,7 +45,7 @@ def test_a_run_that_changes_nothing_is_refused(
     config = changed(tiny, **changes)
     for start in (
         lambda: loop.train(config, tmp_path / 'run'),
-        lambda: dry_run(config, tmp_path / 'plan.png', name='tiny'),
+        lambda: plan_run(config, tmp_path / 'plan.png', name='tiny'),
         lambda: make_plan(config, 96),
     ):
         with pytest.raises(ValueError, match=re.escape(words)):
@@ -76,7 +76,7 @@ def test_steps_at_the_end_without_an_update_are_told(tiny: TrainConfig, tmp_path
     assert without_update(config, 12) == words
     assert without_update(config, 11).startswith('the last step leads to no update')
     assert without_update(config, 10) == without_update(tiny, 11) == ''
-    assert words in ' '.join(dry_run(config, tmp_path / 'plan.png', name='tiny').split())
+    assert words in ' '.join(plan_run(config, tmp_path / 'plan.png', name='tiny').split())
     checkpoints = SimpleNamespace(tell_damage=lambda: '')
     session: Any = SimpleNamespace(config=config, data=load_splits(config), checkpoints=checkpoints, total_steps=12)
     assert loop.introduction(session, '9 parameters', 0).endswith(f'takes a while to compile\n{words}')

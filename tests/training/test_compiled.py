@@ -17,7 +17,7 @@ from flaxmobile.inspection.rehearsal import random_batch, rehearse, repeated
 from flaxmobile.training import compiled
 from flaxmobile.training.compiled import KEPT, SMALLEST, compile_step
 from flaxmobile.training.state import initial_variables
-from flaxmobile.weights import LoadedModel
+from flaxmobile.weights import Model
 
 PIECE = 'xla_multiheap_size_constraint_per_heap'
 MEGABYTE = 2**20
@@ -36,7 +36,7 @@ def page_faults(call: Callable[[], Any]) -> int:
 def test_memory_is_kept_from_step_to_step() -> None:
     model = create_model('mobilenetv3_small_100')
     variables = initial_variables(model, jax.random.key(0), (1, 64, 64, 3))
-    loaded = LoadedModel(model, variables, Preprocessing(224), ())
+    loaded = Model(model, variables, Preprocessing(224))
     step, state, batch = rehearse(loaded, random_batch(loaded, 8))
     whole, pieces = step.lower(state, batch).compile(), compile_step(step, state, batch)
     needed = whole.memory_analysis().temp_size_in_bytes

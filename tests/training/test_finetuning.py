@@ -26,7 +26,7 @@ from flaxmobile.training.config import TrainConfig, load_config
 from flaxmobile.training.finetuning import start_from
 from flaxmobile.training.metrics import read_metrics
 from flaxmobile.training.state import TrainState, create_state
-from flaxmobile.weights import LoadedModel
+from flaxmobile.weights import Model
 
 NETWORK = 'mobilenetv1_025'
 SCALED = Preprocessing(image_size=96, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6), crop_fraction=0.9)
@@ -36,18 +36,18 @@ def tiny_state(ema_decay: float | None = 0.9) -> TrainState:
     return create_state(TinyNet(4), optax.sgd(0.1), jax.random.key(1), (1, 8, 8, 1), ema_decay)
 
 
-def tiny_weights(classes: tuple[str, ...], width: int = 8) -> LoadedModel:
+def tiny_weights(classes: tuple[str, ...], width: int = 8) -> Model:
     model = TinyNet(len(classes), width)
     variables = model.init(jax.random.key(7), jnp.zeros((1, 8, 8, 1)))
-    return LoadedModel(model, variables, TrainConfig(model='a', dataset='b').preprocessing, classes)
+    return Model(model, variables, TrainConfig(model='a', dataset='b').preprocessing, classes)
 
 
-def random_model(num_classes: int = 3) -> LoadedModel:
+def random_model(num_classes: int = 3) -> Model:
     model = create_model(NETWORK, num_classes=num_classes)
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
     rng = np.random.default_rng(0)
     variables = jax.tree.map(lambda leaf: jnp.asarray(rng.uniform(0.5, 1.5, leaf.shape), leaf.dtype), shapes)
-    return LoadedModel(model, variables, SCALED, ('cat', 'dog', 'owl')[:num_classes])
+    return Model(model, variables, SCALED, ('cat', 'dog', 'owl')[:num_classes], name=NETWORK)
 
 
 def test_all_but_the_classifier_is_taken() -> None:
@@ -103,18 +103,18 @@ def test_a_config_follows_published_weights() -> None:
 
 def test_our_own_file_says_all(tmp_path: Path) -> None:
     path, loaded = tmp_path / 'birds.safetensors', random_model()
-    loaded = loaded._replace(model=loaded.model.clone(stem_stride=1))
-    weights.save(path, loaded, NETWORK, {'stem_stride': 1})
+    loaded = dataclasses.replace(loaded, module=loaded.module.clone(stem_stride=1), overrides={'stem_stride': 1})
+    loaded.save(path)
     followed = follow(load_config('image_folder'), str(path))
     assert (followed.model, followed.stem_stride, followed.preprocessing) == (NETWORK, 1, SCALED)
     again = load_init(str(path), load_config('image_folder'))
-    assert again.classes == loaded.classes
+    assert again.labels == loaded.labels
     chex.assert_trees_all_equal(again.variables, loaded.variables)
 
 
 def test_another_format_is_read_as_the_configs_model(tmp_path: Path) -> None:
     path, loaded, config = tmp_path / 'birds.npz', random_model(), load_config('image_folder')
-    np.savez(path, **weights.to_torch(loaded.variables, loaded.model))
+    np.savez(path, **weights.to_torch(loaded.variables, loaded.module))
     ours, others = (dataclasses.replace(config, model=network) for network in (NETWORK, f'tf_{NETWORK}'))
     followed = follow(dataclasses.replace(ours, stem_stride=1), str(path))
     assert (followed.model, followed.preprocessing.mean[0], followed.stem_stride) == (NETWORK, 0.485, 1)
@@ -126,7 +126,7 @@ def test_another_format_is_read_as_the_configs_model(tmp_path: Path) -> None:
     assert (followed.model, followed.convention) == (f'tf_{NETWORK}', 'torch')
     read = load_init(str(path), ours)
     chex.assert_trees_all_equal(read.variables, loaded.variables)
-    assert read.classes == ()  # Three, whose names the file does not have.
+    assert read.labels is None  # Three, whose names the file does not have.
     wider = dataclasses.replace(config, model='mobilenetv1_050')
     with pytest.raises(ValueError, match=r'birds\.npz: .*misshapen.*conv_stem\.weight is \(8, 3, 3, 3\)'):
         load_init(str(path), wider)
@@ -134,9 +134,9 @@ def test_another_format_is_read_as_the_configs_model(tmp_path: Path) -> None:
 
 def test_a_run_starts_from_weights_of_its_own_convention(tmp_path: Path) -> None:
     path = tmp_path / 'birds.safetensors'
-    weights.save(path, random_model(), NETWORK)
+    random_model().save(path)
     config = dataclasses.replace(load_config('image_folder'), model=NETWORK)
-    assert load_init(str(path), config, config.build_model(2)).classes == ('cat', 'dog', 'owl')
+    assert load_init(str(path), config, config.build_model(2)).labels == ('cat', 'dog', 'owl')
     for change in ({'model': f'tf_{NETWORK}'}, {'convention': 'tensorflow'}):
         other = dataclasses.replace(config, **change)
         with pytest.raises(ValueError, match=r"init: .*mobilenetv1_025 \(.*birds\.safetensors\).*convention='torch'"):
@@ -149,7 +149,7 @@ def test_a_run_starts_from_weights_of_its_own_convention(tmp_path: Path) -> None
 def test_a_network_that_no_config_can_ask_for_is_refused(tmp_path: Path) -> None:
     path, loaded = tmp_path / 'wide.safetensors', random_model()
     overrides = {'width_multiplier': 0.25}  # What the name has anyway; the file says it all the same.
-    weights.save(path, loaded, NETWORK, overrides)
+    dataclasses.replace(loaded, overrides=overrides).save(path)
     with pytest.raises(ValueError, match=r"mobilenetv1_025 with \{'width_multiplier': 0\.25\}, which a config cannot"):
         follow(load_config('image_folder'), str(path))
 

@@ -51,7 +51,7 @@ LONGEST_MISFIT = 4 * 10 * 220
 def refusal(path):
     """Why a file is refused, '' if it is not: its path, then one printable line of bounded length."""
     try:
-        weights.load(path)
+        weights.load_file(path)
     except ValueError as error:
         message = str(error)
         assert message.startswith(f'{path}: ')
@@ -97,6 +97,7 @@ def refusal(path):
         (SAID | {'classes': ['cat', 'dog', 'c\x1b[2J']}, ''),
         (SAID | {'classes': ['c\x1b[2J', 'dog', 'c\x1b[2J']}, r"classes names 'c\\x1b\[2J' twice"),
         (SAID | {'classes': {'cat': 1}}, 'classes is '),
+        (SAID | {'classes': None}, ''),
         (SAID | {'model': [MODEL]}, 'model is '),
         (SAID | {'flxmobile': 1}, "unknown entry 'flxmobile'. Did you mean: flaxmobile"),
         ({'model': MODEL}, 'it does not say its preprocessing'),
@@ -160,7 +161,8 @@ def test_a_changed_file_is_refused_or_works(tmp_path, changes):
     path.write_bytes(safetensors_file.encode_ours(arrays(), said))
     if refusal(path):
         return
-    model, variables, preprocessing, classes = weights.load(path)
+    found = weights.load_file(path)
+    preprocessing = found.preprocessing
     image = prepare_for_evaluation(np.zeros((9, 12, preprocessing.channels), np.uint8), preprocessing)
     pixels = preprocessing.normalize(image[None])
-    assert jax.eval_shape(model.apply, variables, pixels).shape == (1, len(classes))
+    assert jax.eval_shape(found.module.apply, found.variables, pixels).shape == (1, found.num_classes)

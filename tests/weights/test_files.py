@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +21,7 @@ from flaxmobile.runs.folder import RunDescription
 from flaxmobile.training.checkpoints import Checkpoints
 from flaxmobile.training.config import TrainConfig
 from flaxmobile.training.state import TrainState
-from flaxmobile.weights import LoadedModel, NamedModel
+from flaxmobile.weights import Model
 from flaxmobile.weights.class_names import vocabulary
 
 NAME = 'mobilenetv1_025'
@@ -41,13 +42,13 @@ TARGETS = [
 def loaded():
     model = flaxmobile.create_model(NAME, num_classes=3)
     preprocessing = Preprocessing(96, 3, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), 0.9, 'bilinear')
-    return LoadedModel(model, random_variables(model, (1, 64, 64, 3)), preprocessing, CLASSES)
+    return Model(model, random_variables(model, (1, 64, 64, 3)), preprocessing, CLASSES, name=NAME)
 
 
 @pytest.fixture
 def ours(loaded, tmp_path):
     path = tmp_path / 'ours.safetensors'
-    weights.save(path, loaded, NAME)
+    loaded.save(path)
     return path
 
 
@@ -63,26 +64,27 @@ def same(found, expected):
 @pytest.mark.parametrize(('name', 'layout'), TARGETS)
 def test_every_number_comes_back(loaded, tmp_path, name, layout):
     path = tmp_path / 'folder' / name
-    weights.save(path, loaded, NAME, layout=layout)
+    loaded.save(path, layout=layout)
     assert [path.name for path in path.parent.iterdir()] == [name]
-    found = weights.open_model(path, NAME, ignore_convention='keras' in name)
-    same(found.loaded.variables, loaded.variables)
-    assert found.loaded.model == loaded.model
+    found = weights.load_file(path, NAME, ignore_convention='keras' in name)
+    same(found.variables, loaded.variables)
+    assert found.module == loaded.module
     assert (found.name, found.overrides) == (NAME, {'num_classes': 3})
     said = name == 'ours.safetensors'
     assert bool(found.assumed) is not said
-    assert found.loaded.classes == (CLASSES if said else ('0', '1', '2'))
-    assert found.loaded.preprocessing == (loaded.preprocessing if said else Preprocessing(224))
+    assert found.labels == (CLASSES if said else None)
+    assert found.preprocessing == (loaded.preprocessing if said else Preprocessing(224))
 
 
 def test_our_own_format_says_everything(loaded, tmp_path):
     overrides = {'stem_stride': 1, 'dropout_rate': 0.5, 'convention': 'tensorflow'}
     model = flaxmobile.create_model(NAME, num_classes=3, **overrides)
     path = tmp_path / 'weights.safetensors'
-    weights.save(path, loaded._replace(model=model), NAME, overrides)
-    found = weights.load(path)
-    assert found.model == model
-    assert found[2:] == loaded[2:]
+    replace(loaded, module=model, overrides=overrides).save(path)
+    found = weights.load_file(path)
+    assert found.module == model
+    assert (found.preprocessing, found.labels, found.task) == (loaded.preprocessing, CLASSES, 'classification')
+    assert (found.name, found.overrides, found.assumed) == (NAME, {'num_classes': 3, **overrides}, '')
     same(found.variables, loaded.variables)
     with safetensors.safe_open(path, 'numpy') as file:
         said = json.loads(file.metadata()['flaxmobile'])
@@ -104,25 +106,27 @@ def test_classes_and_channels_are_counted(tmp_path, name):
         variables = random_variables(model, (1, 64, 64, channels))
         given = Preprocessing(64, channels, (0.5,) * channels, (0.5,) * channels)
         layout = name.split('.')[0]
-        weights.save(path, LoadedModel(model, variables, given, ()), NAME, layout=layout, overwrite=True)
-        found = weights.open_model(path, NAME, ignore_convention=layout == 'keras').loaded
-        assert found.model == model
+        task = 'classification' if classes else None
+        Model(model, variables, given, task=task, name=NAME).save(path, layout=layout, overwrite=True)
+        found = weights.load_file(path, NAME, ignore_convention=layout == 'keras')
+        assert found.module == model
         assert found.preprocessing.channels == channels
         same(found.variables, variables)
-        assert found.classes == (vocabulary('imagenet-1k').names if classes == 1000 else ('0', '1')[:classes])
+        assert found.labels == (vocabulary('imagenet-1k').names if classes == 1000 else None)
+        assert found.task == task
 
 
 def test_bfloat16(loaded, tmp_path):
     half = jax.tree.map(lambda value: np.asarray(value).astype(jnp.bfloat16), loaded.variables)
     model = flaxmobile.create_model(NAME, num_classes=3, param_dtype=jnp.bfloat16)
     for name in ('ours.safetensors', 'timm.pt'):
-        weights.save(tmp_path / name, loaded._replace(variables=half), NAME)
-        found = weights.load_file(tmp_path / name, model)
+        replace(loaded, variables=half).save(tmp_path / name)
+        found = weights.load_variables(tmp_path / name, model)
         same(found['params'], half['params'])
-        wide = weights.load_file(tmp_path / name, loaded.model)
+        wide = weights.load_variables(tmp_path / name, loaded.module)
         same(wide, jax.tree.map(lambda value: value.astype(np.float32), half))
     with pytest.raises(ValueError, match=r'ours\.npz: .* is bfloat16, which .npz cannot hold'):
-        weights.save(tmp_path / 'ours.npz', loaded._replace(variables=half), NAME)
+        replace(loaded, variables=half).save(tmp_path / 'ours.npz')
 
 
 def damage(arrays):
@@ -141,7 +145,7 @@ def damage(arrays):
 )
 def test_all_that_does_not_fit_is_named(loaded, tmp_path, suffix, layout):
     path = tmp_path / f'weights{suffix}'
-    weights.save(tmp_path / 'right.npz', loaded, NAME, layout=layout)
+    loaded.save(tmp_path / 'right.npz', layout=layout)
     with np.load(tmp_path / 'right.npz') as file:
         arrays = {name: file[name] for name in file if 'tracked' not in name}
     faults = damage(arrays)
@@ -150,19 +154,19 @@ def test_all_that_does_not_fit_is_named(loaded, tmp_path, suffix, layout):
     else:
         safetensors.numpy.save_file(arrays, path)
     with pytest.raises(ValueError, match=rf'^{path}: ') as refusal:
-        weights.load_file(path, loaded.model)
+        weights.load_variables(path, loaded.module)
     for fault in faults:
         assert fault in str(refusal.value)
 
 
 def test_what_does_not_fit_may_be_excused(loaded, tmp_path):
     path = tmp_path / 'weights.pth'
-    weights.save(path, loaded, NAME)
+    loaded.save(path)
     model = flaxmobile.create_model(NAME, num_classes=5)
     initial = random_variables(model, (1, 64, 64, 3), seed=1)
     with pytest.raises(ValueError, match=r'weights\.pth: .*classifier\.weight is \(3, 256\) instead of \(5, 256\)'):
-        weights.load_file(path, model)
-    found = weights.load_file(path, model, excuse=['classifier.*'], initial=initial)
+        weights.load_variables(path, model)
+    found = weights.load_variables(path, model, excuse=['classifier.*'], initial=initial)
     same(found['params']['classifier'], initial['params']['classifier'])
     same(found['params']['block_00'], loaded.variables['params']['block_00'])
 
@@ -170,7 +174,7 @@ def test_what_does_not_fit_may_be_excused(loaded, tmp_path):
 def test_nothing_is_replaced_or_half_written(loaded, ours, monkeypatch):
     before = ours.read_bytes()
     with pytest.raises(FileExistsError, match=r'ours\.safetensors is already there: --overwrite'):
-        weights.save(ours, loaded, NAME)
+        loaded.save(ours)
 
     def full(*_):
         raise OSError(28, 'No space left on device')
@@ -178,13 +182,13 @@ def test_nothing_is_replaced_or_half_written(loaded, ours, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr('os.fsync', full)
         with pytest.raises(OSError, match='No space left'):
-            weights.save(ours, loaded, NAME, overwrite=True)
-    wrong = loaded._replace(variables={'params': loaded.variables['params'], 'batch_stats': {}})
+            loaded.save(ours, overwrite=True)
+    wrong = replace(loaded, variables={'params': loaded.variables['params'], 'batch_stats': {}})
     with pytest.raises(ValueError, match=r'these variables are not those of MobileNetV1: missing \(54\): '):
-        weights.save(ours, wrong, NAME, overwrite=True)
+        wrong.save(ours, overwrite=True)
     assert ours.read_bytes() == before
     assert list(ours.parent.iterdir()) == [ours]
-    weights.save(ours, loaded, NAME, overwrite=True)
+    loaded.save(ours, overwrite=True)
     assert ours.read_bytes() == before
 
 
@@ -203,7 +207,7 @@ def test_nothing_is_replaced_or_half_written(loaded, ours, monkeypatch):
 )
 def test_formats_and_layouts_that_there_are_not(loaded, tmp_path, name, layout, words):
     with pytest.raises(ValueError, match=words):
-        weights.save(tmp_path / name, loaded, NAME, layout=layout)
+        loaded.save(tmp_path / name, layout=layout)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -241,18 +245,17 @@ def test_our_own_format_with_something_wrong_in_it(loaded, tmp_path, changes, wo
     path = tmp_path / 'weights.safetensors'
     path.write_bytes(described(loaded, **changes))
     with pytest.raises(ValueError, match=rf'^{path}: {words}'):
-        weights.load(path)
+        weights.load_file(path)
 
 
 def test_a_file_that_does_not_say_what_it_is(loaded, ours, tmp_path):
     path = tmp_path / 'weights.pth'
-    weights.save(path, loaded, NAME)
-    with pytest.raises(ValueError, match=r'weights\.pth: tensors of torch, .*open_model recognizes'):
-        weights.load(path)
+    loaded.save(path)
+    assert weights.load_file(path).assumed.startswith(f'says neither which network it is of (its tensors fit {NAME} ')
     with pytest.raises(ValueError, match=r'ours\.safetensors: holds mobilenetv1_025, not mobilenetv1_050'):
-        weights.open_model(ours, 'mobilenetv1_050')
+        weights.load_file(ours, 'mobilenetv1_050')
     with pytest.raises(ValueError, match='unknown model'):
-        weights.open_model(path, 'mobilenetv1_026')
+        weights.load_file(path, 'mobilenetv1_026')
 
 
 def test_the_command_converts_files(command, loaded, ours, tmp_path):
@@ -264,7 +267,7 @@ def test_the_command_converts_files(command, loaded, ours, tmp_path):
         assert 'how images are prepared nor what its classes are' in error
         recognized = f'{there} says neither which network it is of (its tensors fit {NAME} alone), how images' in error
         assert recognized is (words == ['--overwrite'])
-        same(weights.load(back).variables, loaded.variables)
+        same(weights.load_file(back).variables, loaded.variables)
     with pytest.warns(UserWarning, match=r'^MobileNetV1 here has symmetric .* the network of Keras .* something else$'):
         assert command('convert', ours, tmp_path / 'keras.h5')[0] == 0
     status, _, error = command('convert', ours, there)
@@ -288,24 +291,23 @@ def test_the_command_converts_runs_and_published_weights(command, loaded, tmp_pa
     (tmp_path / 'run/metrics.jsonl').touch()
     target = tmp_path / 'run.safetensors'
     assert command('convert', tmp_path / 'run', target) == (0, f'{target}: {NAME}, 3 classes\n', '')
-    found = weights.load(target)
-    assert (found.model, found.classes, found.preprocessing) == (model.clone(dtype=None), CLASSES, config.preprocessing)
+    found = weights.load_file(target)
+    assert (found.module, found.labels, found.preprocessing) == (model.clone(dtype=None), CLASSES, config.preprocessing)
     same(found.variables, loaded.variables)
 
     network = 'tf_mobilenetv1_025'
     model = flaxmobile.create_model(network, num_classes=3)
-    monkeypatch.setattr(sources, 'load_pretrained', lambda name, **_: loaded._replace(model=model))
+    monkeypatch.setattr(sources, 'load_pretrained', lambda name, **_: replace(loaded, module=model, name=network))
     published, target = weights.find(network).name, tmp_path / 'published.safetensors'
     assert command('convert', published, target) == (0, f'{target}: {network}, 3 classes\n', '')
-    assert weights.load(target).model == model
+    assert weights.load_file(target).module == model
     wrong = command('convert', published, tmp_path / 'x.npz', '--model', NAME)[2]
     assert f'{network} is to be written, not {NAME}' in wrong
 
 
-def test_convert_takes_a_model(loaded, tmp_path):
-    source = NamedModel(loaded, NAME, {})
-    assert weights.convert(source, tmp_path / 'weights.safetensors') == source
-    same(weights.load(tmp_path / 'weights.safetensors').variables, loaded.variables)
+def test_a_model_writes_itself(loaded, tmp_path):
+    loaded.save(tmp_path / 'weights.safetensors')
+    same(weights.load_file(tmp_path / 'weights.safetensors').variables, loaded.variables)
 
 
 def test_float64_is_converted_number_for_number(tmp_path):
@@ -315,6 +317,6 @@ def test_float64_is_converted_number_for_number(tmp_path):
         for path, own in flatten_dict(variable_shapes(model), sep='/').items()
     }
     np.savez(tmp_path / 'wide.npz', **arrays)
-    weights.convert(tmp_path / 'wide.npz', tmp_path / 'out.npz', model_name=NAME)
+    weights.convert(tmp_path / 'wide.npz', tmp_path / 'out.npz', NAME)
     with np.load(tmp_path / 'out.npz') as written:
         assert all(np.array_equal(written[path], array) for path, array in arrays.items())

@@ -15,6 +15,7 @@ import flaxmobile
 from flaxmobile.models.network import variable_shapes
 from flaxmobile.weights import from_keras, to_keras
 from flaxmobile.weights.formats import hdf5
+from flaxmobile.weights.keras_names import file_layers
 
 
 def read(content, path):
@@ -87,7 +88,7 @@ def test_what_is_written_is_read(name, suffix, tmp_path):
     rng = np.random.default_rng(0)
     variables = tree_of(variable_shapes(model), lambda leaf: rng.normal(size=leaf.shape).astype(np.float32))
     tensors = to_keras(variables, model)
-    hdf5.write(tmp_path / f'a{suffix}', tensors, model)
+    hdf5.write(tmp_path / f'a{suffix}', tensors, file_layers(model), 'MobileNet')
     again = hdf5.read(tmp_path / f'a{suffix}').tensors
     assert_same(again, tensors)
     assert_same(to_keras(from_keras(again, model), model), tensors)
@@ -98,8 +99,9 @@ def tree_of(tree, draw):
 
 
 def test_names_of_another_network_are_not_written(tmp_path):
+    layers = file_layers(flaxmobile.create_model('tf_mobilenetv2_100'))
     with pytest.raises(ValueError, match=r'a\.h5: not among the Keras names of MobileNetV2: conv1/kernel'):
-        hdf5.write(tmp_path / 'a.h5', {'conv1/kernel': np.ones(1)}, flaxmobile.create_model('tf_mobilenetv2_100'))
+        hdf5.write(tmp_path / 'a.h5', {'conv1/kernel': np.ones(1)}, layers, 'MobileNetV2')
     assert not list(tmp_path.iterdir())
 
 

@@ -1,6 +1,7 @@
 """Weights in a network that pads or normalises otherwise than the one they were trained in."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from flaxmobile.data import Preprocessing
 from flaxmobile.layers import Convention, get_convention
 from flaxmobile.models import MobileNetV1, MobileNetV2, MobileNetV3Large, MobileNetV3Small
 from flaxmobile.models.network import MobileNet
-from flaxmobile.weights import LoadedModel, from_keras, from_torch, load_file, origins, to_keras, to_torch
+from flaxmobile.weights import Model, from_keras, from_torch, load_variables, origins, to_keras, to_torch
 
 # Padding and epsilon of the networks themselves: timm 1.0.31 (TensorFlow's of MobileNetV3 are ports with TensorFlow's
 # padding, and lukemelas's `mobilenetv3_rw` has epsilon 1e-3), torchvision 0.29 and keras.applications 3.15.
@@ -122,39 +123,39 @@ def test_writing_for_a_network_that_answers_something_else_warns(variables: Any,
 
 
 @pytest.fixture
-def loaded(variables: Any) -> LoadedModel:
-    return LoadedModel(network('torch'), variables, Preprocessing(64), ('cat', 'dog', 'owl'))
+def loaded(variables: Any) -> Model:
+    return Model(network('torch'), variables, Preprocessing(64), ('cat', 'dog', 'owl'), name='mobilenetv1_025')
 
 
-def test_files(loaded: LoadedModel, tmp_path: Path) -> None:
+def test_files(loaded: Model, tmp_path: Path) -> None:
     for name in ('own.safetensors', 'timm.pth', 'bare.npz'):
-        weights.save(tmp_path / name, loaded, 'mobilenetv1_025')
-        load_file(tmp_path / name, network('torch'))
+        loaded.save(tmp_path / name)
+        load_variables(tmp_path / name, network('torch'))
         if name == 'bare.npz':  # Names of ours, and no word of a convention.
-            load_file(tmp_path / name, network('tensorflow'))
+            load_variables(tmp_path / name, network('tensorflow'))
             continue
         with pytest.raises(ValueError, match=rf"{name}: these are weights of .*convention='torch'"):
-            load_file(tmp_path / name, network('tensorflow'))
-        taken = load_file(tmp_path / name, network('tensorflow'), ignore_convention=True)
+            load_variables(tmp_path / name, network('tensorflow'))
+        taken = load_variables(tmp_path / name, network('tensorflow'), ignore_convention=True)
         np.testing.assert_array_equal(stem_of(taken), stem_of(loaded.variables))
     with pytest.raises(ValueError, match=r"timm\.pth: these are weights of timm.*create_model\('mobilenetv1_025'\)"):
-        weights.open_model(tmp_path / 'timm.pth', 'tf_mobilenetv1_025')
-    opened = weights.open_model(tmp_path / 'timm.pth', 'tf_mobilenetv1_025', ignore_convention=True)
-    assert get_convention(opened.loaded.model.convention).padding != 'symmetric'
+        weights.load_file(tmp_path / 'timm.pth', 'tf_mobilenetv1_025')
+    opened = weights.load_file(tmp_path / 'timm.pth', 'tf_mobilenetv1_025', ignore_convention=True)
+    assert get_convention(opened.module.convention).padding != 'symmetric'
     with pytest.raises(ValueError, match=r'timm\.pth: these are weights of timm'):
-        weights.convert(tmp_path / 'timm.pth', tmp_path / 'out.npz', model_name='tf_mobilenetv1_025')
+        weights.convert(tmp_path / 'timm.pth', tmp_path / 'out.npz', 'tf_mobilenetv1_025')
     assert not (tmp_path / 'out.npz').exists()
 
 
-def test_our_own_file_says_its_convention_by_its_overrides_too(loaded: LoadedModel, tmp_path: Path) -> None:
-    path, given = tmp_path / 'own.safetensors', loaded._replace(model=network('tensorflow'))
+def test_our_own_file_says_its_convention_by_its_overrides_too(loaded: Model, tmp_path: Path) -> None:
+    path, given = tmp_path / 'own.safetensors', replace(loaded, module=network('tensorflow'))
     with pytest.raises(ValueError, match=r"the model has same .*Give overrides=\{'convention': 'tensorflow'\}"):
-        weights.save(path, given, 'mobilenetv1_025')
+        given.save(path)
     assert not path.exists()
-    weights.save(path, given, 'mobilenetv1_025', {'convention': 'tensorflow'})
-    load_file(path, network('tensorflow'))
+    replace(given, overrides={'convention': 'tensorflow'}).save(path)
+    load_variables(path, network('tensorflow'))
     with pytest.raises(ValueError, match=r"weights of mobilenetv1_025, .* build it with convention='tensorflow'"):
-        load_file(path, network('torch'))
+        load_variables(path, network('torch'))
 
 
 @pytest.mark.filterwarnings('error')
@@ -172,9 +173,9 @@ def test_keras_s_mobilenetv1_in_tensorflow_s_padding_is_told_once(variables: Any
     assert not origins.odd_sizes(MobileNetV2())
 
 
-def test_the_command_refuses_and_is_told_to_insist(command: Any, loaded: LoadedModel, tmp_path: Path) -> None:
+def test_the_command_refuses_and_is_told_to_insist(command: Any, loaded: Model, tmp_path: Path) -> None:
     file, image = tmp_path / 'timm.pth', tmp_path / 'none.png'
-    weights.save(file, loaded, 'mobilenetv1_025')
+    loaded.save(file)
     words = ('predict', 'tf_mobilenetv1_025', image, '--weights', file)
     status, _, error = command(*words)
     assert status == 2

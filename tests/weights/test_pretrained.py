@@ -38,10 +38,10 @@ def assert_same(got: dict[str, Any], want: dict[str, Any]) -> None:
 
 def test_all_that_is_needed_comes_back(variables: dict[str, Any], published: Path) -> None:
     loaded = flaxmobile.load_pretrained(NAME, file=published)
-    assert loaded.model == flaxmobile.create_model('mobilenetv3_small_050')
+    assert loaded.module == flaxmobile.create_model('mobilenetv3_small_050')
     assert_same(loaded.variables, variables)
     assert loaded.preprocessing == weights.find(NAME).preprocessing()
-    assert loaded.classes == vocabulary('imagenet-1k').names
+    assert loaded.labels == vocabulary('imagenet-1k').names
 
 
 def test_from_the_cache(
@@ -64,8 +64,7 @@ def test_a_bare_name_says_which(published: Path, caplog: pytest.LogCaptureFixtur
 
 def test_a_new_classifier(variables: dict[str, Any], published: Path) -> None:
     loaded = flaxmobile.load_pretrained(NAME, 37, file=published)
-    assert loaded.model.num_classes == 37
-    assert loaded.classes == tuple(str(number) for number in range(37))
+    assert (loaded.module.num_classes, loaded.labels, loaded.overrides) == (37, None, {'num_classes': 37})
     for collection in ('params', 'batch_stats'):
         assert_same(*({**tree[collection], 'classifier': {}} for tree in (loaded.variables, variables)))
     # timm draws a classifier uniformly within 1 / sqrt(classes).
@@ -81,7 +80,7 @@ def test_a_new_classifier_of_as_many_classes(variables: dict[str, Any], publishe
     """Somebody else's thousand classes, not ImageNet's."""
     for number in (None, 1000):
         loaded = flaxmobile.load_pretrained(NAME, number, file=published, new_classifier=True)
-        assert loaded.classes == tuple(map(str, range(1000)))
+        assert loaded.labels is None
         kernel, bias = (loaded.variables['params']['classifier'][name] for name in ('kernel', 'bias'))
         assert (kernel.shape, np.any(bias)) == ((1024, 1000), False)
         assert np.abs(kernel).max() == pytest.approx(1000**-0.5, rel=1e-3)
@@ -92,12 +91,12 @@ def test_a_new_classifier_of_as_many_classes(variables: dict[str, Any], publishe
 
 def test_a_file_of_ours_with_other_classes_is_not_the_published_one(variables: dict[str, Any], tmp_path: Path) -> None:
     model, preprocessing = flaxmobile.create_model('mobilenetv3_small_050'), weights.find(NAME).preprocessing()
-    for classes in (vocabulary('imagenet-1k').names, tuple(f'class {number}' for number in range(1000))):
+    for classes in (vocabulary('imagenet-1k').names, tuple(f'class {number}' for number in range(1000)), None):
         path = tmp_path / 'mine.safetensors'
-        loaded = weights.LoadedModel(model, variables, preprocessing, classes)
-        weights.save(path, loaded, 'mobilenetv3_small_050', overwrite=True)
-        if classes[0] != 'class 0':
-            assert flaxmobile.load_pretrained(NAME, file=path).classes == classes
+        loaded = weights.Model(model, variables, preprocessing, classes, name='mobilenetv3_small_050')
+        loaded.save(path, overwrite=True)
+        if classes and classes[0] != 'class 0':
+            assert flaxmobile.load_pretrained(NAME, file=path).labels == classes
             continue
         with pytest.raises(ValueError, match=r'mine\.safetensors: says other classes than the published weights'):
             flaxmobile.load_pretrained(NAME, file=path)
@@ -105,10 +104,10 @@ def test_a_file_of_ours_with_other_classes_is_not_the_published_one(variables: d
 
 def test_without_a_classifier(variables: dict[str, Any], published: Path) -> None:
     loaded = flaxmobile.load_pretrained(NAME, 0, file=published)
-    assert (loaded.model.num_classes, loaded.classes) == (0, ())
+    assert (loaded.module.num_classes, loaded.labels, loaded.task) == (0, None, None)
     assert_same(loaded.variables['params'], {k: v for k, v in variables['params'].items() if k != 'classifier'})
     images = jax.ShapeDtypeStruct((2, 64, 64, 3), np.float32)
-    assert jax.eval_shape(loaded.model.apply, loaded.variables, images).shape == (2, 1024)
+    assert jax.eval_shape(loaded.module.apply, loaded.variables, images).shape == (2, 1024)
 
 
 def test_another_image_size(published: Path) -> None:
@@ -139,10 +138,14 @@ def test_a_file_made_for_another_convention(published: Path) -> None:
     name = 'tf_mobilenetv3_small_075'
     model = flaxmobile.create_model(name, convention='torchvision_v3')
     path = published.with_name('torchvision.pth')
-    loaded = weights.LoadedModel(
-        model, random_variables(model, (1, 64, 64, 3)), weights.find(name).preprocessing(), ('a',)
+    loaded = weights.Model(
+        model,
+        random_variables(model, (1, 64, 64, 3)),
+        weights.find(name).preprocessing(),
+        name=name,
+        overrides={'convention': 'torchvision_v3'},
     )
-    weights.save(path, loaded, name, {'convention': 'torchvision_v3'}, layout='torchvision')
+    loaded.save(path, layout='torchvision')
     with pytest.raises(ValueError, match=r"torchvision\.pth: these are weights of torchvision.*'torchvision_v3'"):
         flaxmobile.load_pretrained(name, file=path)
     taken = flaxmobile.load_pretrained(name, file=path, ignore_convention=True)

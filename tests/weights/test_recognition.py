@@ -12,7 +12,6 @@ import pytest
 
 import flaxmobile
 from flaxmobile import weights
-from flaxmobile.cli.common import assumed_of
 from flaxmobile.data import Preprocessing
 from flaxmobile.models.network import variable_shapes
 from flaxmobile.weights import recognition, to_torch
@@ -108,10 +107,18 @@ def arrays() -> dict[str, np.ndarray]:
 def test_a_file_is_opened_by_itself(command: Any, arrays: dict[str, np.ndarray], tmp_path: Path) -> None:
     path = tmp_path / 'mine.npz'
     np.savez(path, **arrays)
-    opened = weights.open_model(path)
-    assert (opened.name, opened.overrides, opened.assumed) == ('mobilenetv1_025', {'num_classes': 3}, 'torch')
-    assert opened.recognized == 'tensors'
-    assert not weights.open_model(path, 'mobilenetv1_025').recognized
+    opened = weights.load_file(path)
+    assert (opened.name, opened.overrides, opened.labels) == ('mobilenetv1_025', {'num_classes': 3}, None)
+    assert opened.assumed.startswith(
+        'says neither which network it is of (its tensors fit mobilenetv1_025 alone), how '
+    )
+    assert opened.assumed.endswith(
+        f'taken as usual for mobilenetv1_025: {Preprocessing(224)}; its 3 classes have no names'
+    )
+    told = weights.load_file(path, 'mobilenetv1_025', image_size=64)
+    assert told.assumed.startswith('says neither how images are prepared nor what its classes are; taken ')
+    assert str(told.preprocessing) in told.assumed
+    assert told.preprocessing == Preprocessing(64)
     status, _, error = command('predict', path, tmp_path / 'none.png')
     assert status == 1  # There is no such image.
     assert error.startswith(f'{path} says neither which network it is of (its tensors fit mobilenetv1_025 alone), how ')
@@ -181,7 +188,7 @@ def test_a_backbone_without_its_head_is_told_how_to_be_read() -> None:
         ),
     ):
         assert len(given) < len(keras if 'v3' in name else timm) - 2
-        with pytest.raises(ValueError, match=rf"stem and blocks are those of {name}, .*load_file\(.*'{name}'\)$"):
+        with pytest.raises(ValueError, match=rf"stem and blocks are those of {name}, .*load_variables\(.*'{name}'\)$"):
             recognition.recognize(given)
 
 
@@ -193,16 +200,9 @@ def test_the_command_line_in_the_advice_can_be_pasted(tmp_path: Path) -> None:
         path, **to_torch(jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), variable_shapes(model)), model)
     )
     with pytest.raises(ValueError, match='alike') as refusal:
-        weights.open_model(path)
+        weights.load_file(path)
     words = shlex.split(str(refusal.value).split('`')[1])
     assert words == ['flaxmobile', 'convert', str(path), 'model.safetensors', '--model', 'NAME']
-
-
-def test_what_told_the_name_is_said() -> None:
-    loaded = weights.LoadedModel(flaxmobile.create_model('mobilenetv1_025'), {}, Preprocessing(64), ())
-    for told, words in (('tensors', 'its tensors fit x alone'), ('arch', 'its `arch` says x'), ('', None)):
-        said = assumed_of('a.pth', weights.NamedModel(loaded, 'x', {}, 'torch', told))
-        assert (f'which network it is of ({words}), ' in said) if words else ('which network' not in said)
 
 
 def test_torchvision_s_names_take_torchvision_s_preprocessing() -> None:

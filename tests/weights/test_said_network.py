@@ -4,6 +4,7 @@ import functools
 import json
 import re
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from flaxmobile import weights
 from flaxmobile.data import Preprocessing
 from flaxmobile.models import MobileNetV4ConvMedium
 from flaxmobile.models.network import MobileNet, variable_shapes
-from flaxmobile.weights import LoadedModel, files, formats, origins
+from flaxmobile.weights import Model, files, formats, origins
 from flaxmobile.weights.formats import File, safetensors_file
 
 SMALL = {'num_classes': 2, 'width_multiplier': 0.1}
@@ -30,10 +31,11 @@ def zeros(name: str, channels: int = 3, **fields: Any) -> dict[str, Any]:
     return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
 
 
-def of(name: str, channels: int = 3, **fields: Any) -> LoadedModel:
+def of(name: str, channels: int = 3, **fields: Any) -> Model:
     half = (0.5,) * channels
     model = flaxmobile.create_model(name, **SMALL, **fields)
-    return LoadedModel(model, zeros(name, channels), Preprocessing(64, channels, half, half), ('a', 'b'))
+    variables, preprocessing = zeros(name, channels), Preprocessing(64, channels, half, half)
+    return Model(model, variables, preprocessing, ('a', 'b'), name=name, overrides=SMALL | fields)
 
 
 @pytest.mark.parametrize(
@@ -49,12 +51,12 @@ def test_a_file_of_ours_is_not_written_with_the_word_of_another_network(
 ) -> None:
     path, loaded = tmp_path / 'own.safetensors', of(name, **fields)
     with pytest.raises(ValueError, match='would answer something else') as refusal:
-        weights.save(path, loaded, written, SMALL)
+        replace(loaded, name=written, overrides=SMALL).save(path)
     assert str(refusal.value).startswith(f'{path}: the model differs from {written} in {next(iter(needed))} ')
     assert f'Give overrides={needed}' in str(refusal.value)
     assert not path.exists()
-    weights.save(path, loaded, written, SMALL | needed)
-    back = weights.load(path).model
+    replace(loaded, name=written, overrides=SMALL | needed).save(path)
+    back = weights.load_file(path).module
     assert {field: getattr(back, field) for field in needed} == needed
 
 
@@ -63,20 +65,20 @@ def test_the_images_that_a_file_of_ours_says_are_its_network_s(tmp_path: Path) -
     with pytest.raises(
         ValueError, match=r'own\.safetensors: preprocessing\.channels is 3, and .* images of 1 channels'
     ):
-        weights.save(path, grey._replace(preprocessing=Preprocessing(64)), 'mobilenetv2_050', SMALL)
+        replace(grey, preprocessing=Preprocessing(64)).save(path)
     assert not path.exists()
-    weights.save(path, grey, 'mobilenetv2_050', SMALL)
-    assert weights.load(path).preprocessing.channels == 1
+    grey.save(path)
+    assert weights.load_file(path).preprocessing.channels == 1
 
 
 def test_a_stem_of_another_stride(tmp_path: Path) -> None:
     path = tmp_path / 'own.safetensors'
-    weights.save(path, of('mobilenetv2_050', stem_stride=1), 'mobilenetv2_050', SMALL | {'stem_stride': 1})
-    model = of('mobilenetv2_050').model
+    of('mobilenetv2_050', stem_stride=1).save(path)
+    model = of('mobilenetv2_050').module
     with pytest.raises(ValueError, match=r'holds mobilenetv2_050, .* in stem_stride \(1, 2\).*ignore_convention=True'):
-        weights.load_file(path, model)
-    weights.load_file(path, model, ignore_convention=True)
-    weights.load_file(path, model.clone(stem_stride=1, output_stride=16))
+        weights.load_variables(path, model)
+    weights.load_variables(path, model, ignore_convention=True)
+    weights.load_variables(path, model.clone(stem_stride=1, output_stride=16))
 
 
 class Mine(MobileNetV4ConvMedium):
@@ -87,12 +89,12 @@ class Mine(MobileNetV4ConvMedium):
 
 def test_a_subclass_is_held_to_the_fields_that_both_have(tmp_path: Path) -> None:
     path, loaded = tmp_path / 'own.safetensors', of('mobilenetv4_conv_aa_medium')
-    weights.save(path, loaded, 'mobilenetv4_conv_aa_medium', SMALL)
+    loaded.save(path)
     mine = Mine(convention='torch', **SMALL)
     with pytest.raises(ValueError, match=r"Mine here differs from it in anti_aliasing \('average', None\)"):
-        weights.load_file(path, mine)
-    weights.load_file(path, mine.clone(anti_aliasing='average'))
-    assert origins.differing(mine, loaded.model) == "anti_aliasing (None, 'average')"
+        weights.load_variables(path, mine)
+    weights.load_variables(path, mine.clone(anti_aliasing='average'))
+    assert origins.differing(mine, loaded.module) == "anti_aliasing (None, 'average')"
     assert not origins.differing(mine, flaxmobile.create_model('mobilenetv1_025'))
 
 
@@ -109,12 +111,12 @@ def test_networks_of_one_answer_differ_in_nothing() -> None:
 
 def test_a_part_of_another_width_may_still_be_taken(tmp_path: Path) -> None:
     path = tmp_path / 'own.safetensors'
-    weights.save(path, of('mobilenetv2_050'), 'mobilenetv2_050', SMALL)
+    of('mobilenetv2_050').save(path)
     model = flaxmobile.create_model('mobilenetv2_050', num_classes=2, width_multiplier=0.2)
     initial = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), variable_shapes(model))
     with pytest.raises(weights.TensorMismatchError, match=r'MobileNetV2 \(they are of mobilenetv2_050, as the file'):
-        weights.load_file(path, flaxmobile.create_model('mobilenetv2_100', **SMALL | {'width_multiplier': 1.0}))
-    taken = weights.load_file(path, model, excuse='*', initial=initial)
+        weights.load_variables(path, flaxmobile.create_model('mobilenetv2_100', **SMALL | {'width_multiplier': 1.0}))
+    taken = weights.load_variables(path, model, excuse='*', initial=initial)
     assert not np.any(taken['params']['block_00']['depthwise']['norm']['scale'])
     assert np.all(taken['params']['stem']['conv']['kernel'] == 0)
     assert np.all(taken['params']['head_conv']['conv']['kernel'] == 1)
@@ -148,9 +150,9 @@ def test_arch_against_a_name_that_is_given(tmp_path: Path) -> None:
     path = tmp_path / 'checkpoint.pth'
     tensors = weights.to_torch(values, model)
     path.write_bytes(torch_zip({'arch': 'tf_mobilenetv3_small_100', 'state_dict': tensors}))
-    assert weights.open_model(path).recognized == 'arch'
+    assert 'its `arch` says tf_mobilenetv3_small_100' in weights.load_file(path).assumed
     with pytest.raises(ValueError, match='tf_mobilenetv3_small_100, as the file says'):
-        weights.open_model(path, 'mobilenetv3_small_100')
+        weights.load_file(path, 'mobilenetv3_small_100')
 
 
 def rewritten(path: Path, written: int) -> None:
@@ -177,14 +179,14 @@ def test_an_older_file_of_a_network_that_has_changed_since_is_told(
     name: str, overrides: dict[str, Any], words: str, tmp_path: Path
 ) -> None:
     path = tmp_path / 'own.safetensors'
-    weights.save(path, of(name, **overrides), name, SMALL | overrides)
+    of(name, **overrides).save(path)
     with safetensors.safe_open(path, 'numpy') as file:
-        assert json.loads(file.metadata()['flaxmobile'])['format'] == 2
-    for written in (2, 1):
+        assert json.loads(file.metadata()['flaxmobile'])['format'] == 3
+    for written in (3, 2, 1):
         rewritten(path, written)
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter('always')
-            weights.load(path)
+            weights.load_file(path)
         assert len(told) == bool(words and written == 1)
         for warning in told:
             assert re.search(rf'^{path}: was written by an earlier .*{words}', str(warning.message))

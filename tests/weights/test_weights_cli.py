@@ -15,7 +15,7 @@ from benchmarks.random_variables import random_variables
 from flaxmobile import data, weights
 from flaxmobile.cli.models import _published
 from flaxmobile.training.config import TrainConfig
-from flaxmobile.weights import LoadedModel
+from flaxmobile.weights import Model
 from flaxmobile.weights.class_names import vocabulary
 
 NETWORK = 'tf_mobilenetv1_025'
@@ -24,17 +24,17 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(scope='module')
-def random_model() -> LoadedModel:
+def random_model() -> Model:
     """The network of the published name, for small images and with weights that nobody published."""
     model = flaxmobile.create_model(NETWORK)
-    preprocessing = weights.find(NAME).preprocessing(32)
-    return LoadedModel(model, random_variables(model, (1, 32, 32, 3)), preprocessing, vocabulary('imagenet-1k').names)
+    preprocessing, names = weights.find(NAME).preprocessing(32), vocabulary('imagenet-1k').names
+    return Model(model, random_variables(model, (1, 32, 32, 3)), preprocessing, names, name=NETWORK)
 
 
 @pytest.fixture(scope='module')
-def file(random_model: LoadedModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def file(random_model: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp('weights') / 'random.safetensors'
-    weights.save(path, random_model, NETWORK)
+    random_model.save(path)
     return path
 
 
@@ -50,10 +50,10 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 @pytest.fixture(scope='module')
-def logits(random_model: LoadedModel, images: list[Path]) -> np.ndarray:
+def logits(random_model: Model, images: list[Path]) -> np.ndarray:
     """What the network says of them: at a crop of 87.5 % noise of 36 pixels is cut to 32, and not resized."""
     pixels = np.stack([np.asarray(Image.open(path))[2:-2, 2:-2] for path in images])
-    return np.asarray(jax.jit(random_model.model.apply)(random_model.variables, pixels / np.float32(127.5) - 1))
+    return np.asarray(jax.jit(random_model.module.apply)(random_model.variables, pixels / np.float32(127.5) - 1))
 
 
 def test_the_list(command: Run) -> None:

@@ -123,7 +123,7 @@ def test_the_warning_of_a_prefix_names_the_file(model, variables, arrays, tmp_pa
     path, wrapped = tmp_path / f'weights.{suffix}', prefixed('module.', arrays)
     np.savez(path, **wrapped) if suffix == 'npz' else path.write_bytes(torch_zip(wrapped))
     with pytest.warns(UserWarning, match=rf"^{path}: took the prefix 'module\.' off all names$"):
-        assert_same_bits(weights.load_file(path, model), variables)
+        assert_same_bits(weights.load_variables(path, model), variables)
 
 
 def test_a_key_that_is_no_name(model, arrays):
@@ -162,14 +162,14 @@ def test_the_moving_average_of_a_file(command, tmp_path):
     spoilt = {name: array * np.float32('nan') if array.ndim else array for name, array in arrays.items()}
     path.write_bytes(torch_zip({'state_dict': spoilt, 'state_dict_ema': prefixed('module.', arrays, **AVERAGED)}))
     with warnings.catch_warnings(action='ignore'):
-        assert_same_bits(weights.load_file(path, model, ema=True), average)
-        opened = weights.open_model(path, 'mobilenetv1_025', ema=True)
-        assert_same_bits(opened.loaded.variables, average)
-        plain = weights.open_model(path, 'mobilenetv1_025').loaded.variables
+        assert_same_bits(weights.load_variables(path, model, ema=True), average)
+        opened = weights.load_file(path, 'mobilenetv1_025', ema=True)
+        assert_same_bits(opened.variables, average)
+        plain = weights.load_file(path, 'mobilenetv1_025').variables
         assert np.isnan(plain['params']['stem']['conv']['kernel']).all()
         status, _, err = command('convert', path, target, '--model', 'mobilenetv1_025', '--ema')
         assert status == 0, err
-    assert_same_bits(weights.load(target).variables, average)
+    assert_same_bits(weights.load_file(target).variables, average)
     image = tmp_path / 'a.png'
     Image.new('RGB', (40, 40)).save(image)
     words = ('predict', 'mobilenetv1_025', image, '--weights', path, '--image-size', '32', '--json')

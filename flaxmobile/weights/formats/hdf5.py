@@ -5,7 +5,7 @@ An HDF5 file has no checksums here: a flipped bit in an array of an `.h5` reads 
 
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -14,11 +14,9 @@ import numpy as np
 
 from flaxmobile.files import write_whole
 from flaxmobile.messages import listing, printable
-from flaxmobile.models.network import MobileNet
 from flaxmobile.weights.formats import File, plain_hdf5, strict_zip
+from flaxmobile.weights.formats.keras_layers import VARIABLES, KerasLayer
 from flaxmobile.weights.formats.plain_hdf5.source import NotReadError
-from flaxmobile.weights.keras_names import VARIABLES, Layer, dialects, layers
-from flaxmobile.weights.names import flat_shapes
 
 MEMBER = 'model.weights.h5'
 TRAINING = frozenset({'optimizer', 'optimizer_weights'})
@@ -84,31 +82,35 @@ def _layer(groups: list[str]) -> str:
     return '/'.join(groups[1:])
 
 
-def write(path: Path, tensors: Mapping[str, np.ndarray], model: MobileNet) -> None:
-    """Write what `to_keras` made as a file that Keras's `load_weights` takes: `.weights.h5`, or else legacy `.h5`.
+def write(path: Path, tensors: Mapping[str, np.ndarray], layers: Sequence[KerasLayer], title: str) -> None:
+    """Write a file that Keras's `load_weights` takes: `.weights.h5`, or else legacy `.h5`.
+
+    Args:
+        path: of the file.
+        tensors: arrays by layer and variable, `block_1_expand/kernel`.
+        layers: those of Keras's network, in its order.
+        title: of the network, for messages.
 
     Raises:
-        ValueError: the tensors are not by Keras's names for `model`.
+        ValueError: a tensor is of none of the layers.
     """
     import h5py
 
-    known = layers(model, dialects(model)['Keras'], flat_shapes(model))
-    order = {f'{layer.name}/{variable}' for layer in known for variable in VARIABLES[layer.kind]}
+    order = {f'{layer.name}/{variable}' for layer in layers for variable in VARIABLES[layer.kind]}
     foreign = sorted(tensors.keys() - order)
     if foreign:
-        known_as = f'the Keras names of {type(model).__name__}'
-        raise ValueError(f'{printable(path, None)}: not among {known_as}: {listing(foreign)}')
+        raise ValueError(f'{printable(path, None)}: not among the Keras names of {title}: {listing(foreign)}')
     buffer = io.BytesIO()
     with h5py.File(buffer, 'w') as file:
-        (_write_named if path.name.endswith('.weights.h5') else _write_legacy)(file, tensors, known)
+        (_write_named if path.name.endswith('.weights.h5') else _write_legacy)(file, tensors, layers)
     write_whole(path, buffer.getvalue())
 
 
-def _write_legacy(file: Any, tensors: Mapping[str, np.ndarray], known: list[Layer]) -> None:
-    file.attrs['layer_names'] = [layer.name.encode() for layer in known]
+def _write_legacy(file: Any, tensors: Mapping[str, np.ndarray], layers: Sequence[KerasLayer]) -> None:
+    file.attrs['layer_names'] = [layer.name.encode() for layer in layers]
     file.attrs['backend'] = b'tensorflow'
     file.attrs['keras_version'] = b'3.0.0'
-    for layer in known:
+    for layer in layers:
         group = file.create_group(layer.name)
         names = [f'{layer.name}/{variable}' for variable in VARIABLES[layer.kind]]
         names = [name for name in names if name in tensors]
@@ -117,8 +119,8 @@ def _write_legacy(file: Any, tensors: Mapping[str, np.ndarray], known: list[Laye
             group.create_dataset(name, data=tensors[name])
 
 
-def _write_named(file: Any, tensors: Mapping[str, np.ndarray], known: list[Layer]) -> None:
-    for layer in known:
+def _write_named(file: Any, tensors: Mapping[str, np.ndarray], layers: Sequence[KerasLayer]) -> None:
+    for layer in layers:
         group = file.create_group(f'layers/{layer.ordinal}/vars')
         group.attrs['name'] = layer.name
         for number, variable in enumerate(VARIABLES[layer.kind]):

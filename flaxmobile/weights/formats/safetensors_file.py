@@ -18,9 +18,10 @@ import numpy as np
 from flaxmobile.messages import listing, printable
 from flaxmobile.weights.formats import OUR_NAMES, File, naming
 
-FORMAT = 2
-"""Of what is written now. 1 is read too: the same bytes, of networks some of which have changed since."""
-READABLE = (1, FORMAT)
+FORMAT = 3
+"""Of what is written now. 1 and 2 are read too: 1 is of networks some of which have changed since, and neither could
+say that the names of the classes are not known."""
+READABLE = (1, 2, FORMAT)
 KEY = 'flaxmobile'
 UNSIGNED = b'0' * 64
 LARGEST_HEADER = 1 << 22

@@ -87,9 +87,12 @@ def write_images(root: Path) -> None:
 
 def findings(run_dir: Path) -> dict[str, Any]:
     """What a run says: its logits on two images, and where it has ended its results."""
-    model, variables, preprocessing, classes = load_run(run_dir)
+    model = load_run(run_dir)
     pixels = np.random.default_rng(1).integers(0, 255, (2, 9, 9, 3), np.uint8)
-    found = {'classes': list(classes), 'logits': model.apply(variables, preprocessing.normalize(pixels)).tolist()}
+    found = {
+        'classes': list(model.labels),
+        'logits': model.module.apply(model.variables, model.preprocessing.normalize(pixels)).tolist(),
+    }
     if (run_dir / 'results.json').is_file():
         results = json.loads((run_dir / 'results.json').read_text())
         found |= {name: results[name] for name in ('test', 'validation', 'best_step', 'confusion')}
