@@ -232,9 +232,9 @@ def _watch(client: Any, names: Sequence[str], advice: str, done: threading.Event
 
 
 def _watch_coordinator(name: str, advice: str, done: threading.Event, heard: threading.Event) -> None:
-    """End this process when process 0 hangs: a question to it that is not answered does not return.
+    """End this process when process 0 is gone or hangs: then a call to its store does not return.
 
-    Ticks are counted rather than seconds, as this process may have been stopped for a while itself.
+    Ticks are counted, not seconds, because this process may have been stopped for a while itself.
     """
     if runtime.place()[0] == 0:
         return
@@ -244,7 +244,21 @@ def _watch_coordinator(name: str, advice: str, done: threading.Event, heard: thr
             return
         missed = 0 if heard.is_set() else missed + 1
         heard.clear()
+        if missed > 1 and _is_gone():
+            break
     _end(f'{name} died or hangs: it answers no more{advice}')
+
+
+def _is_gone() -> bool:
+    """Whether nothing listens at the address of process 0 any more. A late answer proves nothing."""
+    host, _, port = (runtime.coordinator() or '').rpartition(':')
+    try:
+        socket.create_connection((host.strip('[]'), int(port)), timeout=1).close()
+    except (TimeoutError, socket.gaierror, ValueError):
+        return False
+    except OSError:
+        return True
+    return False
 
 
 def _coordinator_answers() -> bool:

@@ -197,11 +197,19 @@ def test_a_kill_within_an_exchange_is_told_by_name(victim: int) -> None:
     )
 
 
-@pytest.fixture(params=[(signal.SIGKILL, 1), (signal.SIGSTOP, 1), (signal.SIGSTOP, 0)])
+@pytest.fixture(
+    params=[
+        (signal.SIGKILL, 1, BOUND),
+        (signal.SIGSTOP, 1, BOUND),
+        (signal.SIGSTOP, 0, BOUND),
+        (signal.SIGKILL, 0, 100),
+    ]
+)
 def lost(request: pytest.FixtureRequest, config: Path, tmp_path: Path) -> Iterator[tuple[int, float, tuple]]:
     """The number of the process that was lost, the seconds that the other needed to end, and its end."""
-    number, process = request.param
-    with Started(2, 'train', config, '--run-dir', tmp_path, '--log-every', 1, TINY_PAUSE='0.5') as started:
+    number, process, bound = request.param
+    options = {'TINY_PAUSE': '0.5', 'TINY_BOUND': str(bound)}
+    with Started(2, 'train', config, '--run-dir', tmp_path, '--log-every', 1, **options) as started:
         wait_for_steps(tmp_path, 2)
         started.processes[process].send_signal(number)
         before = time.monotonic()
