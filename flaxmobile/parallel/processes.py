@@ -1,6 +1,7 @@
-"""Several processes as one program, by JAX's distributed runtime: when it is started, and what is said of a lost one.
+"""Several processes as one program, by JAX's distributed runtime. If one process is lost, the others name it and end.
 
-JAX finds the processes, moves data between them and listens for their heartbeats; nothing of that is done here.
+JAX finds the processes and moves data between them. Each process here writes signs of life to JAX's key-value store,
+because JAX's own heartbeat ends the processes without naming the lost one.
 """
 
 import ctypes
@@ -29,29 +30,29 @@ from flaxmobile.parallel.launchers import launched
 LOST = 75
 """Exit status of a process that ends because another one failed, died or hangs (EX_TEMPFAIL of sysexits.h)."""
 BOUND = 100
-"""Seconds within which all processes end once one died or hangs: JAX's heartbeat timeout. All but a hanging coordinator
-is found out in less than half of it."""
+"""Seconds within which all processes end after one died or hangs: JAX's heartbeat timeout. The signs of life that are
+written here show it in less than half of that time."""
 _KEY = 'flaxmobile/'
-_SILENCE = 0.3  # Share of BOUND for which a process may show no life.
-_GRACE = 3  # Seconds that process 0 stays for the others to hear what it says.
-_PATIENCE = 3  # So many times BOUND processes wait for each other at the start.
+_SILENCE = 0.3  # A process without a sign of life for this share of BOUND is lost.
+_GRACE = 3  # Seconds that process 0 waits before it ends, so that the others can read its message.
+_PATIENCE = 3  # At the start, processes wait for each other this many times BOUND.
 Describe = Callable[[BaseException], tuple[int, str]]
 
 
 @contextmanager
 def joined(describe: Describe, advice: str = '', *, stoppable: bool = False) -> Iterator[None]:
-    """Be one of several processes in the body, where a launcher says that this one is; else do nothing at all.
+    """In the body, this process is joined with the others that a launcher started. Without a launcher nothing is done.
 
-    An error in one process, its death and its silence end the others too, with what is known of it on stderr and the
-    exit status `LOST`. To be entered before JAX has touched a device.
+    If one process has an error, dies or hangs, the others end too, with a message on stderr that names it and the reason,
+    and with the exit status `LOST`. Enter this before JAX uses a device.
 
     Args:
-        describe: gives the exit status and the text for people of what the body raised.
-        advice: what people are told to do when a process was lost.
-        stoppable: whether `asked` is called in the body; SIGTERM ends the process at once if not.
+        describe: returns the exit status and the message for what the body raised.
+        advice: is added to the message when a process was lost.
+        stoppable: whether the body calls `asked`. Without it SIGTERM ends the process at once.
 
     Raises:
-        ValueError: what the environment says of the processes is wrong or not all that is needed.
+        ValueError: the launcher's environment variables are wrong or incomplete.
     """
     arguments = launched()
     if arguments is None:
@@ -80,7 +81,10 @@ def joined(describe: Describe, advice: str = '', *, stoppable: bool = False) -> 
 
 
 def from_first(value: Any) -> Any:
-    """Process 0's `value`, which JSON can hold, on every process: what each sees of a shared file may differ."""
+    """The `value` of process 0 on every process. JSON must be able to hold it.
+
+    Use it for what is read from a shared file: the processes may see different versions of it.
+    """
     if jax.process_count() == 1:
         return value
     content = np.frombuffer(json.dumps(value).encode(), np.uint8)
@@ -90,7 +94,7 @@ def from_first(value: Any) -> Any:
 
 
 def check_alike(**facts: object) -> None:
-    """Wait until all processes are here, and see that they were given the same.
+    """Wait for all processes, and check that each got the same `facts`.
 
     Raises:
         ValueError: one of `facts` differs between them.
@@ -108,9 +112,9 @@ def check_alike(**facts: object) -> None:
 
 
 def asked(received: list[int], step: int) -> int | None:
-    """The signal for which to stop after `step`, which all processes are told after the same one; None to go on.
+    """The signal because of which to stop after `step`; None to go on. All processes get it after the same step.
 
-    Call it after every step. `received` are the signals that this process heard itself.
+    Call it after every step. `received` are the signals that this process received itself.
     """
     if jax.process_count() == 1:
         return received[0] if received else None
@@ -120,7 +124,7 @@ def asked(received: list[int], step: int) -> int | None:
 
 
 def checksum(tree: Any) -> int:
-    """A number that says whether trees of arrays are the same, bit for bit."""
+    """A CRC-32 of all arrays of a tree: equal trees have equal numbers."""
     return functools.reduce(lambda sum, leaf: zlib.crc32(np.asarray(leaf).tobytes(), sum), jax.tree.leaves(tree), 0)
 
 
@@ -133,7 +137,7 @@ def _connect(arguments: dict[str, Any], names: list[str], advice: str) -> Callab
     late = threading.Timer(_PATIENCE * BOUND, _end_alone)
     late.daemon = True
     late.start()
-    try:  # JAX's own limit is later than ours, as it ends the process without a word of ours.
+    try:  # JAX's own limit has to be later than ours: it ends the process without naming the address.
         jax.distributed.initialize(
             heartbeat_timeout_seconds=BOUND, initialization_timeout=(_PATIENCE + 1) * BOUND, **arguments
         )
@@ -143,6 +147,13 @@ def _connect(arguments: dict[str, Any], names: list[str], advice: str) -> Callab
         late.cancel()
     client, (number, count) = _store(), runtime.place()
     names += [f'process {other} of {count}' for other in range(count)]
+    done, heard = threading.Event(), threading.Event()
+    threads = [
+        threading.Thread(target=watch, args=(client, names, advice, done, heard), daemon=True)
+        for watch in ((_watch, _watch_coordinator) if number else (_watch,))
+    ]
+    for thread in threads:
+        thread.start()
     client.key_value_set(f'{_KEY}host/{number}', socket.gethostname())
     for other in range(count):
         try:
@@ -150,30 +161,24 @@ def _connect(arguments: dict[str, Any], names: list[str], advice: str) -> Callab
         except runtime.Unanswered:
             lost = names[other if number == 0 or _coordinator_answers() else 0]
             _end(f'{lost} died or hangs: it was not heard of once all had come{advice}')
-    done, heard = threading.Event(), threading.Event()
-    threads = [
-        threading.Thread(target=_watch, args=(client, names, advice, done, heard), daemon=True),
-        threading.Thread(target=_watch_coordinator, args=(names[0], advice, done, heard), daemon=True),
-    ]
-    for thread in threads:
-        thread.start()
 
     def leave() -> None:
         client.wait_at_barrier(f'{_KEY}done', 3_600_000)
         done.set()
         for thread in threads:
-            thread.join()  # A client that is asked while it shuts down crashes.
+            thread.join()  # A call to a client that shuts down crashes.
         jax.distributed.shutdown()
 
     return leave
 
 
 def _delay_abort() -> None:
-    """Make an abort of this process take some seconds, in which the threads below can say why it ends.
+    """Delay an abort of this process by some seconds, in which the watching threads can say why it ends.
 
-    JAX's runtime aborts a process as soon as it has lost process 0, and offers no callback that Python can take. The
-    handler is libc's own `sleep`, which a signal handler may call (POSIX, signal-safety). Its argument is the number of
-    the signal, 6: so many seconds later the process ends by the signal, if nothing else has ended it.
+    JAX's runtime aborts a process as soon as it loses process 0, and has no callback that Python can use. The signal's
+    handler is libc's own `sleep`, one of the functions that POSIX allows in a handler; no Python runs in it. Its argument
+    is the number of the signal, SIGABRT = 6. So the process ends by the signal 6 seconds later, if nothing has ended it
+    before.
     """
     libc = ctypes.CDLL(None)
     libc.signal.argtypes, libc.signal.restype = (ctypes.c_int, ctypes.c_void_p), ctypes.c_void_p
@@ -199,12 +204,12 @@ def _by_number(client: Any, what: str) -> dict[int, str]:
 
 
 def _watch(client: Any, names: Sequence[str], advice: str, done: threading.Event, heard: threading.Event) -> None:
-    """Show life, and end this process once it is known that another one failed, died or hangs.
+    """Write signs of life, and end this process when another one has failed, died or hangs.
 
-    Process 0 names those that show no life, before JAX's runtime aborts all processes for it and names none. The others
-    set `heard` whenever process 0 has answered, and name it when its store is gone.
+    Process 0 names the processes that give no sign of life, before JAX's runtime aborts all processes without naming
+    any. The other processes set `heard` whenever process 0 has answered, and name it when its store is gone.
     """
-    # The runtime speaks after half of the bound at the earliest.
+    # JAX's runtime ends the processes after half of BOUND at the earliest.
     number, silence = runtime.place()[0], _SILENCE * BOUND
     seen = {other: ('', time.monotonic()) for other in range(1, len(names))}
     answered = time.monotonic()
@@ -213,7 +218,7 @@ def _watch(client: Any, names: Sequence[str], advice: str, done: threading.Event
             return
         try:
             if said := _by_number(client, 'failed'):
-                # This one may be about to say more of itself; the others hear it from process 0.
+                # This process may be about to report its own error; the others get it from process 0.
                 time.sleep(1 if number else _GRACE)
                 _end(f'{said[0]}{advice}')
             if number:
@@ -231,13 +236,13 @@ def _watch(client: Any, names: Sequence[str], advice: str, done: threading.Event
                 _end(f'{names[0]} died or hangs: it answers no more{advice}')
 
 
-def _watch_coordinator(name: str, advice: str, done: threading.Event, heard: threading.Event) -> None:
-    """End this process when process 0 is gone or hangs: then a call to its store does not return.
+def _watch_coordinator(
+    _: Any, names: Sequence[str], advice: str, done: threading.Event, heard: threading.Event
+) -> None:
+    """End this process when process 0 is gone or hangs. A call to its store may not return then, so `_watch` cannot.
 
     Ticks are counted, not seconds, because this process may have been stopped for a while itself.
     """
-    if runtime.place()[0] == 0:
-        return
     missed = 0
     while missed < 100 * _SILENCE:
         if done.wait(BOUND / 100):
@@ -246,11 +251,11 @@ def _watch_coordinator(name: str, advice: str, done: threading.Event, heard: thr
         heard.clear()
         if missed > 1 and _is_gone():
             break
-    _end(f'{name} died or hangs: it answers no more{advice}')
+    _end(f'{names[0]} died or hangs: it answers no more{advice}')
 
 
 def _is_gone() -> bool:
-    """Whether nothing listens at the address of process 0 any more. A late answer proves nothing."""
+    """Whether nothing listens at the address of process 0 any more. No answer within a second is no proof of it."""
     host, _, port = (runtime.coordinator() or '').rpartition(':')
     try:
         socket.create_connection((host.strip('[]'), int(port)), timeout=1).close()
@@ -274,13 +279,13 @@ def _coordinator_answers() -> bool:
 
 
 def _await_the_others(error: Exception, names: Sequence[str], advice: str) -> None:
-    """Return once all other processes have shown that they live after `error` came up.
+    """Return when all other processes have given a sign of life after `error` was raised.
 
-    Until then one of them may be its cause: `_watch` ends this process when it is known which. No kind of error tells:
-    of some that Gloo has, JAX makes a ValueError.
+    Until then a lost process may be the cause of `error`, and `_watch` ends this process when it knows which one. The
+    type of the error does not tell: JAX turns some errors of Gloo into a ValueError.
     """
     client = runtime.store()
-    if client is None or not names:  # It has not come so far that others could be the cause.
+    if client is None or not names:  # Not joined yet, so another process cannot be the cause.
         return
     start, told = time.monotonic(), False
     silent = set(range(len(names))) - {runtime.place()[0]}
@@ -289,7 +294,7 @@ def _await_the_others(error: Exception, names: Sequence[str], advice: str) -> No
         with suppress(runtime.Unanswered):  # Process 0 does not answer.
             beats = {other: int(beat) for other, beat in _by_number(client, 'life').items()}
             first = first or {other: beats.get(other, -1) for other in silent}
-            # The first beat to come may have been under way when its process died. Process 0 has answered.
+            # The first sign of life may have been sent before its process died, so two are needed. Process 0 answered.
             silent = {other for other in silent if other and beats.get(other, -1) < first[other] + 2}
         if not silent:
             return
@@ -304,18 +309,18 @@ def _await_the_others(error: Exception, names: Sequence[str], advice: str) -> No
 def _end(text: str) -> NoReturn:
     sys.stdout.flush()
     print(f'flaxmobile: {text} [{_here()}]', file=sys.stderr, flush=True)
-    os._exit(LOST)  # Not by way of a shutdown, which would wait for all processes.
+    os._exit(LOST)  # A regular exit would wait for all processes.
 
 
 def _fail(status: int, text: str) -> NoReturn:
-    """Tell the others why this process ends, and end it."""
+    """Write to the others why this process ends, and end it."""
     sys.stdout.flush()
     client = runtime.store()
     if client is not None:
-        with suppress(runtime.Unanswered):  # Another one was first.
+        with suppress(runtime.Unanswered):  # Another process has already failed.
             client.key_value_set(f'{_KEY}failed/0', f'{_here()} failed: {text}')
         if runtime.place()[0] == 0:
-            time.sleep(_GRACE)  # The others hear it from here.
+            time.sleep(_GRACE)  # The others read it from this process.
     os._exit(status)
 
 
