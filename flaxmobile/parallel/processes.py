@@ -43,7 +43,7 @@ Describe = Callable[[BaseException], tuple[int, str]]
 def joined(describe: Describe, advice: str = '', *, stoppable: bool = False) -> Iterator[None]:
     """In the body, this process is joined with the others that a launcher started. Without a launcher nothing is done.
 
-    If one process has an error, dies or hangs, the others end too, with a message on stderr that names it and the reason,
+    If one process has an error, dies or hangs, the others end too, with a message on stderr that names it and says why,
     and with the exit status `LOST`. Enter this before JAX uses a device.
 
     Args:
@@ -176,9 +176,8 @@ def _delay_abort() -> None:
     """Delay an abort of this process by some seconds, in which the watching threads can say why it ends.
 
     JAX's runtime aborts a process as soon as it loses process 0, and has no callback that Python can use. The signal's
-    handler is libc's own `sleep`, one of the functions that POSIX allows in a handler; no Python runs in it. Its argument
-    is the number of the signal, SIGABRT = 6. So the process ends by the signal 6 seconds later, if nothing has ended it
-    before.
+    handler is libc's own `sleep`, which POSIX allows in a handler; no Python runs in it. Its argument is the number of the
+    signal, SIGABRT = 6. So the process ends by the signal 6 seconds later, if nothing has ended it before.
     """
     libc = ctypes.CDLL(None)
     libc.signal.argtypes, libc.signal.restype = (ctypes.c_int, ctypes.c_void_p), ctypes.c_void_p
