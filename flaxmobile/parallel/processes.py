@@ -176,8 +176,8 @@ def _delay_abort() -> None:
     """Delay an abort of this process by some seconds, in which the watching threads can say why it ends.
 
     JAX's runtime aborts a process as soon as it loses process 0, and has no callback that Python can use. The signal's
-    handler is libc's own `sleep`, which POSIX allows in a handler; no Python runs in it. Its argument is the number of the
-    signal, SIGABRT = 6. So the process ends by the signal 6 seconds later, if nothing has ended it before.
+    handler is libc's own `sleep`, which POSIX allows in a handler; no Python runs in it. Its argument is the signal's
+    number, SIGABRT = 6. So the process ends by the signal 6 seconds later, if nothing has ended it before.
     """
     libc = ctypes.CDLL(None)
     libc.signal.argtypes, libc.signal.restype = (ctypes.c_int, ctypes.c_void_p), ctypes.c_void_p
