@@ -69,5 +69,5 @@ def stop(session: Session, step: int, number: int) -> NoReturn:
     session.checkpoints.wait()
     name = signal.Signals(number).name
     raise TrainingStopped(
-        f'stopped by {name} at step {step}, which is saved; go on with the same command and --resume', number
+        f'stopped by {name} at step {step}, which is saved; go on with the same configuration and resume=True', number
     )
