@@ -18,6 +18,7 @@ import tyro
 import flaxmobile
 from flaxmobile.cli.models import evaluate, predict, probe
 from flaxmobile.cli.networks import benchmark, list_models, summary
+from flaxmobile.cli.options import with_options
 from flaxmobile.cli.training import benchmark_input, compile_step, preview, train
 from flaxmobile.cli.weights import convert, list_weights
 from flaxmobile.compilation import keep_programs
@@ -68,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _format_warning(message: Warning | str, category: type[Warning], *place: Any, **_: Any) -> str:
     """What a warning for people says, without the line of code that says it."""
-    words = printable(message, LONGEST_MESSAGE)
+    words = printable(with_options(str(message)), LONGEST_MESSAGE)
     return f'{words}\n' if issubclass(category, UserWarning) else _PYTHONS_FORMAT(words, category, *place)
 
 
@@ -155,7 +156,7 @@ def _configuration(words: Sequence[str]) -> TrainConfig:
 
 def _message(error: BaseException) -> str:
     """One line for people: whatever stands in it, from a file or a path, cannot act on the terminal."""
-    return printable(_words(error), LONGEST_MESSAGE)
+    return printable(with_options(_words(error)), LONGEST_MESSAGE)
 
 
 def _words(error: BaseException) -> str:

@@ -2,12 +2,16 @@
 
 import dataclasses
 import json
+import shlex
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import FlagCreatePairsOff, arg
 
+from flaxmobile.cli.options import with_options
 from flaxmobile.messages import printable
 
 if TYPE_CHECKING:
@@ -51,14 +55,27 @@ def open_model(given: str, how: Opened = AS_IT_IS) -> 'Model':
     """The model that the command line names, with what is to be known of it said on the side."""
     from flaxmobile.runs.sources import load
 
-    model = load(
-        given, file=how.weights, image_size=how.image_size, ignore_convention=how.ignore_convention, ema=how.ema
-    )
+    options: dict[str, Any] = {'image_size': how.image_size, 'ignore_convention': how.ignore_convention, 'ema': how.ema}
+    with advising(given):
+        model = load(given, file=how.weights, **options)
     if model.weight and model.weight.name != given:
         tell(f'{given}: taking {model.weight.name}')
     if model.assumed:
         tell(f'{how.weights or given} {model.assumed}')
     return model
+
+
+@contextmanager
+def advising(file: str | Path) -> Iterator[None]:
+    """Say the command that makes a file which says its network of one whose tensors fit several."""
+    from flaxmobile.weights.recognition import AmbiguousError
+
+    try:
+        yield
+    except AmbiguousError as error:
+        shown = shlex.quote(printable(file, None))
+        command = f'flaxmobile convert {shown} model.safetensors --model NAME'
+        raise ValueError(f'{error}; in the shell `{command}` makes a file that says it') from None
 
 
 def run_of(given: str, how: Opened = AS_IT_IS) -> 'RunDescription | None':
@@ -76,7 +93,7 @@ def title_of(given: str, model: 'Model', how: Opened = AS_IT_IS) -> str:
 
 def tell(text: str) -> None:
     """Say something on the side, as one line on stderr."""
-    print(printable(text, None), file=sys.stderr)
+    print(printable(with_options(text), None), file=sys.stderr)
 
 
 def as_json(content: Any) -> str:

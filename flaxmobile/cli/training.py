@@ -1,5 +1,6 @@
 """The subcommands that take a config: train, preview, compile and benchmark input."""
 
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -39,6 +40,7 @@ def train(
     import jax
 
     from flaxmobile.analysis.counts import layers
+    from flaxmobile.runs.description import read_description
     from flaxmobile.runs.loop import train as run_training
     from flaxmobile.runs.report import read_results
     from flaxmobile.training.interruption import TrainingStopped
@@ -53,11 +55,15 @@ def train(
 
         picture = output or folder.with_name(f'{folder.name}-dry-run.png')
         print(plan_run(configuration, picture, name=config, images=images, multiply_adds=count))
+        alone = ' --teacher None (without the teacher, which comes on top)' if configuration.teacher else ''
+        print(f'what a device needs to run it: flaxmobile compile {config} --target tpu:v5e:2x2{alone}')
         return 0
     if images is not None or output is not None:
         raise ValueError('--images and --output go with --dry-run')
+    meant = read_description(folder).meaning(configuration) if resume and not overwrite else configuration
+    again = train_command(config, meant)
     try:
-        run_training(configuration, folder, resume=resume, overwrite=overwrite, name=config, multiply_adds=count)
+        run_training(configuration, folder, resume=resume, overwrite=overwrite, command=again, multiply_adds=count)
     except TrainingStopped as stopped:
         tell(str(stopped))
         return 128 + stopped.number
@@ -65,6 +71,27 @@ def train(
         results = read_results(folder)
         print(f'test accuracy {results["test"]["accuracy"]:.2%}; the report: {printable(folder / "report.md", None)}')
     return 0
+
+
+def train_command(config_name: str, config: TrainConfig) -> str:
+    """What to type to train as `config` says, which is the config called `config_name` with some fields changed."""
+    from flaxmobile.runs.folder import changed_fields
+    from flaxmobile.runs.start import FOLLOWED
+
+    words = ['flaxmobile', 'train', config_name]
+    before = load_config(config_name)
+    changed = changed_fields(before, config)
+    # With --init the fields that follow the weights do not start from the config's own.
+    explicit = FOLLOWED if 'init' in changed else ()
+    for name, value in config.options().items():
+        if name not in {*changed, *explicit}:
+            continue
+        option = name.replace('_', '-')
+        if isinstance(value, bool):
+            words.append(f'--{option}' if value else f'--no-{option}')
+        else:
+            words += [f'--{option}', *(map(str, value) if isinstance(value, tuple) else [str(value)])]
+    return shlex.join(words)
 
 
 def preview(

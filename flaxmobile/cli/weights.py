@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
-from flaxmobile.cli.common import Average, IgnoreConvention, Opened, as_json, open_model, tell
+from flaxmobile.cli.common import Average, IgnoreConvention, Opened, advising, as_json, open_model, tell
 from flaxmobile.messages import printable, unknown
 
 if TYPE_CHECKING:
@@ -79,7 +79,8 @@ def convert(
     saving.check_target(target, layout, overwrite=overwrite)
     if path.is_file():
         options: dict[str, Any] = {'layout': layout, 'overwrite': overwrite, 'ema': ema}
-        written = saving.convert(path, target, model, ignore_convention=ignore_convention, **options)
+        with advising(path):
+            written = saving.convert(path, target, model, ignore_convention=ignore_convention, **options)
     else:
         written = open_model(source, Opened(ema=ema))
         if model not in (None, written.name):

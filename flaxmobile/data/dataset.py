@@ -302,7 +302,7 @@ def check_present(sample: Sample) -> None:
     if isinstance(sample.image, Path) and not sample.image.exists():
         raise FileNotFoundError(
             f'{sample.image} was there at the beginning and is gone: is its disk still mounted? A run goes on with '
-            '--resume once it is back'
+            'resume=True once it is back'
         )
 
 

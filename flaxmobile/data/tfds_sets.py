@@ -150,7 +150,7 @@ def _prepare(name: str, data_dir: epath.Path, version: str | None, download: boo
 
 
 def _advice(name: str) -> str:
-    advice = 'Give data_dir, where it is prepared elsewhere, or download=True (--download) to fetch and prepare it'
+    advice = 'Give data_dir, where it is prepared elsewhere, or download=True to fetch and prepare it'
     if os.path.isdir(name):
         advice += f'. For the folder of this name write ./{name}'
     if name == 'fashion_mnist':

@@ -87,7 +87,7 @@ def _from_workers(batches: grain.MapDataset, workers: int) -> Generator[Any]:
                 raise ChildProcessError(_GUARD) from None
             raise ChildProcessError(
                 f'one of the {workers} workers that read images ended: {error} Where memory ran out, take fewer '
-                'workers or a smaller batch; --resume goes on with a run'
+                'workers or a smaller batch; resume=True goes on with a run'
             ) from error
 
 

@@ -81,12 +81,8 @@ def plan_run(
     spans = None if decays is None else 1 / (1 - decays)
     write_whole(picture, png(schedules(steps / plan.steps_per_epoch, rates, spans, chances(config))))
     parts = ['\n'.join(part) for part in (_summary(plan), _decay_table(plan), _schedule_table(plan, rates))]
-    ending = [
-        f'the schedules as a picture: {picture}',
-        f'what a device needs to run it: flaxmobile compile {name} --target tpu:v5e:2x2'
-        + (' --teacher None (without the teacher, which comes on top)' if config.teacher else ''),
-    ]
-    return '\n\n'.join([f'{name}: what it would do; nothing is trained', *parts, '\n'.join(ending)])
+    ending = f'the schedules as a picture: {picture}'
+    return '\n\n'.join([f'{name}: what it would do; nothing is trained', *parts, ending])
 
 
 def make_plan(config: TrainConfig, images: int | None, multiply_adds: Callable[[Any], int] | None = None) -> Plan:
@@ -115,7 +111,7 @@ def count_images(config: TrainConfig, given: int | None = None) -> Images:
             train = load_splits(dataclasses.replace(config, download=False)).train
         except FileNotFoundError as error:
             if re.split('[/:]', config.dataset)[0] != 'imagenet2012':
-                raise FileNotFoundError(f'{error}. Or say how many training images there are: --images N') from None
+                raise FileNotFoundError(f'{error}. Or say how many training images there are: images=N') from None
             parts = split_ranges(config.train_split, _IMAGENET)
             return Images(sum(len(part) for _, part in parts), 1000, 'as published; the set is not here')
         return Images(len(train), len(train.classes), 'counted')

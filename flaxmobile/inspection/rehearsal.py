@@ -62,7 +62,7 @@ def planned_step(config: TrainConfig, num_classes: int, devices: Sequence[jax.De
             teacher, of which the step would need more than its name.
     """
     if config.teacher is not None:
-        raise ValueError(f'the part of the teacher {config.teacher} is not known here: --teacher None leaves it out')
+        raise ValueError(f'the part of the teacher {config.teacher} is not known here: teacher=None leaves it out')
     check_batch_size(config.batch_size, len(devices))
     # Not `make_mesh`: JAX orders real chips, and refuses the two cores of one that a topology of v4 has.
     mesh = Mesh(np.array(devices), ('data',), axis_types=(AxisType.Auto,))

@@ -53,7 +53,7 @@ def load_run(path: str | Path) -> Model:
     config = description.config
     module = config.build_model(len(description.classes))
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    nothing = f'{path} holds no checkpoint yet: go on with `flaxmobile train ... --resume`'
+    nothing = f'{path} holds no checkpoint yet: train it with resume=True'
     if not (Path(path) / 'checkpoints').is_dir():
         raise FileNotFoundError(nothing)
     with closing(Checkpoints(path, read_only=True)) as checkpoints:
@@ -133,7 +133,7 @@ def _lock(run_dir: Path) -> Iterator[None]:
         lock.acquire()
     except Timeout:
         raise BlockingIOError(
-            f'another run is writing to {run_dir}: wait for it, stop it, or take another folder (--run-dir)'
+            f'another run is writing to {run_dir}: wait for it, stop it, or take another folder (run_dir)'
         ) from None
     try:
         yield
@@ -163,7 +163,7 @@ def check_data(run_dir: Path, now: RunDescription) -> RunDescription:
     earlier, later = ([unicodedata.normalize('NFC', name) for name in one.classes] for one in (before, now))
     given, known = now.config.dataset, before.config.dataset
     where = f'; the data set was {printable(known)} and is {printable(given)}' if given != known else ''
-    other = 'Bring the old ones back, or begin another run, from its weights with --init'
+    other = 'Bring the old ones back, or begin another run, from its weights with init=...'
     if earlier != later:
         gone = [name for name in earlier if name not in later]
         new = [name for name in later if name not in earlier]
@@ -213,9 +213,9 @@ def check_folder(run_dir: Path, config: TrainConfig, *, resume: bool, overwrite:
         ValueError: both are set, or the run there has another configuration.
     """
     if resume and overwrite:
-        raise ValueError('--resume goes on with a run and --overwrite removes it: give one of them')
+        raise ValueError('resume=True goes on with a run and overwrite=True removes it: give one of them')
     if run_dir.exists() and not run_dir.is_dir():
-        raise NotADirectoryError(f'{run_dir} is a file; a run needs a folder (--run-dir)')
+        raise NotADirectoryError(f'{run_dir} is a file; a run needs a folder (run_dir)')
     if resume:
         before = read_description(run_dir)
         differing = changed_fields(before.config, before.meaning(config))
@@ -226,12 +226,12 @@ def check_folder(run_dir: Path, config: TrainConfig, *, resume: bool, overwrite:
     if not resume and present and 'run.json' not in present:
         raise FileExistsError(
             f'{run_dir} holds no run (it has no run.json), but a run would write over what is there: '
-            f'{", ".join(present)}. Take another folder (--run-dir)'
+            f'{", ".join(present)}. Take another folder (run_dir)'
         )
     if not (resume or overwrite) and present:
         raise FileExistsError(
-            f'{run_dir} already holds a run. Use --resume to go on with it, --overwrite to remove it and start again, '
-            'or --run-dir for another folder'
+            f'{run_dir} already holds a run. Use resume=True to go on with it, overwrite=True to remove it and start '
+            'again, or run_dir for another folder'
         )
 
 

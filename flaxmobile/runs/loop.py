@@ -21,7 +21,6 @@ from flaxmobile.parallel.mesh import make_mesh, replicate, shard_batch
 from flaxmobile.parallel.processes import asked, check_alike, checksum, from_first
 from flaxmobile.runs import folder as run
 from flaxmobile.runs.held_out import finish, probe_features, validate
-from flaxmobile.runs.report import train_command
 from flaxmobile.runs.session import Session, Setup, stop
 from flaxmobile.runs.splits import fingerprints, load_splits
 from flaxmobile.runs.start import load_init
@@ -52,7 +51,7 @@ def train(
     *,
     resume: bool = False,
     overwrite: bool = False,
-    name: str = '',
+    command: str = '',
     multiply_adds: Callable[[Any], int] | None = None,
 ) -> Path:
     """Train as `config` says; write checkpoints, metrics and a report to `run_dir`, which is returned.
@@ -65,7 +64,7 @@ def train(
         run_dir: the folder to write.
         resume: go on from the last checkpoint in `run_dir`, to the very parameters of a run that was never stopped.
         overwrite: remove the run that `run_dir` holds, once all else is known to be right.
-        name: of the config that `config` came from, for the report.
+        command: what to type for the same run, for the report.
         multiply_adds: counts those of a network for one image, for the report.
 
     Raises:
@@ -82,7 +81,6 @@ def train(
     run.check_folder(run_dir, config, resume=resume, overwrite=overwrite)
     setup, state = prepare(config, run_dir, resume=resume, overwrite=overwrite)
     size = describe_size(setup.model, state.params, setup.frozen, multiply_adds)
-    command = train_command(name, setup.config) if name else ''
     description = setup.description
     with run.locked(run_dir) if first else nullcontext():
         prepare_folder(run_dir, description, resume=resume, overwrite=overwrite)
@@ -203,7 +201,7 @@ def last_state(checkpoints: Checkpoints, state: TrainState) -> tuple[TrainState,
     if checkpoints.last is not None:
         state = checkpoints.restore_latest(state)
     elif checkpoints.damaged:
-        raise ValueError(f'{checkpoints.tell_damage()}. --overwrite removes the run and starts again')
+        raise ValueError(f'{checkpoints.tell_damage()}. overwrite=True removes the run and starts again')
     return state, int(state.step)
 
 

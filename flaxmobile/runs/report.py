@@ -4,7 +4,6 @@ import importlib.metadata
 import json
 import platform
 import re
-import shlex
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -18,10 +17,9 @@ from flaxmobile.files import write_whole
 from flaxmobile.messages import printable
 from flaxmobile.runs import plots
 from flaxmobile.runs.folder import RunDescription, changed_fields
-from flaxmobile.runs.start import FOLLOWED
 from flaxmobile.tasks.evaluation import FIGURES, Evaluation
 from flaxmobile.tasks.probe import Probe
-from flaxmobile.training.config import TrainConfig, load_config
+from flaxmobile.training.config import TrainConfig
 from flaxmobile.training.metrics import duration, read_metrics
 from flaxmobile.training.records import Record, check_figures, parse, signed
 
@@ -129,7 +127,7 @@ def read_results(run_dir: Path) -> Record:
         check_figures(results.get('test'), ('accuracy',))
     except ValueError as error:
         raise ValueError(
-            f'{printable(path, None)} is damaged ({error}): delete it, and --resume writes it again'
+            f'{printable(path, None)} is damaged ({error}): delete it, and resume=True writes it again'
         ) from error
     return results
 
@@ -248,24 +246,6 @@ def _configuration(config: TrainConfig, command: str) -> str:
     fence = max(re.findall('```+', command), default='``') + '`'
     again = f'To do it again:\n\n{fence}\n{command}\n{fence}\n\n' if command else ''
     return f'## Configuration\n\n{again}What differs from the defaults:\n\n{table}'
-
-
-def train_command(config_name: str, config: TrainConfig) -> str:
-    """What to type to train as `config` says, which is the config called `config_name` with some fields changed."""
-    words = ['flaxmobile', 'train', config_name]
-    before = load_config(config_name)
-    changed = changed_fields(before, config)
-    # With --init the fields that follow the weights do not start from the config's own.
-    explicit = FOLLOWED if 'init' in changed else ()
-    for name, value in config.options().items():
-        if name not in {*changed, *explicit}:
-            continue
-        option = name.replace('_', '-')
-        if isinstance(value, bool):
-            words.append(f'--{option}' if value else f'--no-{option}')
-        else:
-            words += [f'--{option}', *(map(str, value) if isinstance(value, tuple) else [str(value)])]
-    return shlex.join(words)
 
 
 def _environment() -> str:

@@ -68,6 +68,4 @@ def stop(session: Session, step: int, number: int) -> NoReturn:
     """Wait for the checkpoint of this step, and raise TrainingStopped."""
     session.checkpoints.wait()
     name = signal.Signals(number).name
-    raise TrainingStopped(
-        f'stopped by {name} at step {step}, which is saved; go on with the same command and --resume', number
-    )
+    raise TrainingStopped(f'stopped by {name} at step {step}, which is saved; resume=True goes on from there', number)

@@ -67,7 +67,7 @@ def load(
     if isinstance(where, Path) and where.is_file():
         return load_file(where, network, overrides=overrides, **options)
     if ema:
-        raise ValueError(f'ema=True (--ema) goes with a file, a checkpoint of torch, and {printable(source)} is none')
+        raise ValueError(f'ema=True goes with a file, a checkpoint of torch, and {printable(source)} is none')
     if isinstance(where, Weight):
         return load_pretrained(where.name, image_size=image_size)
     return resized(load_run(where), image_size)
@@ -79,6 +79,6 @@ def _from_file(name: str, file: str | Path, options: Mapping[str, Any]) -> Model
     if name in REGISTRY:
         return load_file(file, name, **options)
     raise ValueError(
-        f'--weights goes with a published name (`flaxmobile weights list`) or a network (`flaxmobile list`), '
-        f'and {name} is neither'
+        f'file=... goes with a published name (weights.list_weights()) or a network (list_models()), and {name} is '
+        'neither'
     )

@@ -1,7 +1,6 @@
 """The three parts of a run's data."""
 
 import re
-import unicodedata
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -9,6 +8,7 @@ from flaxmobile.data import Dataset, load_dataset
 from flaxmobile.data.dataset import RandomAccessDataset
 from flaxmobile.data.splits import overlap
 from flaxmobile.training.config import TrainConfig
+from flaxmobile.weights.class_names import in_order
 
 
 class Splits(NamedTuple):
@@ -56,12 +56,10 @@ def load_splits(config: TrainConfig, classes: Sequence[str] = ()) -> Splits:
 
 
 def _numbered(images: Dataset, classes: Sequence[str]) -> Dataset:
-    names = {unicodedata.normalize('NFC', name): name for name in images.classes}
-    order = [unicodedata.normalize('NFC', name) for name in classes]
-    if not isinstance(images, RandomAccessDataset) or sorted(names) != sorted(order):
+    numbered = in_order(images.classes, classes)
+    if not isinstance(images, RandomAccessDataset) or numbered in (None, images.classes):
         return images
-    numbered = tuple(names[name] for name in order)
-    return images if numbered == images.classes else images.renumbered(numbered)
+    return images.renumbered(numbered)
 
 
 def load_split(config: TrainConfig, split: str) -> Dataset:

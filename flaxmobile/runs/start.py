@@ -61,7 +61,7 @@ def _with(config: TrainConfig, network: Mapping[str, Any], preprocessing: Prepro
 
 
 def _no_average(init: str) -> str:
-    return f'init_ema=True (--init-ema) goes with a checkpoint of torch, and {printable(init)} is none'
+    return f'init_ema=True goes with a checkpoint of torch, and {printable(init)} is none'
 
 
 def _load_file(init: str, config: TrainConfig, ema: bool) -> Model:
@@ -74,7 +74,7 @@ def _load_file(init: str, config: TrainConfig, ema: bool) -> Model:
         return load(init, network=config.model, overrides=overrides, ignore_convention=insists, ema=ema)
     except ValueError as error:
         raise ValueError(
-            f'{printable(init)} was read as weights of {config.model}; --model names another network. {error}'
+            f'{printable(init)} was read as weights of {config.model}; model=... names another network. {error}'
         ) from error
 
 
@@ -110,5 +110,5 @@ def _check_network(origin: str, theirs: nn.Module, model: nn.Module) -> None:
     if differing := origins.differing(theirs, model):
         raise ValueError(
             f'init: these are weights of {origin}, which differs from the network to be trained in {differing}: take '
-            'that network (--model), or insist with ignore_convention=True (--ignore-convention)'
+            'that network (model=...), or insist with ignore_convention=True'
         )

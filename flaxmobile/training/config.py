@@ -198,7 +198,7 @@ class TrainConfig:
         _check_schedule(self)
         _ = self.mixing
         if self.init_ema and self.init is None:
-            raise ValueError('init_ema=True (--init-ema) goes with init, a checkpoint of torch to start from')
+            raise ValueError('init_ema=True goes with init=..., a checkpoint of torch to start from')
         if self.batch_size % (times := self.augmentation.repeated_augmentation):
             raise ValueError(
                 f'batch_size ({self.batch_size}) must be a multiple of repeated_augmentation ({times}), the times that '
@@ -285,7 +285,7 @@ def _check_schedule(config: TrainConfig) -> None:
     if config.warmup_epochs >= config.epochs:
         raise ValueError(
             f'warmup_epochs ({config.warmup_epochs}) must be less than epochs ({config.epochs}): warmup_epochs=0 '
-            '(--warmup-epochs 0) trains without a warm-up'
+            'trains without a warm-up'
         )
     if config.schedule == 'step' and not config.milestones:
         raise ValueError('the schedule step needs milestones, the epochs at which the learning rate falls')

@@ -33,7 +33,7 @@ def plain_path(folder: Path) -> tuple[Path, Callable[[], None]]:
         odd = sorted({character for character in str(folder) if not _PLAIN.fullmatch(character)})
         raise ValueError(
             f'checkpoints cannot be kept in {printable(folder)}: Orbax does not take {printable(" ".join(odd))} in a '
-            'path here. Take another folder (--run-dir)'
+            'path here. Take another folder (run_dir)'
         )
     number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     return OPEN_FILES / str(number), lambda: os.close(number)

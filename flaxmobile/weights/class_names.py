@@ -66,6 +66,13 @@ def synsets(classes: Sequence[str]) -> tuple[str, ...]:
     return ()
 
 
+def in_order(names: Sequence[str], order: Sequence[str]) -> tuple[str, ...] | None:
+    """`names` in the order of the same names, where accents may be written otherwise; None where they are others."""
+    known = {unicodedata.normalize('NFC', name): name for name in names}
+    wanted = [unicodedata.normalize('NFC', name) for name in order]
+    return tuple(known[name] for name in wanted) if sorted(known) == sorted(wanted) else None
+
+
 def label_positions(data_classes: Sequence[str], labels: Sequence[str] | None) -> np.ndarray:
     """The model's number for each class of a data set, int32 [data classes], by name or by ImageNet's WordNet id.
 

@@ -91,8 +91,8 @@ def _fetch(weight: Weight, published: Facts, path: Path) -> None:
     except Interrupted as error:
         raise DownloadError(
             f'{weight.name} was not downloaded from {address}: {error.reason}. Without a connection, fetch that file '
-            f'elsewhere and put it at {printable(path, None)}, or name the file itself: --weights FILE to predict and '
-            'evaluate, --init FILE to train, load_pretrained(..., file=...)'
+            f'elsewhere and put it at {printable(path, None)}, or name the file itself (file=..., or init=... of '
+            'a run)'
         ) from error
     write_whole(_digest_path(path), digest_of(partial))
     os.replace(partial, path)

@@ -1,7 +1,6 @@
 """Weights from files of any format: into a network that is given, or as a `Model` of the network that they are of."""
 
 import dataclasses
-import shlex
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -95,7 +94,7 @@ def _check_arch(said: Any, model: MobileNet, insist: bool) -> None:
 def _otherwise(holds: str, differing: str, model: nn.Module, mend: str) -> str:
     return (
         f'{holds}, and {type(model).__name__} here differs from it in {differing}: with these numbers it answers '
-        f'something else; {mend}, or insist with ignore_convention=True (--ignore-convention)'
+        f'something else; {mend}, or insist with ignore_convention=True'
     )
 
 
@@ -152,7 +151,8 @@ def load_file(
         tensors = file.tensors
         if recognition.origin(tensors) == 'torch':
             tensors = dict(torch_names.bare(tensors))
-        name, reason = (network, '') if network else _recognize(path, tensors, file.metadata)
+    name, reason = (network, '') if network else _recognize(path, tensors, file.metadata)
+    with naming(path):
         overrides = {**(overrides or {}), 'num_classes': recognition.count_classes(tensors, name)}
         module = create_model(name, **overrides)
         title = recognition.layout_of(tensors, name)
@@ -187,15 +187,13 @@ def _assumed(model: Model, reason: str) -> str:
 
 def _recognize(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) -> recognition.Recognized:
     """The network of a file that does not say it; `arch` is what timm's training script calls it in a checkpoint."""
-    said = metadata.get('arch')
+    said, shown = metadata.get('arch'), printable(path, None)
     try:
         return recognition.recognize(tensors, said if isinstance(said, str) else '')
     except recognition.AmbiguousError as error:
-        shown = shlex.quote(printable(path, None))
-        raise ValueError(
-            f'{error}. Say which it is: load_file(path, network); in the shell `flaxmobile convert {shown} '
-            'model.safetensors --model NAME` makes a file that says it'
-        ) from None
+        raise recognition.AmbiguousError(f'{shown}: {error}. Say which it is: load_file(path, network)') from None
+    except ValueError as error:
+        raise ValueError(f'{shown}: {error}') from None
 
 
 def _load_ours(path: Path, file: File, network: str | None) -> Model:

@@ -125,7 +125,7 @@ def contradiction(origin: str, known: Sequence[Convention], model: nn.Module) ->
     return (
         f'these are weights of {origin}, made for {words(known[0])}, and {type(model).__name__} here has '
         f'{words(getattr(model, "convention", ""))}, with which they answer something else: build it with '
-        f'convention={spelled(known[0])}{networks}, or insist with ignore_convention=True (--ignore-convention)'
+        f'convention={spelled(known[0])}{networks}, or insist with ignore_convention=True'
     )
 
 

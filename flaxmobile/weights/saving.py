@@ -76,7 +76,7 @@ def check_target(path: str | Path, layout: Layout | None = None, *, overwrite: b
     if path.is_dir():
         raise FileExistsError(f'{printable(path, None)} is a folder: name a file in it')
     if path.exists() and not overwrite:
-        raise FileExistsError(f'{printable(path, None)} is already there: --overwrite (overwrite=True) replaces it')
+        raise FileExistsError(f'{printable(path, None)} is already there: overwrite=True replaces it')
     return suffix
 
 

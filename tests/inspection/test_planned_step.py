@@ -57,5 +57,5 @@ def test_a_batch_that_devices_cannot_share() -> None:
 
 
 def test_a_teacher_is_not_left_out_unsaid() -> None:
-    with pytest.raises(ValueError, match='--teacher None leaves it out'):
+    with pytest.raises(ValueError, match='teacher=None leaves it out'):
         planned_step(replace(SMALL, teacher='mobilenetv4_conv_small'), 10, jax.devices()[:1])

@@ -191,7 +191,7 @@ def test_a_second_signal_acts_at_once(number: signal.Signals) -> None:
 
 def test_a_run_is_not_overwritten_unasked(tiny: TrainConfig, finished_run: Path) -> None:
     before = contents(finished_run)
-    with pytest.raises(FileExistsError, match=r'--resume .* --overwrite'):
+    with pytest.raises(FileExistsError, match=r'resume=True .* overwrite=True'):
         loop.train(tiny, finished_run)
     with pytest.raises(ValueError, match='one of them'):
         loop.train(tiny, finished_run, resume=True, overwrite=True)
@@ -255,7 +255,7 @@ def test_a_damaged_checkpoint_is_passed_over(
             flip_a_bit(folder)
     (run_dir / 'results.json').unlink()
     before = contents(run_dir)
-    with pytest.raises(ValueError, match=r'24 is damaged.*there is no good one\. --overwrite'):
+    with pytest.raises(ValueError, match=r'24 is damaged.*there is no good one\. overwrite=True'):
         loop.train(tiny, run_dir, resume=True)
     assert contents(run_dir) == before
 
@@ -269,7 +269,7 @@ def test_a_run_that_died_before_its_first_checkpoint(tiny: TrainConfig, tmp_path
     first = (finished_run / 'metrics.jsonl').read_text().splitlines(keepends=True)[0]
     assert json.loads(first)['step'] == 5
     (tmp_path / 'run/metrics.jsonl').write_text(f'{first}{{"split": "tra')
-    with pytest.raises(FileExistsError, match='--resume'):
+    with pytest.raises(FileExistsError, match='resume=True'):
         loop.train(tiny, tmp_path / 'run')
     loop.train(tiny, tmp_path / 'run', resume=True)
     assert_ended_alike(tmp_path / 'run', finished_run)

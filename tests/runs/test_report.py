@@ -13,10 +13,11 @@ from markdown_it import MarkdownIt
 from PIL import Image
 from tyro.conf import OmitArgPrefixes
 
+from flaxmobile.cli.training import train_command
 from flaxmobile.files import write_whole
 from flaxmobile.runs import plots
 from flaxmobile.runs.folder import RunDescription
-from flaxmobile.runs.report import train_command, write_report
+from flaxmobile.runs.report import write_report
 from flaxmobile.tasks.evaluation import Evaluation, Example
 from flaxmobile.training.config import TrainConfig, load_config
 

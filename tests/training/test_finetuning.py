@@ -16,11 +16,11 @@ from flax.traverse_util import flatten_dict
 from tiny_run import CLASSES, TinyNet
 
 from flaxmobile import cli, weights
+from flaxmobile.cli.training import train_command
 from flaxmobile.data import Preprocessing
 from flaxmobile.models import create_model
 from flaxmobile.runs import loop
 from flaxmobile.runs.folder import changed_fields, load_run
-from flaxmobile.runs.report import train_command
 from flaxmobile.runs.start import FOLLOWED, follow, load_init
 from flaxmobile.training.config import TrainConfig, load_config
 from flaxmobile.training.finetuning import start_from

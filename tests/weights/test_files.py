@@ -173,7 +173,7 @@ def test_what_does_not_fit_may_be_excused(loaded, tmp_path):
 
 def test_nothing_is_replaced_or_half_written(loaded, ours, monkeypatch):
     before = ours.read_bytes()
-    with pytest.raises(FileExistsError, match=r'ours\.safetensors is already there: --overwrite'):
+    with pytest.raises(FileExistsError, match=r'ours\.safetensors is already there: overwrite=True'):
         loaded.save(ours)
 
     def full(*_):
@@ -271,7 +271,7 @@ def test_the_command_converts_files(command, loaded, ours, tmp_path):
     with pytest.warns(UserWarning, match=r'^MobileNetV1 here has symmetric .* the network of Keras .* something else$'):
         assert command('convert', ours, tmp_path / 'keras.h5')[0] == 0
     status, _, error = command('convert', ours, there)
-    assert (status, error) == (2, f'flaxmobile: {there} is already there: --overwrite (overwrite=True) replaces it\n')
+    assert (status, error) == (2, f'flaxmobile: {there} is already there: --overwrite replaces it\n')
     assert command('convert', ours, there, '--overwrite')[0] == 0
     missing = tmp_path / 'none.pth'
     assert command('convert', missing, tmp_path / 'x.npz')[2] == f'flaxmobile: there is no run and no file {missing}\n'

@@ -17,7 +17,7 @@ from benchmarks.random_variables import random_variables
 from flaxmobile import weights
 from flaxmobile.data import Preprocessing
 from flaxmobile.weights import Model, formats
-from flaxmobile.weights.class_names import label_positions
+from flaxmobile.weights.class_names import in_order, label_positions
 from flaxmobile.weights.formats import safetensors_file
 
 NAME = 'mobilenetv1_025'
@@ -178,3 +178,10 @@ def test_one_way_to_open_a_name_a_file_or_a_run(unnamed: Model, tmp_path: Path) 
         flaxmobile.load(tmp_path / 'none.pth')
     with pytest.raises(ValueError, match='is no run, no file and no published weights'):
         flaxmobile.load('mobilenetv1_25')
+
+
+def test_names_in_the_order_of_a_run() -> None:
+    composed, combining = 'Z\u00fcrich', 'Zu\u0308rich'
+    assert in_order(('cat', composed), (combining, 'cat')) == (composed, 'cat')
+    assert in_order(('cat', 'dog'), ('cat', 'owl')) is None
+    assert in_order(('cat', 'dog'), ('cat',)) is None

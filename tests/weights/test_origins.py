@@ -181,7 +181,7 @@ def test_the_command_refuses_and_is_told_to_insist(command: Any, loaded: Model, 
     assert status == 2
     assert error.count('\n') == 1
     assert "create_model('mobilenetv1_025')" in error
-    assert '(--ignore-convention)' in error
+    assert 'or insist with --ignore-convention' in error
     assert command(*words, '--ignore-convention')[0] == 1  # There is no such image.
     out = tmp_path / 'out.npz'
     assert command('convert', file, out, '--model', 'tf_mobilenetv1_025')[0] == 2

@@ -192,17 +192,20 @@ def test_a_backbone_without_its_head_is_told_how_to_be_read() -> None:
             recognition.recognize(given)
 
 
-def test_the_command_line_in_the_advice_can_be_pasted(tmp_path: Path) -> None:
+def test_the_command_line_in_the_advice_can_be_pasted(command: Any, tmp_path: Path) -> None:
     path = tmp_path / ('long' * 60) / "my model's.npz"
     path.parent.mkdir()
     model = flaxmobile.create_model('mobilenetv4_conv_medium', num_classes=2)
     np.savez(
         path, **to_torch(jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), variable_shapes(model)), model)
     )
-    with pytest.raises(ValueError, match='alike') as refusal:
+    with pytest.raises(recognition.AmbiguousError, match=r'alike, .* Say which it is: load_file\(path, network\)$'):
         weights.load_file(path)
-    words = shlex.split(str(refusal.value).split('`')[1])
-    assert words == ['flaxmobile', 'convert', str(path), 'model.safetensors', '--model', 'NAME']
+    for words in (('predict', path, tmp_path / 'none.png'), ('convert', path, tmp_path / 'out.npz')):
+        status, _, error = command(*words)
+        assert (status, error.count('\n')) == (2, 1)
+        advice = shlex.split(error.split('`')[1])
+        assert advice == ['flaxmobile', 'convert', str(path), 'model.safetensors', '--model', 'NAME']
 
 
 def test_torchvision_s_names_take_torchvision_s_preprocessing() -> None:

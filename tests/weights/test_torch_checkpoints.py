@@ -198,7 +198,7 @@ def test_the_moving_average_is_taken_on_request(tmp_path, name):
     root = {'model': weights(), name: weights(first=10)}
     file, message = said(tmp_path, root)
     same(file.tensors, root['model'])
-    assert message == f'took model, not the moving average {name} (ema=True; --ema, train --init-ema)'
+    assert message == f'took model, not the moving average {name} (ema=True, or init_ema=True of a run)'
     file, message = said(tmp_path, root, ema=True)
     same(file.tensors, root[name])
     assert message == f'took {name}, the moving average, not model'
@@ -211,7 +211,7 @@ def test_other_state_dicts_are_named(tmp_path):
     others = {'teacher': weights(first=5), 'best_model': weights(first=6), 'loss': LONE}
     file, message = said(tmp_path, {**others, 'model': weights(), 'model_ema': weights(first=7)})
     same(file.tensors, weights())
-    average = 'the moving average model_ema (ema=True; --ema, train --init-ema)'
+    average = 'the moving average model_ema (ema=True, or init_ema=True of a run)'
     assert message == f'took model, not teacher, best_model, nor {average}; passed over loss'
 
 
@@ -227,7 +227,7 @@ def test_a_moving_average_one_level_down(tmp_path):
             assert message == f'took ema.{inner}, the moving average, not state_dict{left}'
             file, message = said(tmp_path, root)
             same(file.tensors, weights())
-            note = f'took state_dict, not the moving average ema.{inner} (ema=True; --ema, train --init-ema)'
+            note = f'took state_dict, not the moving average ema.{inner} (ema=True, or init_ema=True of a run)'
             assert message == note
     with pytest.raises(ValueError, match=r'several state dicts \(ema\.module of 3 tensors, ema\.backup of 3 tensors\)'):
         read(tmp_path, {'ema': {'module': average, 'backup': weights()}}, ema=True)

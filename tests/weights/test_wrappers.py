@@ -196,16 +196,20 @@ def test_a_run_starts_from_the_moving_average_of_a_checkpoint(tmp_path):
     with pytest.warns(UserWarning, match=r'birds\.pth: took model_ema, the moving average, not model$'):
         read = load_init(str(path), config, config.build_model(3))
     assert_same_bits(read.variables, variables)
-    with pytest.warns(UserWarning, match=r'took model, not the moving average model_ema \(.*--init-ema\)$'):
+    with pytest.warns(
+        UserWarning, match=r'took model, not the moving average model_ema \(ema=True, or init_ema=True of a run\)$'
+    ):
         teacher = load_init(str(path), config)
     assert_same_bits(teacher.variables, jax.tree.map(lambda value: value + 1, variables))
     path.write_bytes(torch_zip(average))
     with pytest.raises(ValueError, match=r'birds\.pth: holds no moving average'):
         follow(config, str(path))
     for given in ('mobilenetv3_small_100', str(tmp_path)):
-        with pytest.raises(ValueError, match=rf'--init-ema.* goes with a checkpoint of torch, and {given} is none'):
+        with pytest.raises(ValueError, match=rf'init_ema=True goes with a checkpoint of torch, and {given} is none'):
             load_init(given, config, config.build_model(3))
-    with pytest.raises(ValueError, match=r'--init-ema.* goes with a checkpoint of torch, and mobilenetv3_small_100 is'):
+    with pytest.raises(
+        ValueError, match=r'init_ema=True goes with a checkpoint of torch, and mobilenetv3_small_100 is'
+    ):
         follow(config, 'mobilenetv3_small_100')
-    with pytest.raises(ValueError, match=r'init_ema=True \(--init-ema\) goes with init'):
+    with pytest.raises(ValueError, match=r'init_ema=True goes with init=\.\.\.'):
         dataclasses.replace(config, init=None)

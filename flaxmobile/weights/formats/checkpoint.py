@@ -170,7 +170,7 @@ def _note(part: Part, others: Collection[Part], left: Collection[Part], average:
     passed = [listing([_title(each) for each in others])] if others else []
     if left:
         averages = listing([_title(each) for each in left])
-        passed.append(f'the moving average {averages} (ema=True; --ema, train --init-ema)')
+        passed.append(f'the moving average {averages} (ema=True, or init_ema=True of a run)')
     return f'took {taken}, not {", nor ".join(passed)}' if passed else ''
 
 

@@ -1,0 +1,46 @@
+"""The words of the library, which speak to Python callers of arguments, in those of the command: options."""
+
+import re
+
+OPTIONS = {
+    'data_dir': '--data-dir',
+    'download': '--download',
+    'ema': '--ema',
+    'file': '--weights',
+    'ignore_convention': '--ignore-convention',
+    'images': '--images',
+    'init': '--init',
+    'init_ema': '--init-ema',
+    'model': '--model',
+    'overwrite': '--overwrite',
+    'resume': '--resume',
+    'run_dir': '--run-dir',
+    'teacher': '--teacher',
+    'warmup_epochs': '--warmup-epochs',
+}
+"""The argument that messages tell to give, to the option."""
+COMMANDS = {'list_models()': '`flaxmobile list`', 'weights.list_weights()': '`flaxmobile weights list`'}
+"""The call that messages tell to make, to the command."""
+
+_TOLD = re.compile(
+    '|'.join(
+        [
+            *map(re.escape, COMMANDS),
+            r'\w\([^()]*\)',  # Any other call stays what it is, with its arguments.
+            r'(?<![\w./\'"-])(?P<given>{names})=(?P<value>True|\.\.\.|\w+)'.format(names='|'.join(OPTIONS)),
+            r'(?<![\w./\'"-])(?P<named>run_dir|data_dir)(?![\w./=\'"-])',
+        ]
+    )
+)
+
+
+def with_options(text: str) -> str:
+    """The text with `overwrite=True` as `--overwrite`, `teacher=None` as `--teacher None`, `init=...` as `--init`."""
+    return _TOLD.sub(_option, text)
+
+
+def _option(found: re.Match[str]) -> str:
+    whole, argument, value = found[0], found['given'] or found['named'], found['value']
+    if not argument:
+        return COMMANDS.get(whole, whole)
+    return OPTIONS[argument] if value in (None, 'True', '...') else f'{OPTIONS[argument]} {value}'
