@@ -11,7 +11,7 @@ from jax import Array
 from flaxmobile.layers import TENSORFLOW, ConvNorm, Dense
 from flaxmobile.layers.fields import CheckedModule, ConventionOrName, FloatType, Multiplier
 from flaxmobile.messages import printable, unknown
-from flaxmobile.models.places import Plan, adapted, make_plan, run_block
+from flaxmobile.models.places import Plan, Tap, adapted, make_plan, run_block
 from flaxmobile.rules import Rate, among, at_least
 
 
@@ -135,7 +135,8 @@ class MobileNet(CheckedModule):
             ValueError: there is no such tap, with the nearest.
         """
         self._check_images(images)
-        wanted = set(self._checked_taps(names))
+        self._tapped(names)
+        wanted = set(names)
         values = self.stem(images, train=train)
         maps = {'stem': values}
         for placed, block in zip(self.plan.blocks, self.block.values(), strict=True):
@@ -160,7 +161,9 @@ class MobileNet(CheckedModule):
     @property
     def feature_channels(self) -> tuple[int, ...]:
         """Channels of each map that `features` returns."""
-        return self.tap_channels(tuple(self.plan.last_at_each_stride().values()))
+        plan = self.plan
+        maps = plan.maps()
+        return tuple(maps[name].channels for name in plan.last_at_each_stride().values())
 
     @property
     def tap_names(self) -> tuple[str, ...]:
@@ -169,22 +172,20 @@ class MobileNet(CheckedModule):
 
     def tap_strides(self, names: Sequence[str]) -> tuple[int, ...]:
         """Of each of those maps, pixels of the image to one of the map, known without a trace."""
-        taps = self.plan.taps()
-        return tuple(taps[name].stride for name in self._checked_taps(names))
+        return tuple(tap.stride for tap in self._tapped(names))
 
     def tap_channels(self, names: Sequence[str]) -> tuple[int, ...]:
         """Channels of each of those maps, known without a trace."""
-        taps = self.plan.taps()
-        return tuple(taps[name].channels for name in self._checked_taps(names))
+        return tuple(tap.channels for tap in self._tapped(names))
 
-    def _checked_taps(self, names: Sequence[str]) -> tuple[str, ...]:
+    def _tapped(self, names: Sequence[str]) -> list[Tap]:
         if isinstance(names, str) or not all(isinstance(name, str) for name in names):
             raise ValueError(f'taps are a tuple of names, as {self.tap_names[-1:]}, was given {printable(repr(names))}')
         known = self.plan.taps()
         for name in names:
             if name not in known:
                 raise ValueError(unknown(f'tap of {type(self).__name__}', name, known))
-        return tuple(names)
+        return [known[name] for name in names]
 
     def _check_images(self, images: Array) -> None:
         name = type(self).__name__

@@ -1,5 +1,7 @@
 """Maps inside networks against torchvision's feature extractors and timm's modules, float64 on both sides."""
 
+import functools
+
 import jax
 import peers
 import pytest
@@ -12,6 +14,7 @@ from torchvision.models.feature_extraction import create_feature_extractor
 pytestmark = pytest.mark.parity
 LIMIT = 1e-9
 SIZE = (97, 131)
+jit = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})  # Compiled in less time.
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +33,7 @@ def calibrated(name, **fields):
 def assert_taps(model, variables, batch, wanted):
     """`wanted` has torch's map for each of our names."""
     names = tuple(wanted)
-    run = jax.jit(lambda variables, batch: model.apply(variables, batch, names, method='taps'))
+    run = jit(lambda variables, batch: model.apply(variables, batch, names, method='taps'))
     for name, values in zip(names, run(variables, batch), strict=True):
         assert peers.relative(values, peers.from_torch(wanted[name])) <= LIMIT, name
     assert model.tap_channels(names) == tuple(values.shape[1] for values in wanted.values())
@@ -97,5 +100,5 @@ def test_embed_is_what_torch_s_classifier_is_given():
         network, variables, model = calibrated(name)
         batch = peers.images(2, SIZE)
         wanted = create_feature_extractor(network, [theirs])(peers.to_torch(batch))[theirs]
-        found = jax.jit(lambda variables, batch, model=model: model.apply(variables, batch, method='embed'))
+        found = jit(lambda variables, batch, model=model: model.apply(variables, batch, method='embed'))
         assert peers.relative(found(variables, batch), wanted.numpy()) <= LIMIT
