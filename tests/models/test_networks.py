@@ -71,10 +71,15 @@ def test_the_last_map_at_each_stride(network, stem_stride, output_stride, size):
 
 def test_strides_and_channels_of_a_folded_network_are_its_own():
     model = MobileNetV4HybridMedium(width_multiplier=0.5, stem_stride=1, output_stride=8)
-    folded = model.clone(convention=dataclasses.replace(layers.TORCH, folded=True))
-    assert folded.feature_strides == model.feature_strides == (1, 2, 4, 8)
+
+    def maps(images):
+        variables = layers.fold_batch_norm(model, model.init(KEY, images), images)
+        return model.apply(variables, images, method='features')
+
+    shapes = [leaf.shape for leaf in jax.eval_shape(maps, image())]
+    assert model.feature_strides == (1, 2, 4, 8) == tuple(32 // height for _, height, _, _ in shapes)
     # A stem never shrinks; half of 48, 80 and of the last 960, each a multiple of 8.
-    assert folded.feature_channels == model.feature_channels == (32, 24, 40, 480)
+    assert model.feature_channels == (32, 24, 40, 480) == tuple(channels for *_, channels in shapes)
 
 
 def test_maps_keep_their_order_under_jit():
