@@ -15,6 +15,7 @@ from flaxmobile.layers.blocks import (
 from flaxmobile.layers.convention import KERAS_V1, TENSORFLOW, TORCH, TORCHVISION_V3, Convention, get_convention
 from flaxmobile.layers.fields import AntiAliasing
 from flaxmobile.layers.folding import fold_batch_norm
+from flaxmobile.layers.fusion import MultiScaleFusion
 from flaxmobile.layers.regularization import LayerScale, StochasticDepth
 from flaxmobile.layers.residual import Gate, Residual
 from flaxmobile.layers.universal import FusedInvertedBottleneck, UniversalInvertedBottleneck
@@ -37,6 +38,7 @@ __all__ = [
     'InvertedResidual',
     'LayerScale',
     'MultiQueryAttention',
+    'MultiScaleFusion',
     'Residual',
     'ResidualBlock',
     'SqueezeExcite',
