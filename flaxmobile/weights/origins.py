@@ -93,11 +93,10 @@ def of_timm(model: nn.Module) -> Conventions:
 
 
 def _of_class(kind: type) -> Conventions:
-    """The convention of timm's networks of that class, or of the nearest of its bases that has any, if it is but one."""
+    """The one convention that timm's networks of that class have, or of the nearest of its bases that has any."""
+    known = [(entry.module, entry.fields['convention']) for name, entry in REGISTRY.items() if in_timm(name)]
     for base in kind.__mro__:
-        found = {
-            entry.fields['convention'] for name, entry in REGISTRY.items() if entry.module is base and in_timm(name)
-        }
+        found = {convention for module, convention in known if module is base}
         if found:
             return tuple(found) if len(found) == 1 else ()
     return ()
