@@ -45,7 +45,7 @@ WRONG: dict[str, tuple[Any, ...]] = {
         'randaugment_layers repeated_augmentation',
         (*NO_COUNT, None),
     ),
-    **each('features squeeze_features head_features', NO_COUNT),
+    **each('features squeeze_features head_features size', NO_COUNT),
     'depth_multiplier': (0, -1, '8', True, NAN, None, 1e5 + 0.5),
     'kernel_size': (-1, 2.5, '3', True, None, (3, 3)),
     'start_kernel_size': (-1, 2.5, '3', True, None),

@@ -318,6 +318,7 @@ def test_list_models():
         *(f'mobilenetv4_conv_{form}' for form in ['small_035', 'small_050', 'small', 'medium', 'large']),
         *(f'mobilenetv4_conv_{form}' for form in ['aa_medium', 'aa_large', 'blur_medium']),
         *(f'mobilenetv4_hybrid_{form}' for form in ['medium_075', 'medium', 'large_075', 'large']),
+        *('mobilenetv5_300m', 'mobilenetv5_300m_enc'),
         *(f'mobilenet_edgetpu_{form}' for form in ['100', 'v2_xs', 'v2_s', 'v2_m', 'v2_l']),
         *(f'{family}_{width}' for family in ['mnasnet', 'semnasnet'] for width in ['050', '075', '100', '140']),
         'mnasnet_small',
@@ -336,6 +337,8 @@ def test_list_models():
         ('tf_mobilenetv2_100', 'same', 1e-3, 0.99),
         ('tv_mobilenetv3_large_100', 'symmetric', 1e-3, 0.99),
         ('mobilenetv4_hybrid_large', 'symmetric', 1e-5, 0.9),
+        ('mobilenetv5_300m', 'symmetric', 1e-5, 0.9),
+        ('mobilenetv5_300m_enc', 'same', 1e-5, 0.9),
     ],
 )
 def test_the_prefix_is_the_convention(name, padding, epsilon, momentum):
