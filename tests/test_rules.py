@@ -18,7 +18,7 @@ import pytest
 from flaxmobile import layers, models
 from flaxmobile.data.preprocessing import Augmentation, Preprocessing
 from flaxmobile.layers.attention import Attention, Projection
-from flaxmobile.layers.normalization import BatchNorm
+from flaxmobile.layers.normalization import BatchNorm, RMSNorm
 from flaxmobile.rules import checker, checks
 from flaxmobile.tasks.mixing import Mixing
 from flaxmobile.training.config import TrainConfig
@@ -45,7 +45,7 @@ WRONG: dict[str, tuple[Any, ...]] = {
         'randaugment_layers repeated_augmentation',
         (*NO_COUNT, None),
     ),
-    **each('features squeeze_features head_features', NO_COUNT),
+    **each('features squeeze_features head_features size', NO_COUNT),
     'depth_multiplier': (0, -1, '8', True, NAN, None, 1e5 + 0.5),
     'kernel_size': (-1, 2.5, '3', True, None, (3, 3)),
     'start_kernel_size': (-1, 2.5, '3', True, None),
@@ -84,7 +84,7 @@ WRONG: dict[str, tuple[Any, ...]] = {
     'seed': (-1, 0.5, '0', True, None, 2**63),
     'workers': (-1, 0.5, '0', True, None, 10**6),
     **each(
-        'use_bias squeeze_excite residual use_running_average dilate_strided folded flip randaugment_increasing '
+        'use_bias squeeze_excite residual use_running_average dilate_strided flip randaugment_increasing '
         'download decay_depthwise decay_norms linear_probe minimalistic ignore_convention init_ema '
         'fix_stem_and_head remat',
         NO_BOOL,
@@ -94,6 +94,7 @@ WRONG: dict[str, tuple[Any, ...]] = {
         (*NO_NAME, None),
     ),
     **each('squeeze_activation anti_aliasing auto_augment train_interpolation', NO_NAME),
+    'norm': ('layer', 3, True, ('batch',)),
     'convention': ('pytorch', 3, layers.Conv, ('torch',)),
     'dtype': ('x', 'int8', np.int32, jnp.uint8, 3),
     'param_dtype': ('x', 'int8', np.int32, None, 3),
@@ -116,6 +117,7 @@ def classes() -> list[type]:
     return [
         *public,
         BatchNorm,
+        RMSNorm,
         Attention,
         Projection,
         layers.Convention,

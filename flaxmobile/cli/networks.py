@@ -1,12 +1,13 @@
 """The subcommands for networks by name, trained or not: list, summary and benchmark."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 import flaxmobile
-from flaxmobile.cli.common import ImageSize, Opened, WeightsFile, as_json, open_model, print_table, title_of
+from flaxmobile.cli.common import ImageSize, Opened, WeightsFile, as_json, open_model, print_table, tell, title_of
 from flaxmobile.messages import unknown
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ def list_models(
     if not names:
         raise ValueError(unknown('model', pattern, flaxmobile.list_models()))
     print('\n'.join(names))
+    _tell_terms(names)
     return 0
 
 
@@ -37,7 +39,17 @@ def summary(
 
     options = {} if width_multiplier is None else {'width_multiplier': width_multiplier}
     print_table(render(name, image_size=image_size, **options))
+    _tell_terms([name])
     return 0
+
+
+def _tell_terms(names: Collection[str]) -> None:
+    """Which of these networks have published weights under a licence that is not an open one."""
+    from flaxmobile.weights import list_weights
+
+    for weight in list_weights():
+        if weight.terms and weight.model in names:
+            tell(weight.terms)
 
 
 def benchmark(

@@ -44,10 +44,16 @@ def _table(found: Sequence['Weight']) -> list[str]:
         sizes = dict.fromkeys((weight.image_size, weight.test_size))
         figures = [f'{weight.top1[size]:.1f}' if size in weight.top1 else '-' for size in sizes]
         pixels = ', '.join(map(str, sizes))
-        rows.append((weight.name + star, f'{weight.num_classes}', pixels, ', '.join(figures), weight.license))
+        rows.append((weight.name + star, f'{weight.num_classes or "-"}', pixels, ', '.join(figures), weight.license))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ['  '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return [*lines, '', "* what a network's name alone stands for; pixels and top-1: as trained, and as best evaluated"]
+    terms = [weight.terms for weight in found if weight.terms]
+    return [
+        *lines,
+        '',
+        *terms,
+        "* what a network's name alone stands for; pixels and top-1: as trained, and as best evaluated",
+    ]
 
 
 def convert(

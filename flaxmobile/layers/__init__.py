@@ -14,7 +14,10 @@ from flaxmobile.layers.blocks import (
 )
 from flaxmobile.layers.convention import KERAS_V1, TENSORFLOW, TORCH, TORCHVISION_V3, Convention, get_convention
 from flaxmobile.layers.fields import AntiAliasing
+from flaxmobile.layers.folding import fold_batch_norm
+from flaxmobile.layers.fusion import MultiScaleFusion
 from flaxmobile.layers.regularization import LayerScale, StochasticDepth
+from flaxmobile.layers.residual import Gate, Residual
 from flaxmobile.layers.universal import FusedInvertedBottleneck, UniversalInvertedBottleneck
 
 __all__ = [
@@ -31,14 +34,18 @@ __all__ = [
     'DepthwiseSeparable',
     'Dropout',
     'FusedInvertedBottleneck',
+    'Gate',
     'InvertedResidual',
     'LayerScale',
     'MultiQueryAttention',
+    'MultiScaleFusion',
+    'Residual',
     'ResidualBlock',
     'SqueezeExcite',
     'StochasticDepth',
     'UniversalInvertedBottleneck',
     'common_fields',
+    'fold_batch_norm',
     'get_convention',
     'make_divisible',
 ]

@@ -8,15 +8,16 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from flaxmobile.layers.basic import Conv, batch_norm, common_fields
+from flaxmobile.layers.basic import Conv, common_fields, norm
 from flaxmobile.layers.blocks import Block
 from flaxmobile.layers.convention import get_convention
 from flaxmobile.layers.regularization import LayerScale, StochasticDepth
+from flaxmobile.layers.residual import Residual
 from flaxmobile.rules import Count, NotNegative, Rate
 
 
 class Projection(Block):
-    """A pointwise convolution, after a strided 3x3 depthwise one with BatchNorm where `strides` is above 1.
+    """A pointwise convolution, after a strided 3x3 depthwise one with a norm where `strides` is above 1.
 
     Attributes:
         features: output channels.
@@ -87,7 +88,7 @@ class Attention(Block):
 
 
 class MultiQueryAttention(Block):
-    """BatchNorm, attention, layer scale and the residual; `[batch, height, width, channels]`, of the same shape.
+    """Norm, attention, layer scale and the residual; `[batch, height, width, channels]`, of the same shape.
 
     Attributes:
         heads: sets of queries.
@@ -115,7 +116,8 @@ class MultiQueryAttention(Block):
             dilation=self.dilation,
             **common_fields(self),
             name='attention',
-        )(batch_norm(self, train=train)(images), train=train)
+        )(norm(self, train=train)(images), train=train)
         if self.layer_scale is not None:
             values = LayerScale(self.layer_scale, self.dtype, self.param_dtype, name='layer_scale')(values)
-        return images + StochasticDepth(self.stochastic_depth_rate, name='stochastic_depth')(values, train=train)
+        values = StochasticDepth(self.stochastic_depth_rate, name='stochastic_depth')(values, train=train)
+        return Residual(name='residual')(images, values)

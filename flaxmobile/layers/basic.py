@@ -1,5 +1,6 @@
 """Convolution, dense layer and convolution + BatchNorm + activation."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -18,8 +19,9 @@ from flaxmobile.layers.fields import (
     FloatType,
     KernelSize,
     Kind,
+    Norm,
 )
-from flaxmobile.layers.normalization import BatchNorm
+from flaxmobile.layers.normalization import BatchNorm, RMSNorm
 from flaxmobile.rules import Count
 
 
@@ -134,13 +136,23 @@ class Dense(CheckedModule):
         return values @ kernel + bias
 
 
+COMMON = ('norm', 'convention', 'dtype', 'param_dtype', 'batch_norm_axis_name')
+
+
 def common_fields(module: Any) -> dict[str, Any]:
     """The fields that a network's layers and blocks take over from what they are in."""
-    return {name: getattr(module, name) for name in ('convention', 'dtype', 'param_dtype', 'batch_norm_axis_name')}
+    return {name: getattr(module, name) for name in COMMON}
 
 
-def batch_norm(module: Any, *, train: bool, name: str = 'norm') -> BatchNorm:
-    """BatchNorm with the convention and types of `module`, by the batch's statistics when `train`."""
+def norm(module: Any, *, train: bool) -> Callable[[Array], Array]:
+    """The layer that `module.norm` names, `norm` in the parameters; of None what changes nothing.
+
+    BatchNorm has the constants of the module's convention, and goes by the batch's statistics when `train`.
+    """
+    if module.norm is None:
+        return lambda images: images
+    if module.norm == 'rms':
+        return RMSNorm(param_dtype=module.param_dtype, name='norm')
     convention = get_convention(module.convention)
     return BatchNorm(
         use_running_average=not train,
@@ -148,20 +160,27 @@ def batch_norm(module: Any, *, train: bool, name: str = 'norm') -> BatchNorm:
         epsilon=convention.epsilon,
         param_dtype=module.param_dtype,
         axis_name=module.batch_norm_axis_name,
-        name=name,
+        name='norm',
     )
 
 
-class ConvNorm(CheckedModule):
-    """Convolution, BatchNorm and activation: `conv` and `norm` in the parameters.
+FOLDED = 'folded'
+"""What a `ConvNorm` calls its convolution once BatchNorm is folded into it: a name that no other module looks for."""
 
-    Input `[batch, height, width, channels]`, output `[batch, height', width', features]`.
+
+class ConvNorm(CheckedModule):
+    """Convolution, norm and activation: `conv` and `norm` in the parameters.
+
+    Input `[batch, height, width, channels]`, output `[batch, height', width', features]`. Where the variables hold
+    `folded` in place of both, as `fold_batch_norm` makes them, it is that convolution, with a bias, and the activation.
 
     Attributes:
         features, kernel_size, strides, dilation, kind, groups, kernel_init: see `Conv`.
         activation: by name, see `ops.activation`; 'linear' for none.
         anti_aliasing: 'average' or 'blur' moves a stride of 2 from the convolution to a pooling after the activation,
             `ops.average_pool` or `ops.blur_pool`; None for neither.
+        norm: 'batch' for BatchNorm, 'rms' for root-mean-square normalisation, None for none.
+        use_bias: add a bias per feature before the norm.
         convention: padding, BatchNorm and initialisation, an object or a name.
         dtype: of the computation; running statistics stay in float32 or wider.
         param_dtype: of the parameters.
@@ -177,6 +196,8 @@ class ConvNorm(CheckedModule):
     kernel_init: Initializer | None = None
     activation: Activation = 'relu6'
     anti_aliasing: AntiAliasing | None = None
+    norm: Norm | None = 'batch'
+    use_bias: bool = False
     convention: ConventionOrName = TENSORFLOW
     dtype: FloatType | None = None
     param_dtype: FloatType = jnp.float32
@@ -185,7 +206,7 @@ class ConvNorm(CheckedModule):
     @nn.compact
     def __call__(self, images: Array, *, train: bool = False) -> Array:
         """Convolve, normalise (by the batch's statistics when `train`), activate, and pool where the stride moved."""
-        folded = get_convention(self.convention).folded
+        folded = self.has_variable('params', FOLDED)
         if folded and train:
             raise ValueError(
                 f'{"/".join(self.path)}: BatchNorm is folded into the convolution, which cannot be trained'
@@ -199,13 +220,13 @@ class ConvNorm(CheckedModule):
             kind=self.kind,
             groups=self.groups,
             kernel_init=self.kernel_init,
-            use_bias=folded,
+            use_bias=self.use_bias or folded,
             convention=self.convention,
             dtype=self.dtype,
             param_dtype=self.param_dtype,
-            name='conv',
+            name=FOLDED if folded else 'conv',
         )(images)
         if not folded:
-            outputs = batch_norm(self, train=train)(outputs)
+            outputs = norm(self, train=train)(outputs)
         outputs = ops.activation(self.activation)(outputs)
         return pool(outputs) if pool else outputs

@@ -9,8 +9,17 @@ from jax import Array
 from flaxmobile import ops
 from flaxmobile.layers.basic import Conv, ConvNorm, common_fields
 from flaxmobile.layers.convention import TENSORFLOW
-from flaxmobile.layers.fields import Activation, CheckedModule, ConventionOrName, FloatType, KernelSize, Multiplier
+from flaxmobile.layers.fields import (
+    Activation,
+    CheckedModule,
+    ConventionOrName,
+    FloatType,
+    KernelSize,
+    Multiplier,
+    Norm,
+)
 from flaxmobile.layers.regularization import StochasticDepth
+from flaxmobile.layers.residual import Gate, Residual
 from flaxmobile.rules import Count, Rate
 
 
@@ -34,12 +43,14 @@ class Block(CheckedModule, kw_only=True):
     """What the blocks share.
 
     Attributes:
+        norm: after each convolution: 'batch', 'rms' or None, see `ConvNorm`.
         convention: padding, BatchNorm and initialisation, an object or a name.
         dtype: of the computation; None follows input and parameters.
         param_dtype: of the parameters.
         batch_norm_axis_name: mapped axis over which BatchNorm's statistics are shared.
     """
 
+    norm: Norm | None = 'batch'
     convention: ConventionOrName = TENSORFLOW
     dtype: FloatType | None = None
     param_dtype: FloatType = jnp.float32
@@ -94,7 +105,7 @@ class SqueezeExcite(CheckedModule):
                 name=name,
             )(gates)
             gates = ops.activation(activation)(gates)
-        return images * gates
+        return Gate(name='gate')(images, gates)
 
 
 class DepthwiseSeparable(Block):
@@ -209,7 +220,8 @@ class InvertedResidual(Block):
         )
         if not self.residual or self.strides != 1 or channels != self.features:
             return values
-        return images + StochasticDepth(self.stochastic_depth_rate, name='stochastic_depth')(values, train=train)
+        values = StochasticDepth(self.stochastic_depth_rate, name='stochastic_depth')(values, train=train)
+        return Residual(name='residual')(images, values)
 
 
 class ResidualBlock(Block):
@@ -251,4 +263,4 @@ class ResidualBlock(Block):
             images = self.conv_norm(
                 'shortcut', features=self.features, strides=self.strides, kind='pointwise', activation='linear'
             )(images, train=train)
-        return ops.relu(images + values)
+        return ops.relu(Residual(name='residual')(images, values))

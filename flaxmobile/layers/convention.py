@@ -31,7 +31,6 @@ class Convention:
             (torchvision: groups not counted, the classifier normal of 0.01). Biases start at zero in all.
         dilate_strided: where an `output_stride` takes a block's stride away, that block is dilated too (torchvision's
             rule), not only those after it (timm's rule, and DeepLab's in TensorFlow).
-        folded: convolutions have a bias in place of the BatchNorm behind them (`models.inference.fold_batch_norm`).
     """
 
     padding: NamedPadding = 'same'
@@ -39,7 +38,6 @@ class Convention:
     momentum: Rate = 0.99
     initialization: Literal['truncated_normal', 'fan_out', 'kaiming_fan_out'] = 'truncated_normal'
     dilate_strided: bool = False
-    folded: bool = False
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -21,6 +21,7 @@ FloatType = Annotated[Any, Rule('a floating-point type, as jnp.bfloat16', _is_fl
 ConventionOrName = Convention | Annotated[str, OneOf(tuple(CONVENTIONS))]
 Activation = Annotated[str, OneOf(tuple(ACTIVATIONS))]
 AntiAliasing = Literal['average', 'blur']
+Norm = Literal['batch', 'rms']
 Kind = Literal['standard', 'depthwise', 'pointwise']
 Multiplier = Annotated[float, above(0)]
 DepthMultiplier = Annotated[float, above(0, 20)]  # A network of thousands of blocks takes minutes to build.

@@ -1,4 +1,4 @@
-"""Batch normalisation."""
+"""Batch and root-mean-square normalisation."""
 
 import warnings
 from functools import partial
@@ -84,3 +84,26 @@ class BatchNorm(CheckedModule):
             return
         if self.axis_name is None or lax.axis_size(self.axis_name) == 1:
             warnings.warn(SingleValues('/'.join(self.path) or type(self).__name__), stacklevel=2)
+
+
+class RMSNorm(CheckedModule):
+    """Root-mean-square normalisation over the channels of each pixel (Zhang and Sennrich 2019, 1910.07467, section 4).
+
+    `[..., channels]`, of the same shape and type: `x / sqrt(mean(x ** 2) + epsilon) * scale`, in float32 or wider.
+    No bias, no statistics, the same in training and evaluation; timm's `RmsNorm2d`.
+
+    Attributes:
+        epsilon: added to the mean of the squares.
+        param_dtype: of the scale.
+    """
+
+    epsilon: Positive = 1e-6
+    param_dtype: FloatType = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: Array) -> Array:
+        """Divide by the root of the mean square, and scale."""
+        scale: Any = self.param('scale', nn.initializers.ones, images.shape[-1:], self.param_dtype)
+        values = images.astype(jnp.promote_types(images.dtype, jnp.float32))
+        square = jnp.mean(jnp.square(values), axis=-1, keepdims=True)
+        return (values * lax.rsqrt(square + self.epsilon) * scale).astype(images.dtype)

@@ -8,6 +8,7 @@ from jax import Array
 from flaxmobile.layers.blocks import Block, Expansion, make_divisible
 from flaxmobile.layers.fields import Activation, AntiAliasing, KernelSize, Multiplier, OptionalKernelSize
 from flaxmobile.layers.regularization import LayerScale, StochasticDepth
+from flaxmobile.layers.residual import Residual
 from flaxmobile.rules import Count, NotNegative, Rate, at_least
 
 
@@ -72,7 +73,8 @@ class UniversalInvertedBottleneck(Block):
             values = LayerScale(self.layer_scale, self.dtype, self.param_dtype, name='layer_scale')(values)
         if self.strides != 1 or channels != self.features:
             return values
-        return images + StochasticDepth(self.stochastic_depth_rate, name='stochastic_depth')(values, train=train)
+        values = StochasticDepth(self.stochastic_depth_rate, name='stochastic_depth')(values, train=train)
+        return Residual(name='residual')(images, values)
 
     def _depthwise(
         self, name: str, kernel_size: int, strides: int, activation: str, values: Array, train: bool
@@ -147,4 +149,5 @@ class FusedInvertedBottleneck(Block):
         )
         if self.strides != 1 or channels != self.features:
             return values
-        return images + StochasticDepth(self.stochastic_depth_rate, name='stochastic_depth')(values, train=train)
+        values = StochasticDepth(self.stochastic_depth_rate, name='stochastic_depth')(values, train=train)
+        return Residual(name='residual')(images, values)

@@ -18,6 +18,7 @@ from flaxmobile.models.mobilenetv4 import (
     MobileNetV4HybridLarge,
     MobileNetV4HybridMedium,
 )
+from flaxmobile.models.mobilenetv5 import MobileNetV5, MobileNetV5Encoder
 from flaxmobile.models.network import ConvolutionHead, MobileNet
 from flaxmobile.models.registry import create_model
 
@@ -40,6 +41,8 @@ __all__ = [
     'MobileNetV4ConvSmall',
     'MobileNetV4HybridLarge',
     'MobileNetV4HybridMedium',
+    'MobileNetV5',
+    'MobileNetV5Encoder',
     'SemNASNet',
     'create_model',
 ]

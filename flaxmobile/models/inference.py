@@ -1,6 +1,5 @@
 """The fast path of inference: BatchNorm folded into the convolutions, parameters bound, compiled for the platform."""
 
-import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -11,8 +10,8 @@ import numpy as np
 from flax import linen as nn
 from jax import Array, lax
 
-from flaxmobile.layers import get_convention
-from flaxmobile.models.network import MobileNet
+from flaxmobile.layers import fold_batch_norm
+from flaxmobile.layers.folding import is_folded
 
 CPU_OPTIONS = {
     'xla_cpu_experimental_ynn_fusion_type': 'LIBRARY_FUSION_TYPE_REDUCE',
@@ -24,50 +23,10 @@ PIXELS = 2 * 224 * 224
 """Of the images that a CPU takes through the network at once: their maps stay in the cache."""
 
 
-def fold_batch_norm(model: MobileNet, variables: Any) -> tuple[MobileNet, dict[str, Any]]:
-    """The same network in evaluation, each convolution with a bias in place of the BatchNorm behind it.
-
-    A pure function of the variables, that can be traced. A BatchNorm with no convolution before it (multi-query
-    attention's) stays.
-
-    Args:
-        model: a network of this library.
-        variables: `params` and `batch_stats`.
-
-    Returns:
-        The model, whose convention is `folded`, and its variables. It cannot be trained: the statistics are gone.
-
-    Raises:
-        ValueError: it is folded already, or the variables are not all there.
-    """
-    convention = get_convention(model.convention)
-    if convention.folded:
-        raise ValueError(f'fold_batch_norm: this {type(model).__name__} is folded already')
-    if missing := {'params', 'batch_stats'} - set(variables):
-        raise ValueError(f'the variables hold {sorted(variables)}: {" and ".join(sorted(missing))} are missing')
-    params, statistics = _fold(variables['params'], variables['batch_stats'], convention.epsilon)
-    folded = model.clone(convention=dataclasses.replace(convention, folded=True))
-    return folded, {'params': params, 'batch_stats': statistics} if statistics else {'params': params}
-
-
-def _fold(params: Any, statistics: Any, epsilon: float) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Parameters and what is left of the statistics."""
-    if 'conv' in params and 'norm' in params:
-        conv, norm, moments = params['conv'], params['norm'], statistics['norm']
-        factor = norm['scale'] * lax.rsqrt(moments['var'] + epsilon)
-        weights = {'kernel': conv['kernel'] * factor, 'bias': norm['bias'] - moments['mean'] * factor}
-        return {'conv': {name: value.astype(conv['kernel'].dtype) for name, value in weights.items()}}, {}
-    folded, left = dict(params), dict(statistics)
-    for name in params:
-        if name in statistics and 'mean' not in statistics[name]:
-            folded[name], left[name] = _fold(params[name], statistics[name], epsilon)
-    return folded, {name: values for name, values in left.items() if values}
-
-
 def forward(model: nn.Module, variables: Any, images: Array, *, platform: str | None) -> Array:
     """Logits as `model.apply` has them, in the form that is fast on `platform`; None where devices share the batch."""
-    if isinstance(model, MobileNet) and not get_convention(model.convention).folded:
-        model, variables = fold_batch_norm(model, variables)
+    if not is_folded(variables):
+        variables = fold_batch_norm(model, variables, images)
 
     def apply(part: Array) -> Any:
         return model.apply(variables, part)

@@ -57,6 +57,14 @@ def attention(heads: int, key_features: int, key_strides: int = 1) -> MultiQuery
     return MultiQueryAttention(heads, key_features, key_strides, parent=None)
 
 
+def at_width(block: Any, width_multiplier: float, **fields: Any) -> nn.Module:
+    """A block of a table with its features scaled, and with such of the fields as it has."""
+    own = {name: value for name, value in fields.items() if name in block.__dataclass_fields__}
+    if 'features' in block.__dataclass_fields__:
+        own['features'] = make_divisible(block.features * width_multiplier)
+    return block.clone(**own)
+
+
 CONV_SMALL: Table = (
     (conv(3, 32, s=2), conv(1, 32)),
     (conv(3, 96, s=2), conv(1, 64)),
@@ -194,19 +202,9 @@ class MobileNetV4(MobileNet):
 
     def stages(self) -> list[list[nn.Module]]:
         """The table's stages, then the last pointwise convolution."""
-        return [[self._own(block) for block in stage] for stage in (*self.table, (conv(1, LAST),))]
-
-    def _own(self, block: Any) -> nn.Module:
-        """A block of the table at this width, with the variant's activation, anti-aliasing and layer scale."""
-        if isinstance(block, MultiQueryAttention):
-            return block.clone(layer_scale=self.layer_scale)
-        if isinstance(block, UniversalInvertedBottleneck):
-            block = block.clone(layer_scale=self.layer_scale)
-        return block.clone(
-            features=make_divisible(block.features * self.width_multiplier),
-            activation=self.activation,
-            anti_aliasing=self.anti_aliasing,
-        )
+        own = {'activation': self.activation, 'anti_aliasing': self.anti_aliasing, 'layer_scale': self.layer_scale}
+        table = *self.table, (conv(1, LAST),)
+        return [[at_width(block, self.width_multiplier, **own) for block in stage] for stage in table]
 
     def head_layer(self) -> ConvNorm:
         """A pointwise convolution of 1280 channels behind the pooling."""

@@ -1,7 +1,7 @@
 """The base of every network: stem, blocks at their places, head and classifier, and the maps between them."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from flaxmobile.layers import TENSORFLOW, ConvNorm, Dense
-from flaxmobile.layers.fields import CheckedModule, ConventionOrName, FloatType, Multiplier
+from flaxmobile.layers.fields import CheckedModule, ConventionOrName, FloatType, Multiplier, Norm
 from flaxmobile.messages import printable, unknown
 from flaxmobile.models.places import Plan, Tap, adapted, make_plan, run_block
 from flaxmobile.rules import Rate, among, at_least
@@ -75,6 +75,8 @@ class MobileNet(CheckedModule):
     dtype: FloatType | None = None
     param_dtype: FloatType = jnp.float32
     batch_norm_axis_name: str | None = None
+
+    norm: ClassVar[Norm | None] = 'batch'
 
     def stem_layer(self) -> ConvNorm:
         """The first convolution."""

@@ -26,6 +26,7 @@ from flaxmobile.models.mobilenetv4 import (
     MobileNetV4HybridLarge,
     MobileNetV4HybridMedium,
 )
+from flaxmobile.models.mobilenetv5 import MobileNetV5, MobileNetV5Encoder
 from flaxmobile.models.network import MobileNet
 
 
@@ -80,6 +81,8 @@ REGISTRY: dict[str, Entry] = {
     'mobilenetv4_hybrid_medium': _one(MobileNetV4HybridMedium, TORCH, 256),
     'mobilenetv4_hybrid_large_075': _one(MobileNetV4HybridLarge, TORCH, 256, width_multiplier=0.75),
     'mobilenetv4_hybrid_large': _one(MobileNetV4HybridLarge, TORCH, 384),
+    'mobilenetv5_300m': _one(MobileNetV5, TORCH, 768, num_classes=0),
+    'mobilenetv5_300m_enc': _one(MobileNetV5Encoder, dataclasses.replace(TORCH, padding='same'), 768),
     'mobilenet_edgetpu_100': _one(MobileNetEdgeTPUV1, TORCH),
     'mobilenet_edgetpu_v2_xs': _one(MobileNetEdgeTPUV2XS, TORCH),
     'mobilenet_edgetpu_v2_s': _one(MobileNetEdgeTPUV2S, TORCH),

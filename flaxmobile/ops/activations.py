@@ -21,11 +21,13 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     'hard_sigmoid': hard_sigmoid,
     'sigmoid': jax.nn.sigmoid,
     'gelu': partial(jax.nn.gelu, approximate=False),
+    'gelu_tanh': partial(jax.nn.gelu, approximate=True),
 }
 
 
 def activation(name: str) -> Callable[[Array], Array]:
-    """The function of that name; `hard_sigmoid` is `relu6(x + 3) / 6`, `gelu` the exact one.
+    """The function of that name; `hard_sigmoid` is `relu6(x + 3) / 6`, `gelu` the exact one and
+    `gelu_tanh` its approximation `x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x ** 3))) / 2`.
 
     Raises:
         ValueError: there is none of that name.

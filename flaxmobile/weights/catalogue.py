@@ -14,6 +14,8 @@ from flaxmobile.weights.class_names import VOCABULARIES
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HALVES = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 UNIT = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+TERMS = {'Gemma': 'https://ai.google.dev/gemma/terms'}
+"""By licence that is not an open one, where its terms are."""
 Scaling = tuple[tuple[float, ...], tuple[float, ...]]
 """Mean and standard deviation."""
 
@@ -26,8 +28,9 @@ class Weight:
         name: the network, a dot, and a tag as timm writes it: recipe, resolution, data.
         model: the registered network it belongs to, and with it padding and BatchNorm.
         address: of the file, https.
-        license: of the weight, or of the library that publishes it where it states no other; an SPDX identifier.
-        vocabulary: what its classes are, a name for `class_names.vocabulary`.
+        license: of the weight, or of the library that publishes it where it states no other; an SPDX identifier, or
+            'Gemma', which is no open licence.
+        vocabulary: what its classes are, a name for `class_names.vocabulary`; None for a network without classes.
         mean: subtracted from pixel values in [0, 1], by channel.
         std: what the difference is divided by.
         interpolation: how images are resized.
@@ -45,7 +48,7 @@ class Weight:
     model: str
     address: str
     license: str
-    vocabulary: str
+    vocabulary: str | None
     mean: tuple[float, ...]
     std: tuple[float, ...]
     interpolation: Interpolation
@@ -65,8 +68,18 @@ class Weight:
 
     @property
     def num_classes(self) -> int:
-        """How many classes it tells apart."""
-        return VOCABULARIES[self.vocabulary]
+        """How many classes it tells apart, 0 where it has no classifier."""
+        return VOCABULARIES[self.vocabulary] if self.vocabulary else 0
+
+    @property
+    def terms(self) -> str:
+        """What its licence asks, in words, with the address of its terms; '' for an open licence."""
+        if self.license not in TERMS:
+            return ''
+        return (
+            f'{self.name} is under the {self.license} licence, which is not an open one: whoever uses the weights '
+            f'accepts its terms, {TERMS[self.license]}'
+        )
 
     def preprocessing(self, image_size: int | None = None) -> Preprocessing:
         """What an image goes through first, at the training size or another: from the test size on with its crop."""
@@ -112,6 +125,8 @@ def _timm(
     *test: tuple[int, float],
     top1: tuple[float, ...] = (),
     interpolation: Interpolation = 'bicubic',
+    license: str = 'Apache-2.0',
+    classes: bool = True,
 ) -> Weight:
     """One of timm's, on the Hugging Face hub; `top1` at the training size and the test size."""
     larger = {'in12k': 'imagenet-12k', 'in21k': 'imagenet-21k-miil'}
@@ -123,8 +138,8 @@ def _timm(
         test[0] if test else None,
         dict(zip([size for size, _ in (train, *test)], top1, strict=False)),
         address=f'https://huggingface.co/timm/{name}/resolve/main/model.safetensors',
-        license='Apache-2.0',
-        vocabulary=larger.get(name.rsplit('_', 1)[-1], 'imagenet-1k'),
+        license=license,
+        vocabulary=larger.get(name.rsplit('_', 1)[-1], 'imagenet-1k') if classes else None,
     )
 
 
@@ -234,6 +249,7 @@ TIMM = (
     _timm('mobilenetv4_hybrid_medium.e500_r224_in1k', IMAGENET, (224, 0.95), (256, 1.0), top1=(80.432, 81.284)),
     _timm('mobilenetv4_hybrid_medium.ix_e550_r256_in1k', IMAGENET, (256, 0.95), (320, 1.0), top1=(81.478, 82.500)),
     _timm('mobilenetv4_hybrid_medium.ix_e550_r384_in1k', IMAGENET, (384, 0.95), (448, 1.0), top1=(82.952, 83.390)),
+    _timm('mobilenetv5_300m.gemma3n', UNIT, (768, 1.0), license='Gemma', classes=False),
     _timm('mobilenet_edgetpu_v2_m.ra4_e3600_r224_in1k', HALVES, (224, 0.9), (256, 0.95), top1=(80.116, 80.684)),
     _timm('mnasnet_100.rmsp_in1k', IMAGENET, (224, 0.875), top1=(74.672,)),
     _timm('mnasnet_small.lamb_in1k', IMAGENET, (224, 0.875), top1=(66.204,)),

@@ -63,13 +63,15 @@ def download(weight: Weight) -> Path:
 
     What broke off is taken up again; of several processes one fetches and the others wait for it. A file gets its name
     once its digests are right, as far as they are known, and it was read to the end as the format that it is of, with
-    as many tensors as the network has.
+    as many tensors as the network has. The terms of a licence that is not an open one are logged first, as a warning.
 
     Raises:
         ValueError: the file in the cache is not the published one, or a variable of the environment is wrong.
         DownloadError: it cannot be fetched; says the address, and where to put the file by hand.
         OSError: the cache cannot be written.
     """
+    if weight.terms:
+        log.warning(weight.terms)
     path, published = cache_path(weight), Facts(weight.size, weight.sha256, weight.md5)
     if not path.is_file():
         with _writing_to(path, weight):

@@ -84,9 +84,22 @@ def registered(model: nn.Module) -> dict[str, Convention]:
 
 
 def of_timm(model: nn.Module) -> Conventions:
-    """The conventions of timm's networks of that structure: two where timm has it as TensorFlow's too."""
+    """The conventions of timm's networks of that structure: two where timm has it as TensorFlow's too.
+
+    Of a structure that has no name, such as another width: the one that all of timm's networks of its class have.
+    """
     networks = {name: convention for name, convention in registered(model).items() if in_timm(name)}
-    return tuple(networks.values()) or (TORCH,)
+    return tuple(networks.values()) or _of_class(type(model)) or (TORCH,)
+
+
+def _of_class(kind: type) -> Conventions:
+    """The one convention that timm's networks of that class have, or of the nearest of its bases that has any."""
+    known = [(entry.module, entry.fields['convention']) for name, entry in REGISTRY.items() if in_timm(name)]
+    for base in kind.__mro__:
+        found = {convention for module, convention in known if module is base}
+        if found:
+            return tuple(found) if len(found) == 1 else ()
+    return ()
 
 
 def in_timm(name: str) -> bool:

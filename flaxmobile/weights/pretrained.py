@@ -60,27 +60,30 @@ def load_pretrained(
     model = create_model(weight.model, num_classes=weight.num_classes)
     wanted = create_model(weight.model, num_classes=weight.num_classes if num_classes is None else num_classes)
     path = download(weight) if file is None else Path(file)
-    classes = vocabulary(weight.vocabulary).names
+    labels = vocabulary(weight.vocabulary).names if weight.vocabulary else None
     try:
-        variables = _read(path, model, classes, ignore_convention, ema)
+        variables = _read(path, model, labels, ignore_convention, ema)
     except ValueError as error:
         raise ValueError(f'{error}. Remove it, and it is fetched again') if file is None else error from error
     if wanted.num_classes == weight.num_classes and not new_classifier:
-        return Model(model, variables, preprocessing, classes, name=weight.model, weight=weight)
+        return Model(model, variables, preprocessing, labels, task_of(model), weight.model, weight=weight)
     classifier = _classifier(wanted, jax.random.key(0) if key is None else key)
     params = {part: values for part, values in variables['params'].items() if part != 'classifier'} | classifier
     variables, overrides = {**variables, 'params': params}, {'num_classes': wanted.num_classes}
     return Model(wanted, variables, preprocessing, None, task_of(wanted), weight.model, overrides, weight)
 
 
-def _read(path: Path, model: MobileNet, classes: Sequence[str], ignore_convention: bool, ema: bool) -> dict[str, Any]:
+def _read(
+    path: Path, model: MobileNet, labels: Sequence[str] | None, ignore_convention: bool, ema: bool
+) -> dict[str, Any]:
     """The variables in a file of published weights, which names those classes if any."""
     from flaxmobile.weights import formats
     from flaxmobile.weights.files import read_variables
 
     file = formats.read(path, ema=ema)
     variables = read_variables(path, file, model, ignore_convention=ignore_convention)
-    if file.kind == 'flaxmobile' and file.metadata.get('classes', list(classes)) != list(classes):
+    known = None if labels is None else list(labels)
+    if file.kind == 'flaxmobile' and file.metadata.get('classes', known) != known:
         raise ValueError(f'{printable(path)}: says other classes than the published weights: load_file(path) has them')
     return variables
 

@@ -155,11 +155,12 @@ def _structures() -> tuple[tuple[str, ...], ...]:
 
 @functools.cache
 def _norms(name: str) -> Counter[int]:
-    """How many vectors of each length the BatchNorms behind stem and blocks have at least, known without tracing."""
-    plan = create_model(name).plan
+    """How many vectors of each length the norms behind stem and blocks have at least, known without tracing."""
+    model = create_model(name)
+    plan, vectors = model.plan, 4 if model.norm == 'batch' else 1
     layers = [plan.stem, *(block.module for block in plan.blocks)]
     features = Counter(layer.features for layer in layers if hasattr(layer, 'features'))
-    return Counter({length: 4 * count for length, count in features.items()})
+    return Counter({length: vectors * count for length, count in features.items()})
 
 
 def _share(wanted: Counter[int], given: Counter[int]) -> float:

@@ -22,6 +22,7 @@ from flaxmobile.messages import listing, unknown
 from flaxmobile.models.mobilenetv2 import MobileNetV2
 from flaxmobile.models.mobilenetv3 import MobileNetV3
 from flaxmobile.models.mobilenetv4 import MobileNetV4
+from flaxmobile.models.mobilenetv5 import MobileNetV5
 from flaxmobile.models.network import MobileNet
 from flaxmobile.weights import names, origins
 from flaxmobile.weights.formats import checkpoint
@@ -128,6 +129,18 @@ TIMM = Names(
 )
 TIMM_MOBILENETV4 = TIMM._replace(head={**TIMM.head, 'head_conv/norm': 'norm_head'})
 
+TIMM_MOBILENETV5 = TIMM._replace(
+    stem={'stem/conv': 'conv_stem.conv', 'stem/norm': 'conv_stem.bn'},
+    head={
+        'head_conv/expand/conv': 'msfa.ffn.pw_exp.conv',
+        'head_conv/expand/norm': 'msfa.ffn.pw_exp.bn',
+        'head_conv/project/conv': 'msfa.ffn.pw_proj.conv',
+        'head_conv/project/norm': 'msfa.ffn.pw_proj.bn',
+        'head_conv/norm': 'msfa.norm',
+        'classifier': 'classifier',
+    },
+)
+
 TORCHVISION_STEM = {'stem/conv': 'features.0.0', 'stem/norm': 'features.0.1'}
 TORCHVISION_MOBILENETV2 = Names(
     stem=TORCHVISION_STEM,
@@ -197,7 +210,7 @@ TORCHVISION_MOBILENETV3 = Names(
 )
 
 LAYOUTS: dict[str, dict[type[nn.Module], Names]] = {
-    'timm': {MobileNet: TIMM, MobileNetV4: TIMM_MOBILENETV4},
+    'timm': {MobileNet: TIMM, MobileNetV4: TIMM_MOBILENETV4, MobileNetV5: TIMM_MOBILENETV5},
     'torchvision': {MobileNetV2: TORCHVISION_MOBILENETV2, MobileNetV3: TORCHVISION_MOBILENETV3},
 }
 CONVENTIONS: dict[str, Callable[[nn.Module], origins.Conventions]] = {

@@ -31,7 +31,7 @@ WINDOW = 60.0
 """Seconds of waiting for the server over which its speed is taken."""
 SLOWEST = 1000
 """Bytes a second that a server has to send at least."""
-MOST = 2**30
+MOST = 2**31
 """Bytes that no file of the family comes near."""
 LONGEST_WAIT = 30.0
 PASSING = {408, 416, 425, 429, 500, 502, 503, 504}

@@ -15,8 +15,9 @@ def usual_preprocessing(name: str, channels: int, layout: str = '') -> Preproces
     torchvision = layout == 'torchvision'
     if channels == 3 and torchvision and f'{name}.{TORCHVISIONS}' in CATALOGUE:
         return find(f'{name}.{TORCHVISIONS}').preprocessing()
-    if channels == 3 and not torchvision and any(weight.model == name for weight in CATALOGUE.values()):
-        return find(name).preprocessing()
+    published = name.removesuffix('_enc')  # An encoder has the weights of the whole network.
+    if channels == 3 and not torchvision and any(weight.model == published for weight in CATALOGUE.values()):
+        return find(published).preprocessing()
     image_size = entry(name).image_size
     if channels == 3 and get_convention(create_model(name).convention).padding == 'symmetric':
         return Preprocessing(image_size, interpolation='bilinear' if torchvision else 'bicubic')

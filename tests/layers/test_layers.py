@@ -39,6 +39,7 @@ CLOSED_FORMS = {
     'hard_swish': lambda x: x * min(max(x + 3, 0), 6) / 6,
     'sigmoid': lambda x: 1 / (1 + math.exp(-x)),
     'gelu': lambda x: x * (1 + math.erf(x / math.sqrt(2))) / 2,
+    'gelu_tanh': lambda x: x * (1 + math.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) / 2,
 }
 
 

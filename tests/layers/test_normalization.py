@@ -1,4 +1,4 @@
-"""Our BatchNorm against Flax's, against a case worked by hand, and over a mapped axis."""
+"""Our norms against Flax's, against cases worked by hand, and over a mapped axis."""
 
 import re
 import warnings
@@ -12,7 +12,7 @@ from jax import export
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
-from flaxmobile.layers.normalization import BatchNorm, SingleValues
+from flaxmobile.layers.normalization import BatchNorm, RMSNorm, SingleValues
 
 CONSTANTS = {'momentum': 0.9, 'epsilon': 1e-3}
 LIMITS = {'float64': 1e-12, 'float32': 1e-5}
@@ -237,3 +237,49 @@ def test_a_mapped_axis_counts(devices):
         warnings.simplefilter('always')
         apply(jnp.ones((devices, *one.shape)))
     assert [warning.category for warning in caught] == ([SingleValues] if devices == 1 else [])
+
+
+@pytest.mark.parametrize('dtype', LIMITS)
+def test_rms_norm_equals_flax(dtype):
+    with jax.enable_x64(dtype == 'float64'):
+        variables, images, cotangent = drawn(dtype)
+        params = {'scale': variables['params']['scale']}
+        outcomes = []
+        for layer in (RMSNorm(epsilon=1e-3), nn.RMSNorm(epsilon=1e-3)):
+            outputs, transpose = jax.vjp(
+                lambda params, images, layer=layer: layer.apply({'params': params}, images), params, images
+            )
+            outcomes.append((outputs, transpose(cotangent)))
+        assert_close(*outcomes, LIMITS[dtype])
+
+
+def test_rms_norm_by_hand():
+    """Of 1, 5 and 7 the mean square is 25, and of 3, 3 and 3 it is 9; pixel by pixel, with an epsilon of 11 and 16."""
+    images = jnp.asarray([[1.0, 5.0, 7.0], [3.0, 3.0, 3.0]]).reshape(1, 2, 1, 3)
+    params = {'scale': jnp.asarray([1.0, 2.0, -3.0])}
+    for epsilon, roots in ((11.0, (6.0, np.sqrt(20))), (16.0, (np.sqrt(41), 5.0))):
+        outputs = RMSNorm(epsilon=epsilon).apply({'params': params}, images).reshape(2, 3)
+        want = np.asarray([[1, 10, -21], [3, 6, -9]]) / np.asarray(roots)[:, None]
+        np.testing.assert_allclose(outputs, want, rtol=1e-6)
+
+
+def test_rms_norm_has_a_scale_of_ones_and_no_statistics():
+    layer = RMSNorm(param_dtype=jnp.bfloat16)
+    variables = layer.init(jax.random.key(0), jnp.ones((1, 2, 2, 3)))
+    assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype, float(leaf.sum())), dict(variables)) == {
+        'params': {'scale': ((3,), jnp.bfloat16, 3.0)}
+    }
+    assert layer.epsilon == 1e-6
+
+
+def test_rms_norm_of_bfloat16_computes_in_float32():
+    images = jnp.asarray(np.random.default_rng(0).normal(1, 200, (2, 3, 3, 16)), jnp.bfloat16)
+    variables = {'params': {'scale': jnp.full(16, 1.01)}}
+    outputs, wide = (RMSNorm().apply(variables, values) for values in (images, images.astype(jnp.float32)))
+    assert outputs.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(outputs, wide.astype(jnp.bfloat16))
+    # Squares of float16 values above 256 are beyond its range; the norm's are not.
+    half = jnp.full((1, 1, 1, 4), 1000, jnp.float16)
+    np.testing.assert_allclose(
+        RMSNorm().apply({'params': {'scale': jnp.ones(4)}}, half), np.ones((1, 1, 1, 4)), rtol=1e-3
+    )

@@ -5,11 +5,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 
 from benchmarks.random_variables import random_variables
 from flaxmobile import compile_inference, create_model
+from flaxmobile.layers import fold_batch_norm
 from flaxmobile.models import MobileNetV2, MobileNetV3Small, MobileNetV4HybridMedium, inference
-from flaxmobile.models.inference import fold_batch_norm
 from flaxmobile.models.mobilenetv4 import attention, extra_dw, fused, inverted_bottleneck
 
 SIZE, CLASSES = 33, 5
@@ -72,8 +73,8 @@ def test_the_folded_network_equals_the_network(name):
     with jax.enable_x64(True):
         images = np.random.default_rng(0).normal(size=(2, SIZE, SIZE, 3))
         variables = random_variables(model, images.shape, dtype=np.float64)
-        folded, folded_variables = fold_batch_norm(model, variables)
-        got, want = jax.jit(folded.apply)(folded_variables, images), jax.jit(model.apply)(variables, images)
+        folded = fold_batch_norm(model, variables, images)
+        got, want = jax.jit(model.apply)(folded, images), jax.jit(model.apply)(variables, images)
         assert np.ptp(want, axis=0).min() > 0
         assert relative(got, want) <= 1e-10
 
@@ -81,8 +82,9 @@ def test_the_folded_network_equals_the_network(name):
 @pytest.mark.parametrize('name', [*NETWORKS, *WHOLE])
 def test_statistics_are_left_only_where_no_convolution_is_before_them(name):
     model = NETWORKS[name] if name in NETWORKS else create_model(name, num_classes=CLASSES)
-    variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, SIZE, SIZE, 3)))
-    folded, left = jax.eval_shape(lambda variables: fold_batch_norm(model, variables)[1], variables), set()
+    images = jax.ShapeDtypeStruct((1, SIZE, SIZE, 3), jnp.float32)
+    variables = jax.eval_shape(model.init, jax.random.key(0), images)
+    folded, left = jax.eval_shape(lambda variables: fold_batch_norm(model, variables, images), variables), set()
     for path in statistics_of(variables['batch_stats']):
         parent, _, layer = path.rpartition('/')
         if not (layer == 'norm' and has(variables['params'], f'{parent}/conv')):
@@ -105,24 +107,32 @@ def small(name='one block', batch=1):
     return model, random_variables(model, images.shape), images
 
 
-def test_the_folded_variables_are_those_of_the_folded_model():
+def test_the_folded_variables_are_those_of_convolutions_with_a_bias():
     model, variables, images = small('universal blocks')
-    folded, folded_variables = fold_batch_norm(model, variables)
-    shapes = jax.eval_shape(folded.init, jax.random.key(0), images)
-    assert jax.tree.map(jnp.shape, folded_variables) == jax.tree.map(jnp.shape, dict(shapes))
+    folded = flatten_dict(jax.tree.map(jnp.shape, fold_batch_norm(model, variables, images)['params']))
+    want = flatten_dict(jax.tree.map(jnp.shape, variables['params']))
+    for *layer, last, name in list(want):
+        if last == 'conv':
+            want[*layer, 'folded', name] = want.pop((*layer, 'conv', name))
+            want[*layer, 'folded', 'bias'] = want.pop((*layer, 'norm', 'bias'))
+            del want[*layer, 'norm', 'scale']
+    assert folded == want
 
 
 def test_folding_leaves_what_it_was_given_as_it_was():
-    model, variables, _ = small()
+    model, variables, images = small()
     before = jax.tree.map(np.array, variables)
-    fold_batch_norm(model, variables)
+    fold_batch_norm(model, variables, images)
     jax.tree.map(np.testing.assert_array_equal, variables, before)
 
 
 def test_folding_twice_is_refused():
-    model, variables, _ = small()
-    with pytest.raises(ValueError, match='folded already'):
-        fold_batch_norm(*fold_batch_norm(model, variables))
+    model, variables, images = small()
+    folded = fold_batch_norm(model, variables, images)
+    with pytest.raises(
+        ValueError, match='of this OneBlock is folded already: block_00/depthwise, block_00/project, head'
+    ):
+        fold_batch_norm(model, folded, images)
 
 
 def test_folding_is_part_of_a_program():
@@ -130,8 +140,7 @@ def test_folding_is_part_of_a_program():
 
     @jax.jit
     def logits(variables, images):
-        folded, folded_variables = fold_batch_norm(model, variables)
-        return folded.apply(folded_variables, images)
+        return model.apply(fold_batch_norm(model, variables, images), images)
 
     assert relative(logits(variables, images), jax.jit(model.apply)(variables, images)) <= 1e-5
 
@@ -190,9 +199,9 @@ def test_a_compiled_program_does_not_follow_its_variables():
 
 def test_a_folded_network_cannot_be_trained():
     model, variables, images = small(batch=1)
-    folded, variables = fold_batch_norm(model, variables)
+    folded = fold_batch_norm(model, variables, images)
     with pytest.raises(ValueError, match='BatchNorm is folded'):
-        folded.apply(variables, images, train=True, mutable=['batch_stats'])
+        model.apply(folded, images, train=True, mutable=['batch_stats'])
 
 
 def test_options_that_this_xla_does_not_know_are_left_out(monkeypatch):
@@ -218,6 +227,6 @@ def test_sizes_that_cannot_be(sizes):
 
 
 def test_variables_that_are_not_all_there():
-    model, variables, _ = small()
+    model, variables, images = small()
     with pytest.raises(ValueError, match=r"hold \['params'\]: batch_stats are missing"):
-        fold_batch_norm(model, {'params': variables['params']})
+        fold_batch_norm(model, {'params': variables['params']}, images)

@@ -71,10 +71,15 @@ def test_the_last_map_at_each_stride(network, stem_stride, output_stride, size):
 
 def test_strides_and_channels_of_a_folded_network_are_its_own():
     model = MobileNetV4HybridMedium(width_multiplier=0.5, stem_stride=1, output_stride=8)
-    folded = model.clone(convention=dataclasses.replace(layers.TORCH, folded=True))
-    assert folded.feature_strides == model.feature_strides == (1, 2, 4, 8)
+
+    def maps(images):
+        variables = layers.fold_batch_norm(model, model.init(KEY, images), images)
+        return model.apply(variables, images, method='features')
+
+    shapes = [leaf.shape for leaf in jax.eval_shape(maps, image())]
+    assert model.feature_strides == (1, 2, 4, 8) == tuple(32 // height for _, height, _, _ in shapes)
     # A stem never shrinks; half of 48, 80 and of the last 960, each a multiple of 8.
-    assert folded.feature_channels == model.feature_channels == (32, 24, 40, 480)
+    assert model.feature_channels == (32, 24, 40, 480) == tuple(channels for *_, channels in shapes)
 
 
 def test_maps_keep_their_order_under_jit():
@@ -313,6 +318,7 @@ def test_list_models():
         *(f'mobilenetv4_conv_{form}' for form in ['small_035', 'small_050', 'small', 'medium', 'large']),
         *(f'mobilenetv4_conv_{form}' for form in ['aa_medium', 'aa_large', 'blur_medium']),
         *(f'mobilenetv4_hybrid_{form}' for form in ['medium_075', 'medium', 'large_075', 'large']),
+        *('mobilenetv5_300m', 'mobilenetv5_300m_enc'),
         *(f'mobilenet_edgetpu_{form}' for form in ['100', 'v2_xs', 'v2_s', 'v2_m', 'v2_l']),
         *(f'{family}_{width}' for family in ['mnasnet', 'semnasnet'] for width in ['050', '075', '100', '140']),
         'mnasnet_small',
@@ -331,6 +337,8 @@ def test_list_models():
         ('tf_mobilenetv2_100', 'same', 1e-3, 0.99),
         ('tv_mobilenetv3_large_100', 'symmetric', 1e-3, 0.99),
         ('mobilenetv4_hybrid_large', 'symmetric', 1e-5, 0.9),
+        ('mobilenetv5_300m', 'symmetric', 1e-5, 0.9),
+        ('mobilenetv5_300m_enc', 'same', 1e-5, 0.9),
     ],
 )
 def test_the_prefix_is_the_convention(name, padding, epsilon, momentum):

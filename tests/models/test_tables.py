@@ -98,6 +98,13 @@ a5k5 s2 e4 c512; 3x a5k5 s1 e4 c512; a5k0 s1 e4 c512; a5k3 s1 e4 c512; 2x a5k0 s
  mqa h8 d64 kv1; a5k0 s1 e4 c512
 conv1 s1 c960
 """
+# timm's mobilenetv5.py; stages 2 and 3 end in pairs of attention and feed-forward network.
+V5 = f"""
+fused k3 s2 e4 c128; 2x fused k3 s1 e4 c128
+a3k5 s2 e6 c256; a5k0 s1 e4 c256; a3k0 s1 e4 c256; a5k0 s1 e4 c256; a3k0 s1 e4 c256
+a5k5 s2 e6 c640; 7x a5k0 s1 e4 c640; a0k0 s1 e1 c640{14 * '; mqa h12 d64 kv2; a0k0 s1 e2 c640'}
+a5k5 s2 e6 c1280{19 * '; mqa h16 d96 kv1; a0k0 s1 e2 c1280'}
+"""
 MNASNET_B1 = """
 k3 e1 c16 s1; noskip
 3x k3 e3 c24 s2
@@ -205,6 +212,19 @@ def v4(block, side, channels):
     if isinstance(block, layers.FusedInvertedBottleneck):
         return f'fused k{block.kernel_size} {shape}'
     return f'a{block.start_kernel_size}k{block.kernel_size} {shape}'
+
+
+@pytest.mark.parametrize('network', [models.MobileNetV5, models.MobileNetV5Encoder])
+def test_stages_of_mobilenetv5(network):
+    assert ['; '.join(counted(v4(*block) for block in stage)) for stage in built(network)] == lines(V5)
+    bound = network().bind({})
+    blocks = list(bound.block.values())
+    assert [len(stage) for stage in built(network)] == [3, 5, 37, 39]
+    fused = (layers.FusedInvertedBottleneck,)
+    assert {block.layer_scale for block in blocks if not isinstance(block, fused)} == {1e-5}
+    assert {block.activation for block in (bound.stem, *blocks) if hasattr(block, 'activation')} == {'gelu_tanh'}
+    assert {block.norm for block in (bound.stem, bound.head_conv, *blocks)} == {'rms'}
+    assert (bound.stem.features, bound.stem.use_bias, bound.stem.kernel_size) == (64, True, 3)
 
 
 def mnasnet(block, side, channels):

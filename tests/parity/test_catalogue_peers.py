@@ -24,7 +24,7 @@ from flaxmobile.weights.class_names import vocabulary
 
 pytestmark = pytest.mark.parity
 
-FAMILIES = re.compile(r'(tf_)?mobilenet(v[1-4]|_edgetpu)|(se)?mnasnet')
+FAMILIES = re.compile(r'(tf_)?mobilenet(v[1-5]|_edgetpu)|(se)?mnasnet')
 ENUMERATIONS = {
     'mobilenetv2_100': torchvision.models.MobileNet_V2_Weights,
     'tv_mobilenetv3_large_100': torchvision.models.MobileNet_V3_Large_Weights,

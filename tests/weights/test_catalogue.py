@@ -20,7 +20,8 @@ def test_an_entry_is_whole(name: str) -> None:
     assert name.startswith(f'{weight.model}.')
     assert weight.address.startswith('https://')
     assert weight.file_name.endswith(('.safetensors', '.pth', '.h5'))
-    assert weight.vocabulary in VOCABULARIES
+    assert weight.vocabulary in VOCABULARIES or weight.num_classes == 0
+    assert weight.license in ('Apache-2.0', 'BSD-3-Clause') or weight.terms
     assert weight.test_size >= weight.image_size
     assert (weight.top1 == {}) == (weight.num_classes != 1000)
     assert all(40 < accuracy < 90 for accuracy in weight.top1.values())
@@ -84,7 +85,7 @@ def test_an_unknown_name_lists_the_nearest(given: str, wanted: str) -> None:
 
 
 def test_the_list() -> None:
-    assert len(weights.list_weights()) == len(CATALOGUE) == 101
+    assert len(weights.list_weights()) == len(CATALOGUE) == 102
     assert [weight.name for weight in weights.list_weights('*hybrid_large*')] == [
         'mobilenetv4_hybrid_large.e600_r384_in1k',
         'mobilenetv4_hybrid_large.ix_e600_r384_in1k',
