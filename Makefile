@@ -2,7 +2,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow parity tpu chaos bench lint format hooks clean
+.PHONY: help demo test slow parity tpu thorough chaos bench lint format hooks clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -23,14 +23,19 @@ test: $(VENV)/.installed-test ## the tests (under five minutes)
 	$(PYTEST)
 
 slow: $(VENV)/.installed-test ## the tests marked slow
-	$(PYTEST) -m slow
+	$(PYTEST) -m 'slow and not thorough'
 
 parity: $(VENV)/.installed-parity ## the same weights in torch, torchvision, timm and Keras (installs them)
-	$(PYTEST) -m parity
+	$(PYTEST) -m 'parity and not thorough'
 
 tpu: ## compile training steps for a TPU that is not there, in an environment with libtpu
 	$(MAKE) --no-print-directory VENV=$(VENV)-tpu $(VENV)-tpu/.installed-test $(VENV)-tpu/.installed-tpu
-	$(VENV)-tpu/bin/python -m pytest -m tpu
+	$(VENV)-tpu/bin/python -m pytest -m 'tpu and not thorough'
+
+thorough: $(VENV)/.installed-parity ## before a release: whole networks that repeat what a block or a sibling shows (an hour)
+	$(PYTEST) -m 'thorough and not tpu'
+	$(MAKE) --no-print-directory VENV=$(VENV)-tpu $(VENV)-tpu/.installed-test $(VENV)-tpu/.installed-tpu
+	$(VENV)-tpu/bin/python -m pytest tests/training -m 'thorough and tpu'
 
 chaos: $(VENV)/.installed-test ## kill runs at 50 random moments: each has to end bit-identical (6 minutes)
 	$(VENV)/bin/python tests/chaos/chaos.py --kills 50

@@ -13,9 +13,16 @@ from benchmarks.random_variables import random_variables
 from benchmarks.runner import NETWORKS
 
 
+def every_network():
+    """Each under one convention or the other, in turn; `make thorough` has both."""
+    for number, name in enumerate(NETWORKS):
+        for place, convention in enumerate(('torch', 'tensorflow')):
+            marks = [pytest.mark.thorough] if (number + place) % 2 else []
+            yield pytest.param(name, convention, marks=marks)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize('convention', ['torch', 'tensorflow'])
-@pytest.mark.parametrize('name', NETWORKS)
+@pytest.mark.parametrize(('name', 'convention'), list(every_network()))
 def test_the_same_variables_and_outputs(name, convention):
     model = flaxmobile.create_model(name, num_classes=10, convention=convention, dropout_rate=0.0)
     plain, images = PlainNetwork(model), np.random.default_rng(0).normal(size=(3, 64, 64, 3)).astype(np.float32)

@@ -67,7 +67,12 @@ WHOLE = (
 )
 
 
-@pytest.mark.parametrize('name', [*NETWORKS, *(pytest.param(name, marks=pytest.mark.slow) for name in WHOLE)])
+def marked(name):
+    of_their_kind = ('tv_mobilenetv3_large_100', 'mobilenetv4_hybrid_medium_075', 'mobilenet_edgetpu_v2_xs')
+    return [pytest.mark.slow] if name in of_their_kind else [pytest.mark.slow, pytest.mark.thorough]
+
+
+@pytest.mark.parametrize('name', [*NETWORKS, *(pytest.param(name, marks=marked(name)) for name in WHOLE)])
 def test_the_folded_network_equals_the_network(name):
     model = NETWORKS[name] if name in NETWORKS else create_model(name, num_classes=CLASSES)
     with jax.enable_x64(True):

@@ -48,9 +48,11 @@ NETWORKS = {
     'v2': (MobileNetV2, 0.35),
     'v3': (MobileNetV3Small, 0.35),
 }
+# Blocks have every layer; whole networks repeat them.
+MARKS = {'first blocks': (), **dict.fromkeys(('v1', 'v2', 'v3'), (pytest.mark.slow, pytest.mark.thorough))}
 every_family = pytest.mark.parametrize(
     'family',
-    [family if family == 'first blocks' else pytest.param(family, marks=pytest.mark.slow) for family in NETWORKS],
+    [pytest.param(family, marks=MARKS.get(family, pytest.mark.slow)) for family in NETWORKS],
 )
 LIMIT = 1e-10
 jit = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})  # Compiled in less time.

@@ -1,4 +1,4 @@
-"""Only `pytest -m parity` imports the peers: torch, torchvision, timm and Keras (on JAX)."""
+"""Only `pytest -m parity` and `-m thorough` import the peers: torch, torchvision, timm and Keras (on JAX)."""
 
 import os
 
@@ -7,4 +7,5 @@ os.environ.setdefault('KERAS_BACKEND', 'jax')
 
 def pytest_ignore_collect(config):
     selected = config.option.markexpr
-    return None if 'parity' in selected and 'not parity' not in selected else True
+    asked = any(marker in selected and f'not {marker}' not in selected for marker in ('parity', 'thorough'))
+    return None if asked else True

@@ -150,12 +150,24 @@ def logits_and_maps(model, variables, batch, *, optimized=True):
         )
         return logits, captured['intermediates']['features'][0]
 
-    options = None if optimized else {'xla_backend_optimization_level': 0}
-    return jax.tree.map(np.asarray, jax.jit(run, compiler_options=options)(variables, batch))
+    return jax.tree.map(np.asarray, jit(run, optimized=optimized)(variables, batch))
 
 
-def apply(model, variables, batch):
-    return np.asarray(jax.jit(model.apply)(variables, batch))
+def apply(model, variables, batch, *, optimized=True):
+    return np.asarray(jit(model.apply, optimized=optimized)(variables, batch))
+
+
+def jit(function, *, optimized):
+    return jax.jit(function, compiler_options=None if optimized else {'xla_backend_optimization_level': 0})
+
+
+def alike(names):
+    """Names of networks of one class, convention and kind of pooling: they differ in width, depth or form."""
+    found = {}
+    for name in names:
+        model = create(name)
+        found.setdefault((type(model), model.convention, getattr(model, 'anti_aliasing', None)), []).append(name)
+    return list(found.values())
 
 
 def relative(got, want):

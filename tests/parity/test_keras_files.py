@@ -4,15 +4,16 @@ import warnings
 import zipfile
 
 import h5py
-import jax
 import keras
 import numpy as np
+import peers
 import pytest
 from PIL import Image
 from real_files import photo, wheel_member
-from test_keras import keras_twin, no_drawing, weights_of  # noqa: F401
+from test_keras import keras_twin, no_drawing, run, weights_of  # noqa: F401
 
 import flaxmobile
+from benchmarks.random_variables import random_variables
 from flaxmobile.weights import from_keras, load_variables, to_keras
 from flaxmobile.weights.formats import hdf5
 from flaxmobile.weights.keras_names import file_layers
@@ -117,7 +118,7 @@ def test_keras_loads_our_files(name, suffix, tmp_path):
     tensors = to_keras(from_keras(weights_of(network), model), model)
     hdf5.write(tmp_path / f'ours{suffix}', tensors, file_layers(model), name)
     batch = np.random.default_rng(1).normal(size=(2, *SIZE, 3)).astype(np.float32)
-    wanted = np.asarray(network.predict_on_batch(batch))
+    wanted = np.asarray(run(network, batch)[0])
     loads = [{}] if suffix == '.weights.h5' else [{}, {'by_name': True}]
     for options in loads:
         other = filled(name, seed=2)
@@ -125,7 +126,7 @@ def test_keras_loads_our_files(name, suffix, tmp_path):
             warnings.simplefilter('error', UserWarning)
             other.load_weights(tmp_path / f'ours{suffix}', **options)
         assert_same(weights_of(other), weights_of(network))
-        np.testing.assert_array_equal(np.asarray(other.predict_on_batch(batch)), wanted)
+        np.testing.assert_array_equal(np.asarray(run(other, batch)[0]), wanted)
 
 
 @pytest.mark.parametrize('name', ['tf_mobilenetv1_025', 'tf_mobilenetv2_035', 'tf_mobilenetv3_small_075'])
@@ -140,7 +141,7 @@ def test_without_the_top(name, tmp_path):
     network = application[name]()
     network.save_weights(tmp_path / 'no_top.weights.h5')
     model = flaxmobile.create_model(name, num_classes=0)
-    initial = model.init(jax.random.key(0), np.zeros((1, 64, 64, 3), np.float32))
+    initial = random_variables(model, (1, *SIZE, 3))
     excuse = ['conv_2/*'] if 'v3' in name else []
     variables = load_variables(tmp_path / 'no_top.weights.h5', model, excuse=excuse, initial=initial)
     kept = {name: array for name, array in to_keras(variables, model).items() if not name.startswith('conv_2/')}
@@ -155,8 +156,8 @@ def test_a_real_fine_tuned_network():
     model = flaxmobile.create_model('tf_mobilenetv2_100', num_classes=19)
     variables = load_variables(path, model)
     batch = np.stack([prepared(name) for name in ('cat', 'coffee', 'rocket', 'temple', 'flower')])
-    wanted = np.asarray(network.predict_on_batch(batch))
-    logits = np.asarray(jax.jit(model.apply)(variables, batch))
+    wanted = np.asarray(run(network, batch)[0])
+    logits = peers.apply(model, variables, batch, optimized=False)
     assert np.max(np.abs(wanted[0] - wanted[1])) > 0.1 * np.max(np.abs(wanted))
     assert np.max(np.abs(logits - wanted)) <= 1e-4 * np.max(np.abs(wanted))
 

@@ -15,6 +15,7 @@ from flaxmobile.weights import from_torch
 pytestmark = pytest.mark.parity
 LIMIT = 1e-9
 EVEN, ODD = (128, 128), (97, 131)  # Multiples of every stride, and of none: a network's own side proves no more.
+CASES = [(32, ODD), (32, EVEN), (16, ODD), (8, ODD)]  # The output stride and the images' height and width.
 # Networks are calibrated on what they are compared on: other images are outliers, which a deep network blows up.
 IMAGES = peers.images(4, (128, 131))
 NO_TWIN: dict[str, str] = {}  # name: why neither timm nor torchvision can build the network
@@ -74,19 +75,27 @@ def run(network, maps, batch):
     return peers.from_torch(network(batch)), tuple(found), [peers.from_torch(values) for values in found.values()]
 
 
-@pytest.mark.parametrize('name', flaxmobile.list_models())
-def test_logits_and_the_map_at_each_stride(name):
-    if name in NO_TWIN:
-        pytest.skip(NO_TWIN[name])
+def every_name():
+    """All cases of the first network of a kind, one case of its siblings; `make thorough` has their others."""
+    names = [name for name in flaxmobile.list_models() if name not in NO_TWIN]
+    for first, *siblings in peers.alike(names):
+        yield pytest.param(first, CASES, id=first)
+        for name in siblings:
+            yield pytest.param(name, CASES[:1], id=name)
+            yield pytest.param(name, CASES[1:], id=f'{name}, other cases', marks=pytest.mark.thorough)
+
+
+@pytest.mark.parametrize(('name', 'cases'), list(every_name()))
+def test_logits_and_the_map_at_each_stride(name, cases):
     network = peers.calibrate(peers.twin(name), IMAGES)
     # timm has Keras's V1 with TensorFlow's padding alone; `test_keras.py` has Keras itself.
     fields = {'convention': 'tensorflow'} if name.startswith('tf_mobilenetv1') else {}
     variables = peers.variables_of(network, name, peers.create(name, **fields))
-    for output_stride, size in ((32, EVEN), (32, ODD), (16, ODD), (8, ODD)):
+    for output_stride, size in cases:
         batch = IMAGES[:2, : size[0], : size[1]]
         wanted, strides, wanted_maps = run(*at_output_stride(name, network, output_stride), batch)
         model = peers.create(name, output_stride=output_stride, **fields)
-        logits, maps = peers.logits_and_maps(model, variables, batch, optimized=size != ODD)
+        logits, maps = peers.logits_and_maps(model, variables, batch, optimized=size == EVEN)
         assert peers.see_the_images(wanted)
         assert logits.dtype == 'float64'
         assert peers.relative(logits, wanted) <= LIMIT
@@ -103,7 +112,7 @@ def test_logits_of_torchvision_mobilenetv2(width):
     model = peers.create(f'mobilenetv2_{width:03d}')
     batch = IMAGES[:2, : ODD[0], : ODD[1]]
     wanted = run_logits(network, batch)
-    logits = peers.apply(model, from_torch(network.state_dict(), model), batch)
+    logits = peers.apply(model, from_torch(network.state_dict(), model), batch, optimized=False)
     assert peers.see_the_images(wanted)
     assert peers.relative(logits, wanted) <= LIMIT
 

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
+from tiny_run import TinyNet
 
 from benchmarks.random_variables import random_variables
 from flaxmobile.data import load_dataset
@@ -148,10 +149,33 @@ def shrunk(config: TrainConfig, folder: Path) -> TrainConfig:
     )
 
 
+WHOLE = (  # One of each generation, one that is taught and one with attention.
+    'imagenet_mobilenetv1',
+    'imagenet_mobilenetv2',
+    'imagenet_mobilenetv3_small_torchvision',
+    'imagenet_mobilenetv4_conv_small_distilled',
+    'imagenet_mobilenetv4_hybrid_medium',
+)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize('name', list_configs())
+def test_two_steps_of_a_small_network(name: str, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Augmented, mixed and taught as it says, by its optimiser at its rates."""
+    monkeypatch.setattr(TrainConfig, 'build_model', lambda _, num_classes: TinyNet(num_classes))
+    assert_two_steps(name, images, monkeypatch)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    'name', [pytest.param(name, marks=() if name in WHOLE else pytest.mark.thorough) for name in list_configs()]
+)
 def test_two_steps(name: str, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Augmented, mixed and taught as it says, every number is finite and what is trained has moved.
+    assert_two_steps(name, images, monkeypatch)
+
+
+def assert_two_steps(name: str, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every number is finite and what is trained has moved.
 
     In XLA's own operations, without optimisation and from variables that need no program: a third of the time.
     """

@@ -67,7 +67,14 @@ def test_two_exchanges_a_batch_norm_and_one_for_the_gradients(dtype: Any) -> Non
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('name', ['mobilenetv2_100', 'mobilenetv3_large_100', 'mobilenetv4_hybrid_medium'])
+@pytest.mark.parametrize(
+    'name',
+    [
+        'mobilenetv2_100',
+        pytest.param('mobilenetv3_large_100', marks=pytest.mark.thorough),
+        pytest.param('mobilenetv4_hybrid_medium', marks=pytest.mark.thorough),
+    ],
+)
 def test_whole_networks(name: str) -> None:
     norms, found = exchanges(create_model(name), 64)
     assert [each.kind for each in found] == ['all-reduce']

@@ -2,7 +2,7 @@
 
 import platform
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from flaxmobile import create_model
 from flaxmobile.data import Preprocessing
@@ -21,6 +22,17 @@ from flaxmobile.weights import Model
 
 PIECE = 'xla_multiheap_size_constraint_per_heap'
 MEGABYTE = 2**20
+
+
+@pytest.fixture(autouse=True)
+def nothing_kept() -> Iterator[None]:
+    """`.ci/run` keeps compiled programs on disk, which are whole."""
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update('jax_compilation_cache_dir', None)
+    compilation_cache.reset_cache()
+    yield
+    jax.config.update('jax_compilation_cache_dir', before)
+    compilation_cache.reset_cache()
 
 
 def page_faults(call: Callable[[], Any]) -> int:
