@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from flaxmobile import layers, models
+from flaxmobile.data.batches import BatchFormat
 from flaxmobile.data.preprocessing import Augmentation, Preprocessing
 from flaxmobile.layers.attention import Attention, Projection
 from flaxmobile.layers.normalization import BatchNorm, RMSNorm
@@ -42,7 +43,7 @@ WRONG: dict[str, tuple[Any, ...]] = {
     **each(
         'strides dilation groups squeeze_divisor heads key_features key_strides '
         'batch_size distance accumulation_steps max_skipped_updates log_every keep_checkpoints '
-        'randaugment_layers repeated_augmentation',
+        'randaugment_layers repeated_augmentation most_boxes',
         (*NO_COUNT, None),
     ),
     **each('features squeeze_features head_features size', NO_COUNT),
@@ -80,6 +81,7 @@ WRONG: dict[str, tuple[Any, ...]] = {
     'crop_ratio': ((1,), (0, 1), (0.5, INF), ('1', 2), (0.5, NAN), 1.0, None),
     'preprocessing': (None, 224, {'image_size': 224}, Augmentation()),
     'augmentation': (None, 'randaugment', Preprocessing()),
+    'targets': ('boxes', ('box',), (3,), None),
     'milestones': (1.0, ('1',), (-1.0,), (NAN,), None),
     'seed': (-1, 0.5, '0', True, None, 2**63),
     'workers': (-1, 0.5, '0', True, None, 10**6),
@@ -123,6 +125,7 @@ def classes() -> list[type]:
         layers.Convention,
         Preprocessing,
         Augmentation,
+        BatchFormat,
         Mixing,
         TrainConfig,
     ]
