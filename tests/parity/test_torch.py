@@ -9,7 +9,6 @@ import torch
 import torchvision
 from torchvision.models.mobilenetv3 import MobileNetV3, _mobilenet_v3_conf
 
-import flaxmobile
 from flaxmobile.weights import from_torch
 
 pytestmark = pytest.mark.parity
@@ -74,7 +73,7 @@ def run(network, maps, batch):
     return peers.from_torch(network(batch)), tuple(found), [peers.from_torch(values) for values in found.values()]
 
 
-@pytest.mark.parametrize('name', flaxmobile.list_models())
+@pytest.mark.parametrize('name', peers.NETWORKS)
 def test_logits_and_the_map_at_each_stride(name):
     if name in NO_TWIN:
         pytest.skip(NO_TWIN[name])
