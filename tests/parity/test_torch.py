@@ -9,7 +9,6 @@ import torch
 import torchvision
 from torchvision.models.mobilenetv3 import MobileNetV3, _mobilenet_v3_conf
 
-import flaxmobile
 from flaxmobile.weights import from_torch
 
 pytestmark = pytest.mark.parity
@@ -77,7 +76,7 @@ def run(network, maps, batch):
 
 def every_name():
     """All cases of the first network of a kind, one case of its siblings; `make thorough` has their others."""
-    names = [name for name in flaxmobile.list_models() if name not in NO_TWIN]
+    names = [name for name in peers.NETWORKS if name not in NO_TWIN]
     for first, *siblings in peers.alike(names):
         yield pytest.param(first, CASES, id=first)
         for name in siblings:

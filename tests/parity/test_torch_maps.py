@@ -51,7 +51,7 @@ def flat(variables):
 
 
 @pytest.mark.filterwarnings('ignore:.* the network of timm')
-@pytest.mark.parametrize('name', flaxmobile.list_models())
+@pytest.mark.parametrize('name', peers.NETWORKS)
 def test_state_dict_of_every_network(name):
     if name in NO_TWIN:
         pytest.skip(NO_TWIN[name])
@@ -60,7 +60,7 @@ def test_state_dict_of_every_network(name):
     assert_maps_fit(peers.twin(name), flaxmobile.create_model(name), ignore_convention=ours_alone)
 
 
-@pytest.mark.parametrize('name', [name for name in flaxmobile.list_models() if timm.is_model(name)])
+@pytest.mark.parametrize('name', [name for name in peers.NETWORKS if timm.is_model(name)])
 def test_what_is_known_of_timm_s_padding_and_epsilon(name):
     """Read off timm's network; and both forms of a network are those that timm has under two names."""
     with torch.device('meta'):

@@ -319,3 +319,19 @@ def test_progress_is_for_terminals(
     assert out == ''
     assert 'mobilenetv2_100.ra_in1k' in err
     assert '300.0/300.0 kB' in err
+
+
+def test_terms_that_are_not_open_are_told_before_anything_is_fetched(
+    server: FileServer, weight: Weight, caplog: pytest.LogCaptureFixture
+) -> None:
+    weights.download(weight)
+    assert not caplog.messages
+    weights.cache_path(weight).unlink()
+    server.plan = [Answer(b'gone', 404)]
+    with pytest.raises(weights.DownloadError):
+        weights.download(dataclasses.replace(weight, license='Gemma'))
+    assert caplog.messages[0] == (
+        f'{weight.name} is under the Gemma licence, which is not an open one: whoever uses the weights accepts its '
+        'terms, https://ai.google.dev/gemma/terms'
+    )
+    assert sum('licence' in message for message in caplog.messages) == 1

@@ -170,6 +170,16 @@ def test_every_registered_network_is_told_or_is_among_those_that_fit_alike(layou
     assert tried >= 20
 
 
+def test_an_encoder_and_its_network_have_the_same_tensors() -> None:
+    """They differ in padding and in what they return: only what a file says tells them apart."""
+    given = tensors('mobilenetv5_300m', 'timm')
+    assert given.keys() == tensors('mobilenetv5_300m_enc', 'timm').keys()
+    with pytest.raises(recognition.AmbiguousError, match='fit mobilenetv5_300m, mobilenetv5_300m_enc alike'):
+        recognition.recognize(given)
+    for name in ('mobilenetv5_300m', 'mobilenetv5_300m_enc'):
+        assert recognition.recognize(given, name) == (name, 'arch')
+
+
 def test_a_backbone_without_its_head_is_told_how_to_be_read() -> None:
     keras = tensors('mobilenetv3_small_100', "Keras's published files")
     timm = tensors('mobilenetv2_035', 'timm')

@@ -69,6 +69,21 @@ def test_the_list(command: Run) -> None:
     assert sum('_in' in line or '.in1k' in line for line in out.splitlines()) == 101
 
 
+def test_the_list_says_which_licence_is_not_an_open_one(command: Run) -> None:
+    terms = (
+        'mobilenetv5_300m.gemma3n is under the Gemma licence, which is not an open one: whoever uses the weights '
+        'accepts its terms, https://ai.google.dev/gemma/terms'
+    )
+    _, out, _ = command('weights', 'list', 'mobilenetv5*')
+    lines = out.splitlines()
+    assert lines[1].split() == ['mobilenetv5_300m.gemma3n*', '-', '768', '-', 'Gemma']
+    assert terms in lines
+    status, out, err = command('list', 'mobilenetv5*')
+    assert (status, out.split(), err.strip()) == (0, ['mobilenetv5_300m', 'mobilenetv5_300m_enc'], terms)
+    _, _, err = command('list', 'mobilenetv4*')
+    assert not err
+
+
 def test_the_list_as_json(command: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv('FLAXMOBILE_CACHE', '/somewhere')
     status, out, _ = command('weights', 'list', 'mobilenetv2_100.tv_*', '--json')
