@@ -14,7 +14,8 @@ from matplotlib.figure import Figure
 from benchmarks.input_contenders import make_photographs
 from benchmarks.timing import limit_threads
 from flaxmobile.data.dataset import RandomAccessDataset
-from flaxmobile.runs import loop
+from flaxmobile.runs.training import train
+from flaxmobile.training import loop as engine
 from flaxmobile.training.config import TrainConfig
 
 Spans = list[tuple[float, float]]
@@ -48,7 +49,7 @@ def main() -> None:
             epochs=(LAST + 1) * given.batch / IMAGES,
         )
         with traced(Path(folder) / 'trace'):
-            loop.train(config, Path(folder) / 'run')
+            train(config, Path(folder) / 'run')
         step, work = spans(Path(folder) / 'trace')
     start, end = step[0][0], step[-1][1]
     print(f'{LAST - FIRST + 1} steps of {given.model}, {given.batch} images each: {(end - start) / 1e6:.0f} ms')
@@ -62,7 +63,7 @@ def main() -> None:
 @contextmanager
 def traced(folder: Path) -> Iterator[None]:
     """Trace the steps from FIRST to LAST of the run that is made meanwhile, with the input's work by name."""
-    make, place, load = loop.compiled_step, loop.shard_batch, RandomAccessDataset._load_for_training
+    make, place, load = engine.compiled_step, engine.shard_batch, RandomAccessDataset._load_for_training
     options = jax.profiler.ProfileOptions()
     options.python_tracer_level = 0
     taken: list[None] = []
@@ -90,8 +91,8 @@ def traced(folder: Path) -> Iterator[None]:
         return run
 
     with (
-        mock.patch.object(loop, 'compiled_step', compiled),
-        mock.patch.object(loop, 'shard_batch', named(PLACE, place)),
+        mock.patch.object(engine, 'compiled_step', compiled),
+        mock.patch.object(engine, 'shard_batch', named(PLACE, place)),
         mock.patch.object(RandomAccessDataset, '_load_for_training', named(READ, load)),
     ):
         yield

@@ -7,8 +7,14 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from flaxmobile.data.preprocessing import Preprocessing
+from flaxmobile.tasks.classification import Classification
 
 PREPROCESSING = Preprocessing(image_size=4, channels=1, mean=(0.5,), std=(0.5,))
+
+
+def classification(num_classes: int, preprocessing: Preprocessing = PREPROCESSING, **fields: Any) -> Classification:
+    """The task of so many classes without names of their own."""
+    return Classification(tuple(map(str, range(num_classes))), preprocessing, **fields)
 
 
 class Linear(nn.Module):

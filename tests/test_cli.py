@@ -18,7 +18,7 @@ from flaxmobile.cli import command as command_module
 from flaxmobile.cli import main
 from flaxmobile.data import loading
 from flaxmobile.layers.normalization import SingleValues
-from flaxmobile.runs import loop
+from flaxmobile.tasks.classification import Classification
 from flaxmobile.training import interruption
 from flaxmobile.training.config import TrainConfig
 from flaxmobile.training.metrics import Display
@@ -126,7 +126,7 @@ def test_a_long_message_is_bounded(command: Run, monkeypatch: pytest.MonkeyPatch
 
 
 def test_what_a_run_shows_cannot_act_on_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    with Display(3, 1.0) as display:
+    with Display(Classification, 3, 1.0) as display:
         display.say(f'[red]{HOSTILE.replace(chr(10), "")}\nsecond line')
     assert capsys.readouterr().out == '[red]' + HARMLESS.replace(r'\n', '') + '\nsecond line\n'
 
@@ -310,7 +310,7 @@ def test_a_name_in_a_table_or_a_line_is_no_markup(capsys: pytest.CaptureFixture[
     from flaxmobile.cli.common import print_table
 
     print_table(Table('[b]head[/b]', title='runs/[old] :smile: [/x]'))
-    Display(1, 1).say('runs/[old] :smile:')
+    Display(Classification, 1, 1).say('runs/[old] :smile:')
     out = capsys.readouterr().out
     assert '[b]head[/b]' in out
     assert 'runs/[old] :smile: [/x]' in ' '.join(out.split())

@@ -23,17 +23,46 @@ MAY_IMPORT = {
     'files': set(),
     'compilation': set(),
     'memory': set(),
+    'drawing': {'messages'},
+    'markdown': {'messages'},
     'ops': {'messages'},
     'layers': {'messages', 'rules', 'ops'},
     'models': {'messages', 'rules', 'ops', 'layers'},
     'analysis': {'messages', 'ops', 'layers', 'models'},
     'data': {'messages', 'rules', 'lazy'},
-    'weights': {'messages', 'rules', 'files', 'ops', 'layers', 'models', 'data'},
-    'parallel': {'messages'},
-    'tasks': {'messages', 'rules', 'layers', 'models', 'data', 'parallel', 'weights'},
-    'training': {'messages', 'rules', 'files', 'layers', 'models', 'data', 'parallel', 'tasks', 'weights'},
-    'runs': {'messages', 'rules', 'files', 'layers', 'models', 'data', 'parallel', 'tasks', 'weights', 'training'},
-    'inspection': {'messages', 'files', 'lazy', 'models', 'data', 'parallel', 'tasks', 'weights', 'training', 'runs'},
+    'parallel': {'messages', 'lazy'},
+    'tasks': {'messages', 'lazy', 'rules', 'drawing', 'markdown', 'layers', 'models', 'data', 'parallel'},
+    'weights': {'messages', 'rules', 'files', 'ops', 'layers', 'models', 'data', 'tasks'},
+    'training': {'messages', 'lazy', 'rules', 'files', 'layers', 'models', 'data', 'parallel', 'tasks'},
+    'runs': {
+        'messages',
+        'lazy',
+        'rules',
+        'files',
+        'drawing',
+        'markdown',
+        'layers',
+        'models',
+        'analysis',
+        'data',
+        'parallel',
+        'tasks',
+        'weights',
+        'training',
+    },
+    'inspection': {
+        'messages',
+        'lazy',
+        'files',
+        'drawing',
+        'models',
+        'data',
+        'parallel',
+        'tasks',
+        'weights',
+        'training',
+        'runs',
+    },
     'zoo': {'layers', 'models', 'analysis', 'weights'},
     'cli': {
         'messages',
@@ -172,7 +201,33 @@ def test_the_package_is_the_command_too() -> None:
     assert subprocess.check_output(words, text=True, timeout=300) == f'flaxmobile {flaxmobile.__version__}\n'
 
 
-@pytest.mark.parametrize('module', ['flaxmobile', 'flaxmobile.models', 'flaxmobile.layers', 'flaxmobile.ops'])
+def parameters(function: ast.FunctionDef | ast.AsyncFunctionDef) -> list[str]:
+    """The names of a function's parameters, but for the one that a method is called on."""
+    given = function.args
+    names = [argument.arg for argument in (*given.posonlyargs, *given.args, *given.kwonlyargs)]
+    return [name for name in names if name not in ('self', 'cls')]
+
+
+def long_signatures(source: str) -> dict[str, int]:
+    functions = (ast.FunctionDef, ast.AsyncFunctionDef)
+    found = {node.name: len(parameters(node)) for node in ast.walk(ast.parse(source)) if isinstance(node, functions)}
+    return {name: count for name, count in found.items() if count > 8}
+
+
+def test_no_function_has_more_than_eight_parameters() -> None:
+    assert long_signatures('class A:\n    def f(self, a, b, /, c, d, *, e, f, g, h, i): ...') == {'f': 9}
+    assert long_signatures('def f(a, b, c, d, e, f, g, *, h, **i): ...') == {}
+    found = {str(path.relative_to(ROOT)): long_signatures(path.read_text()) for _, path in files_by_part()}
+    assert {path: names for path, names in found.items() if names} == {}
+
+
+@pytest.mark.parametrize(
+    'module',
+    [
+        'flaxmobile',
+        *(f'flaxmobile.{part}' for part in ('models', 'layers', 'ops', 'tasks', 'training', 'parallel', 'runs')),
+    ],
+)
 def test_import_is_light(module: str) -> None:
     program = f"""
 import sys, jax, flax.linen, optax

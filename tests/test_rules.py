@@ -21,6 +21,7 @@ from flaxmobile.data.preprocessing import Augmentation, Preprocessing
 from flaxmobile.layers.attention import Attention, Projection
 from flaxmobile.layers.normalization import BatchNorm, RMSNorm
 from flaxmobile.rules import checker, checks
+from flaxmobile.tasks.classification import Classification
 from flaxmobile.tasks.mixing import Mixing
 from flaxmobile.training.config import TrainConfig
 
@@ -105,9 +106,13 @@ WRONG: dict[str, tuple[Any, ...]] = {
     'axis_name': (3, ('data',), b'data'),
     'freeze': ('stem', ['stem', 3], (3,), None),
     **each('model dataset train_split validation_split test_split', NO_TEXT),
+    'classes': ('cat', ['cat', 3], (3,), (), None),
+    **each('mixing distillation', ('mixup', 0.5, (0.1, 0.2))),
+    'positions': (1, (0.5,), ('cat',)),
     **each('init data_dir teacher', (3, b'x', ('x',))),
 }
 NEEDED = {'features': 8, 'heads': 2, 'key_features': 8, 'use_running_average': True, 'rate': 0.1}
+NEEDED |= {'classes': ('cat', 'dog'), 'preprocessing': Preprocessing()}
 NEEDED |= {'model': 'mobilenetv2_100', 'dataset': 'cifar10'}
 
 
@@ -127,6 +132,7 @@ def classes() -> list[type]:
         Augmentation,
         BatchFormat,
         Mixing,
+        Classification,
         TrainConfig,
     ]
 

@@ -14,7 +14,8 @@ from flaxmobile import data
 from flaxmobile.data import Augmentation, Preprocessing
 from flaxmobile.data.dataset import Dataset, RandomAccessDataset
 from flaxmobile.data.sample import Sample
-from flaxmobile.runs import loop, splits
+from flaxmobile.runs import splits
+from flaxmobile.runs.training import train
 from flaxmobile.training.config import TrainConfig
 
 CLASSES = ('bottom', 'left', 'right', 'top')
@@ -109,7 +110,7 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if not FINISHED:
         with pytest.MonkeyPatch.context() as monkeypatch:
             use_tiny(monkeypatch)
-            FINISHED.append(loop.train(tiny_config(), tmp_path_factory.mktemp('runs') / 'finished'))
+            FINISHED.append(train(tiny_config(), tmp_path_factory.mktemp('runs') / 'finished'))
     return FINISHED[0]
 
 

@@ -13,7 +13,7 @@ from flaxmobile.training.config import TrainConfig
 
 if TYPE_CHECKING:
     from flaxmobile.data import Dataset
-    from flaxmobile.tasks.evaluation import Evaluation
+    from flaxmobile.tasks.classification import Evaluation
     from flaxmobile.weights import Weight
 
 
@@ -38,6 +38,7 @@ def evaluate(
 
     from flaxmobile.parallel.mesh import make_mesh, replicate
     from flaxmobile.runs.splits import same_images
+    from flaxmobile.tasks.classification import Classification
     from flaxmobile.tasks.evaluation import evaluate as run_evaluation
     from flaxmobile.training.step import make_evaluation_step
     from flaxmobile.weights.class_names import label_positions
@@ -59,15 +60,10 @@ def evaluate(
     if batch_size is None:
         batch_size = config.batch_size if config else 64
     mesh = make_mesh()
-    result = run_evaluation(
-        make_evaluation_step(trained.module, trained.preprocessing, mesh),
-        replicate(trained.variables, mesh),
-        dataset,
-        trained.preprocessing,
-        -(-batch_size // mesh.size) * mesh.size,
-        mesh,
-        classes=trained.labels,
-    )
+    positions = tuple(label_positions(dataset.classes, trained.labels).tolist())
+    task = Classification(trained.labels or (), trained.preprocessing, positions=positions)
+    step, variables = make_evaluation_step(trained.module, task, mesh), replicate(trained.variables, mesh)
+    result = run_evaluation(task, step, variables, dataset, -(-batch_size // mesh.size) * mesh.size, mesh)
     for name in dataset.unreadable:
         tell(f'left out, as it cannot be read: {name}')
     if jax.process_index() > 0:
@@ -187,7 +183,8 @@ def probe(
     splits = (train_split or own[0], test_split or own[1])
     train, test = (load_dataset(data, split, data_dir=data_dir or own[2]) for split in splits)
     mesh = make_mesh()
-    found = run_probe(trained, train, test, -(-batch_size // mesh.size) * mesh.size, mesh)
+    size = -(-batch_size // mesh.size) * mesh.size
+    found = run_probe(trained.module, trained.variables, trained.preprocessing, train, test, size, mesh)
     print(
         f'{title} on {printable(train.name, None)}: fitted to {found.train_images:,} images '
         f'of {train.split}, tested on {found.test_images:,} of {test.split}, '

@@ -10,7 +10,6 @@ from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, arg
 import flaxmobile
 from flaxmobile.cli.common import as_json, print_table, tell
 from flaxmobile.messages import printable
-from flaxmobile.models.network import MobileNet
 from flaxmobile.training.config import TrainConfig, load_config
 
 ConfigName = Positional[Annotated[str, arg(metavar='CONFIG', help='A config by name, or a Python file with one.')]]
@@ -39,22 +38,18 @@ def train(
     """Train a model and write checkpoints, metrics and a report; every field of the config is an option."""
     import jax
 
-    from flaxmobile.analysis.counts import layers
     from flaxmobile.runs.description import read_description
-    from flaxmobile.runs.loop import train as run_training
+    from flaxmobile.runs.parts import kind_of_task
     from flaxmobile.runs.report import read_results
+    from flaxmobile.runs.training import train as run_training
     from flaxmobile.training.interruption import TrainingStopped
-
-    def count(model: MobileNet) -> int:
-        preprocessing = configuration.preprocessing
-        return sum(layer.multiply_adds for layer in layers(model, preprocessing.image_size, preprocessing.channels))
 
     folder = run_dir or Path('runs') / Path(config).stem
     if dry_run:
         from flaxmobile.inspection.dry_run import plan_run
 
         picture = output or folder.with_name(f'{folder.name}-dry-run.png')
-        print(plan_run(configuration, picture, name=config, images=images, multiply_adds=count))
+        print(plan_run(configuration, picture, name=config, images=images))
         alone = ' --teacher None (without the teacher, which comes on top)' if configuration.teacher else ''
         print(f'what a device needs to run it: flaxmobile compile {config} --target tpu:v5e:2x2{alone}')
         return 0
@@ -63,13 +58,15 @@ def train(
     meant = read_description(folder).meaning(configuration) if resume and not overwrite else configuration
     again = train_command(config, meant)
     try:
-        run_training(configuration, folder, resume=resume, overwrite=overwrite, command=again, multiply_adds=count)
+        run_training(configuration, folder, resume=resume, overwrite=overwrite, command=again)
     except TrainingStopped as stopped:
         tell(str(stopped))
         return 128 + stopped.number
     if jax.process_index() == 0:
-        results = read_results(folder)
-        print(f'test accuracy {results["test"]["accuracy"]:.2%}; the report: {printable(folder / "report.md", None)}')
+        task = kind_of_task(configuration)
+        best, results = task.best.measure, read_results(folder, task)
+        figure = best.in_table(results['test'][best.name])
+        print(f'test {best.title} {figure}; the report: {printable(folder / "report.md", None)}')
     return 0
 
 
@@ -170,7 +167,7 @@ def benchmark_input(
 
     given: dict[str, Any] = {'workers': workers, 'batch_size': batch_size}
     run = replace(load_config(config), **{name: value for name, value in given.items() if value is not None})
-    images = load_split(run, run.train_split)
+    images = load_split(run.data_plan, run.train_split)
     speeds = measure_input(run, images, rounds)
     if json:
         print(as_json(speeds))

@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,14 +13,16 @@ from flax.traverse_util import flatten_dict
 from flaxmobile.data.splits import split_ranges
 from flaxmobile.files import write_whole
 from flaxmobile.models.network import variable_shapes
-from flaxmobile.runs.loop import describe_size
+from flaxmobile.parallel.mesh import make_mesh
+from flaxmobile.runs.parts import describe_size, make_learner, make_task
 from flaxmobile.runs.sources import locate
 from flaxmobile.runs.splits import load_splits
-from flaxmobile.training.checks import steps_per_epoch, warn_of_single_values, without_update
+from flaxmobile.training.checks import steps_per_epoch, without_update
 from flaxmobile.training.config import TrainConfig
-from flaxmobile.training.freezing import Paths, frozen_parameters, trained
-from flaxmobile.training.optimizer import decay_mask, layer_factors, learning_rate_schedule, make_optimizer
+from flaxmobile.training.freezing import trained
+from flaxmobile.training.optimizer import decay_mask, layer_factors, learning_rate_schedule
 from flaxmobile.training.state import ema_decay_at
+from flaxmobile.training.step import Learner
 
 POINTS = 600
 _BARS = '▁▂▃▄▅▆▇█'
@@ -40,8 +42,8 @@ class Plan(NamedTuple):
 
     config: TrainConfig
     images: Images
+    learner: Learner
     shapes: dict[str, Any]
-    frozen: Paths
     steps_per_epoch: int
     size: str
 
@@ -51,14 +53,7 @@ class Plan(NamedTuple):
         return self.config.total_steps(self.steps_per_epoch)
 
 
-def plan_run(
-    config: TrainConfig,
-    picture: Path,
-    *,
-    name: str,
-    images: int | None = None,
-    multiply_adds: Callable[[Any], int] | None = None,
-) -> str:
+def plan_run(config: TrainConfig, picture: Path, *, name: str, images: int | None = None) -> str:
     """Write the picture of the schedules, and say in words what the run would do.
 
     Args:
@@ -67,15 +62,15 @@ def plan_run(
         name: what the config is called.
         images: how many training images there are; None: as many as the data set has, which for ImageNet is known
             without having it.
-        multiply_adds: counts those of a network for one image.
 
     Raises:
         OSError: the data set is not here, and its number of images not known; or the weights to start from are not.
         ValueError: the configuration or the data does not fit.
     """
-    from flaxmobile.runs.plots import png, schedules
+    from flaxmobile.drawing import png
+    from flaxmobile.runs.plots import schedules
 
-    plan = make_plan(config, images, multiply_adds)
+    plan = make_plan(config, images)
     steps = np.unique(np.linspace(0, plan.total_steps - 1, POINTS).round().astype(int))
     rates, decays = values_at(plan, steps)
     spans = None if decays is None else 1 / (1 - decays)
@@ -85,18 +80,17 @@ def plan_run(
     return '\n\n'.join([f'{name}: what it would do; nothing is trained', *parts, ending])
 
 
-def make_plan(config: TrainConfig, images: int | None, multiply_adds: Callable[[Any], int] | None = None) -> Plan:
+def make_plan(config: TrainConfig, images: int | None) -> Plan:
     """All that is to be known of a run beforehand; errors as of `plan_run`."""
     for source in (config.init, config.teacher):
         if source is not None:
             locate(source)
     found = count_images(config, images)
-    model = config.build_model(found.classes)
-    shapes = variable_shapes(model, config.preprocessing.channels)
-    frozen = frozen_parameters(shapes['params'], config.freeze)
-    warn_of_single_values(config, model, shapes, frozen)
-    size = describe_size(model, shapes['params'], frozen, multiply_adds)
-    return Plan(config, found, shapes, frozen, steps_per_epoch(config, range(found.number)), size)
+    steps = steps_per_epoch(config.optimizer_plan, config.batch_size, found.number)
+    task = make_task(config, tuple(map(str, range(found.classes))))
+    learner = make_learner(config, task, steps, make_mesh())
+    shapes = variable_shapes(learner.model, config.preprocessing.channels)
+    return Plan(config, found, learner, shapes, steps, describe_size(learner, shapes['params']))
 
 
 def count_images(config: TrainConfig, given: int | None = None) -> Images:
@@ -108,7 +102,7 @@ def count_images(config: TrainConfig, given: int | None = None) -> Images:
     """
     if given is None:
         try:
-            train = load_splits(dataclasses.replace(config, download=False)).train
+            train = load_splits(dataclasses.replace(config.data_plan, download=False)).train
         except FileNotFoundError as error:
             if re.split('[/:]', config.dataset)[0] != 'imagenet2012':
                 raise FileNotFoundError(f'{error}. Or say how many training images there are: images=N') from None
@@ -126,7 +120,7 @@ def count_images(config: TrainConfig, given: int | None = None) -> Images:
 def values_at(plan: Plan, steps: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
     """The learning rate at steps, counted from 0, and the decay of the moving average, if there is one."""
     config = plan.config
-    rates = np.asarray(learning_rate_schedule(config, plan.steps_per_epoch)(steps))
+    rates = np.asarray(learning_rate_schedule(config.optimizer_plan, plan.steps_per_epoch)(steps))
     if config.ema_decay is None:
         return rates, None
     return rates, np.asarray(ema_decay_at(steps // config.accumulation_steps, config.ema_decay))
@@ -152,7 +146,7 @@ def chances(config: TrainConfig) -> dict[str, float]:
 
 def _summary(plan: Plan) -> list[str]:
     config, images, steps = plan.config, plan.images, plan.total_steps
-    updates, idle = steps // config.accumulation_steps, without_update(config, steps)
+    updates, idle = steps // config.accumulation_steps, without_update(config.accumulation_steps, steps)
     side = config.augmentation.train_image_size
     smaller = f', trained at {side}' if side else ''
     lines = {
@@ -214,8 +208,8 @@ def _optimizer(config: TrainConfig) -> str:
 
 def _memory(plan: Plan) -> str:
     config, params = plan.config, plan.shapes['params']
-    optimizer = make_optimizer(config, plan.steps_per_epoch, tuple(params))
-    state = jax.eval_shape(optimizer.init, trained(params, plan.frozen))
+    learner = plan.learner
+    state = jax.eval_shape(learner.optimizer.init, trained(params, learner.frozen))
     sizes = {
         'parameters': _bytes(params),
         'BatchNorm statistics': _bytes(plan.shapes.get('batch_stats', {})),
@@ -254,7 +248,7 @@ def parameter_groups(plan: Plan) -> dict[tuple[str, bool, bool], list[int]]:
     mask = flatten_dict(decay_mask(params, config.decay_depthwise, config.decay_norms))
     groups: dict[tuple[str, bool, bool], list[int]] = {}
     for path, leaf in sorted(flatten_dict(params).items(), key=lambda item: _place(item[0])):
-        training = path not in plan.frozen
+        training = path not in plan.learner.frozen
         decays = bool(mask[path]) and training and config.weight_decay > 0
         pattern = re.sub(r'norm/\w+$', 'norm/*', re.sub(r'^block_\d+', 'block_*', '/'.join(path)))
         groups.setdefault((pattern, decays, training), []).append(leaf.size)

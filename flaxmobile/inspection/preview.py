@@ -12,8 +12,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from flaxmobile.data import Augmentation, Dataset
+from flaxmobile.drawing import INK, MUTED, png, short, show
 from flaxmobile.files import write_whole
-from flaxmobile.runs.plots import INK, MUTED, png, short, show
 from flaxmobile.runs.splits import load_split
 from flaxmobile.training.config import TrainConfig
 
@@ -112,8 +112,8 @@ def read_columns(config: TrainConfig, count: int) -> tuple[Column, list[Column]]
 
 def first_images(config: TrainConfig, count: int) -> Dataset:
     """The first `count` images of the training split, or all of them, as a data set."""
-    name, part = next((name, part) for name, part in load_split(config, config.train_split).parts if part)
-    return load_split(config, f'{name}[{part.start}:{min(part.stop, part.start + count)}]')
+    name, part = next((name, part) for name, part in load_split(config.data_plan, config.train_split).parts if part)
+    return load_split(config.data_plan, f'{name}[{part.start}:{min(part.stop, part.start + count)}]')
 
 
 def mix(images: np.ndarray, names: Sequence[str], config: TrainConfig, step: int) -> Column:

@@ -11,11 +11,11 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from flaxmobile.models.network import variable_shapes
 from flaxmobile.parallel.mesh import check_batch_size, make_mesh, replicate, shard_batch
+from flaxmobile.runs.parts import make_learner, make_task
+from flaxmobile.tasks.classification import Classification
 from flaxmobile.training.config import TrainConfig
-from flaxmobile.training.freezing import frozen_parameters
-from flaxmobile.training.optimizer import make_optimizer
 from flaxmobile.training.state import TrainState, start_state
-from flaxmobile.training.step import Metrics, Step, configured_step, make_train_step
+from flaxmobile.training.step import Metrics, Step, make_train_step
 from flaxmobile.weights import Model
 
 OPTIMIZER = optax.sgd(0.01, momentum=0.9)
@@ -37,17 +37,8 @@ def rehearse(model: Model, batch: Mapping[str, np.ndarray]) -> tuple[Step, Train
     """
     if not model.num_classes:
         raise ValueError('this model has no classifier (num_classes=0), so it has no loss to lower')
-    mesh = make_mesh(jax.devices()[:1])
-    step = make_train_step(
-        model.module,
-        OPTIMIZER,
-        model.preprocessing,
-        num_classes=model.num_classes,
-        label_smoothing=0.0,
-        ema_decay=None,
-        seed=0,
-        mesh=mesh,
-    )
+    mesh, classes = make_mesh(jax.devices()[:1]), tuple(map(str, range(model.num_classes)))
+    step = make_train_step(model.module, OPTIMIZER, Classification(classes, model.preprocessing), seed=0, mesh=mesh)
     state = start_state(jax.tree.map(jnp.copy, dict(model.variables)), OPTIMIZER, ema_decay=None)
     return step, replicate(state, mesh), shard_batch(batch, mesh)
 
@@ -66,19 +57,19 @@ def planned_step(config: TrainConfig, num_classes: int, devices: Sequence[jax.De
     check_batch_size(config.batch_size, len(devices))
     # Not `make_mesh`: JAX orders real chips, and refuses the two cores of one that a topology of v4 has.
     mesh = Mesh(np.array(devices), ('data',), axis_types=(AxisType.Auto,))
-    model = config.build_model(num_classes)
-    variables = variable_shapes(model, config.preprocessing.channels)
-    params = variables['params']
-    frozen, optimizer = frozen_parameters(params, config.freeze), make_optimizer(config, STEPS_PER_EPOCH, tuple(params))
-    step = configured_step(config, model, optimizer, frozen, num_classes, mesh)
-    state = jax.eval_shape(lambda variables: start_state(variables, optimizer, config.ema_decay, frozen), variables)
+    task = make_task(config, tuple(map(str, range(num_classes))))
+    learner = make_learner(config, task, STEPS_PER_EPOCH, mesh)
+    variables = variable_shapes(learner.model, config.preprocessing.channels)
+    state = jax.eval_shape(
+        lambda variables: start_state(variables, learner.optimizer, learner.ema_decay, learner.frozen), variables
+    )
     size = config.augmentation.training_size(config.preprocessing)
     shape = (config.batch_size, size, size, config.preprocessing.channels)
     images = {
         'image': jax.ShapeDtypeStruct(shape, jnp.uint8),
         'label': jax.ShapeDtypeStruct((config.batch_size,), jnp.int32),
     }
-    return step, placed(state, mesh, PartitionSpec()), placed(images, mesh, PartitionSpec('data'))
+    return learner.train_step(), placed(state, mesh, PartitionSpec()), placed(images, mesh, PartitionSpec('data'))
 
 
 def placed(tree: Any, mesh: Mesh, spec: PartitionSpec) -> Any:

@@ -35,7 +35,9 @@ def check_batch_size(batch_size: int, devices: int) -> None:
 
 
 def shard_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """Split what a step reads of a batch (image, label, mask) over the mesh; each process gives its own part.
+    """Split a batch over the mesh, but for the `index` of its examples, which no step reads.
+
+    Each process gives its own part: `image` and, `[batch, ...]` each, whatever targets and masks there are.
 
     Raises:
         ValueError: the images of this process cannot be shared evenly by its devices.
@@ -47,7 +49,7 @@ def shard_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Ar
         )
     sharding = NamedSharding(mesh, PartitionSpec('data'))
     return {
-        name: jax.make_array_from_process_local_data(sharding, batch[name])
-        for name in ('image', 'label', 'mask')
-        if name in batch
+        name: jax.make_array_from_process_local_data(sharding, array)
+        for name, array in batch.items()
+        if name != 'index'
     }

@@ -17,10 +17,13 @@ from flaxmobile.data import Preprocessing
 from flaxmobile.messages import listing, printable
 from flaxmobile.models.network import variable_shapes
 from flaxmobile.runs.description import FREE_FIELDS, RunDescription, read_description
+from flaxmobile.runs.parts import kind_of_task
 from flaxmobile.runs.splits import same_images
+from flaxmobile.tasks.classification import Classification
 from flaxmobile.training.checkpoints import Checkpoints
 from flaxmobile.training.config import TrainConfig
 from flaxmobile.training.metrics import is_cut_off, read_metrics
+from flaxmobile.training.records import AnyTask
 from flaxmobile.weights import Model
 
 # Everything a run writes, and so everything that `--overwrite` removes.
@@ -31,8 +34,7 @@ CONTENTS = (
     'results.json',
     'report.md',
     'curves.png',
-    'confusion.png',
-    'predictions.png',
+    *Classification.pictures,
     'skipped_batch.npz',
     'run.json',
 )
@@ -56,8 +58,9 @@ def load_run(path: str | Path) -> Model:
     nothing = f'{path} holds no checkpoint yet: train it with resume=True'
     if not (Path(path) / 'checkpoints').is_dir():
         raise FileNotFoundError(nothing)
-    with closing(Checkpoints(path, read_only=True)) as checkpoints:
-        checkpoints.validated(validation_accuracies(path))
+    task = kind_of_task(config)
+    with closing(Checkpoints(path, highest=task.best.highest, read_only=True)) as checkpoints:
+        checkpoints.validated(validation_values(path, task))
         step = checkpoints.last if checkpoints.best is None else checkpoints.best
         if step is None and checkpoints.damaged:
             raise ValueError(f'{path} cannot be used: {checkpoints.tell_damage()}')
@@ -84,8 +87,8 @@ def abstract_variables(model: nn.Module, preprocessing: Preprocessing, sharding:
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes)
 
 
-def validation_accuracies(run_dir: str | Path) -> dict[int, float]:
-    """The validation accuracies of a run, by step; warns of a last record that is cut off, which does not count.
+def validation_values(run_dir: str | Path, task: AnyTask) -> dict[int, float]:
+    """The task's best measure on the validation images, by step; a last record that is cut off is told, not counted.
 
     Raises:
         FileNotFoundError: there are checkpoints and no `metrics.jsonl`.
@@ -100,7 +103,8 @@ def validation_accuracies(run_dir: str | Path) -> dict[int, float]:
         return {}
     if is_cut_off(log):
         warnings.warn(f'the last line of {log} is cut off: what it recorded does not count', stacklevel=3)
-    return {record['step']: record['accuracy'] for record in read_metrics(log) if record['split'] == 'validation'}
+    name = task.best.measure.name
+    return {record['step']: record[name] for record in read_metrics(log, task) if record['split'] == 'validation'}
 
 
 def last_checkpoint(run_dir: str | Path) -> int | None:

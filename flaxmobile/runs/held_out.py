@@ -1,30 +1,35 @@
-"""What a run measures on held-out images: the validation images, the test images, and a probe before training."""
+"""What a run measures besides its validations: the test images at the end, and a probe before training."""
 
-from collections.abc import Sequence
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from flaxmobile.data import Dataset
 from flaxmobile.runs import folder as run
-from flaxmobile.runs.report import write_report
-from flaxmobile.runs.session import Session, stop
-from flaxmobile.runs.splits import unreadable
-from flaxmobile.tasks.evaluation import Evaluation, EvaluationStep, evaluate
+from flaxmobile.runs.report import RunFacts, write_report
+from flaxmobile.runs.splits import Splits, unreadable
+from flaxmobile.tasks.evaluation import evaluate
 from flaxmobile.tasks.probe import probe
+from flaxmobile.training.loop import Session
 from flaxmobile.training.state import TrainState
-from flaxmobile.weights import Model
 
 PICTURES = 24
 
 
 def probe_features(session: Session, state: TrainState) -> None:
     """Write and show how well the features do that the run starts from, on the validation images."""
-    config, data = session.config, session.data
-    start = Model(session.model, state.variables, config.preprocessing, data.train.classes)
-    found = probe(start, data.train, data.validation, config.batch_size, session.mesh)
+    learner, images = session.learner, session.images
+    found = probe(
+        learner.model,
+        state.variables,
+        learner.task.preprocessing,
+        images.train,
+        images.validation,
+        images.batch_size,
+        learner.mesh,
+    )
     session.log.write('probe', 0, 0.0, found._asdict())
     session.display.say(
         f'before training, on the validation images: linear probe {found.linear_accuracy:.2%}, '
@@ -32,58 +37,20 @@ def probe_features(session: Session, state: TrainState) -> None:
     )
 
 
-def validate(session: Session, state: TrainState, step: int, received: Sequence[int] = ()) -> None:
-    """Write and show how well the variables that will be used do on the validation images.
-
-    Where there is one process, a signal in `received` stops the run before the next batch.
-    """
-
-    def stoppable(variables: Any, batch: Any) -> dict[str, jax.Array]:
-        session.checkpoints.check()
-        if received and jax.process_count() == 1:
-            stop(session, step, received[0])
-        return session.evaluation_step(variables, batch)
-
-    metrics = _evaluate(session, stoppable, state.evaluation_variables, session.data.validation).metrics
-    session.checkpoints.wait()  # What is recorded as validated is there.
-    session.log.write('validation', step, session.epoch(step), metrics)
-    session.checkpoints.validated({step: metrics['accuracy']})
-    session.display.validation(session.epoch(step), metrics, session.checkpoints.best == step)
-
-
-def test_best(session: Session) -> Evaluation:
+def test_best(session: Session, data: Splits) -> Any:
     """Evaluate the best checkpoint on the test images."""
-    step = session.checkpoints.best
+    learner, step = session.learner, session.checkpoints.best
     assert step is not None, 'a finished run was validated'
-    sharding = NamedSharding(session.mesh, PartitionSpec())
-    like = run.abstract_variables(session.model, session.config.preprocessing, sharding)
+    sharding = NamedSharding(learner.mesh, PartitionSpec())
+    like = run.abstract_variables(learner.model, learner.task.preprocessing, sharding)
     variables = session.checkpoints.restore_variables(step, like)
-    return _evaluate(session, session.evaluation_step, variables, session.data.test, PICTURES)
+    size = session.images.batch_size
+    return evaluate(learner.task, session.evaluation_step, variables, data.test, size, learner.mesh, pictures=PICTURES)
 
 
-def finish(session: Session, run_dir: Path, **words: str) -> None:
-    """Evaluate the best checkpoint on the test images and write the report, with its `size` and `command`."""
-    test = test_best(session)
+def finish(session: Session, run_dir: Path, description: run.RunDescription, data: Splits, facts: RunFacts) -> None:
+    """Evaluate the best checkpoint on the test images and write the report, with these facts on the run."""
+    test = test_best(session, data)
     if jax.process_index() == 0:
-        write_report(
-            run_dir,
-            session.description,
-            session.checkpoints.best or 0,
-            test,
-            seconds=session.log.seconds,
-            unreadable=unreadable(session.data),
-            **words,
-        )
-
-
-def _evaluate(session: Session, step: EvaluationStep, variables: Any, images: Dataset, pictures: int = 0) -> Evaluation:
-    config = session.config
-    return evaluate(
-        step,
-        variables,
-        images,
-        config.preprocessing,
-        config.batch_size,
-        session.mesh,
-        pictures=pictures,
-    )
+        facts = dataclasses.replace(facts, seconds=session.log.seconds, unreadable=tuple(unreadable(data)))
+        write_report(run_dir, description, session.learner.task, session.checkpoints.best or 0, test, facts)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from flaxmobile.data import Dataset, load_dataset
 from flaxmobile.data.dataset import RandomAccessDataset
 from flaxmobile.data.splits import overlap
-from flaxmobile.training.config import TrainConfig
+from flaxmobile.training.plans import DataPlan
 from flaxmobile.weights.class_names import in_order
 
 
@@ -19,11 +19,11 @@ class Splits(NamedTuple):
     test: Dataset
 
 
-def load_splits(config: TrainConfig, classes: Sequence[str] = ()) -> Splits:
-    """The training, validation and test images of a configuration.
+def load_splits(plan: DataPlan, classes: Sequence[str] = ()) -> Splits:
+    """The training, validation and test images of a plan.
 
     Args:
-        config: the configuration.
+        plan: which.
         classes: the classes of a run that is resumed, in the order of its network's outputs. If the images have the
             same classes in another order, they are numbered in this order. (The order of folders changes when their
             names are written in another Unicode form.)
@@ -34,8 +34,8 @@ def load_splits(config: TrainConfig, classes: Sequence[str] = ()) -> Splits:
     """
     splits = Splits(
         *(
-            _numbered(load_split(config, split), classes)
-            for split in (config.train_split, config.validation_split, config.test_split)
+            _numbered(load_split(plan, split), classes)
+            for split in (plan.train_split, plan.validation_split, plan.test_split)
         )
     )
     for part, images in zip(('train', 'validation', 'test'), splits, strict=True):
@@ -62,14 +62,14 @@ def _numbered(images: Dataset, classes: Sequence[str]) -> Dataset:
     return images.renumbered(numbered)
 
 
-def load_split(config: TrainConfig, split: str) -> Dataset:
-    """One part of a configuration's images, as its run uses it."""
+def load_split(plan: DataPlan, split: str) -> Dataset:
+    """One part of a plan's images, as its run uses it."""
     return load_dataset(
-        config.dataset,
+        plan.dataset,
         split,
-        data_dir=config.data_dir,
-        download=config.download,
-        max_unreadable=config.max_unreadable,
+        data_dir=plan.data_dir,
+        download=plan.download,
+        max_unreadable=plan.max_unreadable,
     )
 
 

@@ -14,6 +14,7 @@ from flaxmobile.messages import printable
 from flaxmobile.runs.folder import read_description
 from flaxmobile.runs.sources import load, locate
 from flaxmobile.training.config import TrainConfig
+from flaxmobile.training.plans import StartPlan
 from flaxmobile.weights import Model, formats, origins
 
 NETWORK = ('stem_stride', 'convention')
@@ -42,7 +43,7 @@ def follow(config: TrainConfig, init: str, resumed: Path | None = None) -> Train
         return _with(config, {'name': where.model}, where.preprocessing())
     if where.is_dir():
         return config.with_options(**_followed(read_description(where).config))
-    found = _load_file(init, config, config.init_ema)
+    found = _load_file(init, config.start_plan, config.init_ema)
     return _with(config, {'name': found.name, **found.overrides}, found.preprocessing)
 
 
@@ -64,28 +65,28 @@ def _no_average(init: str) -> str:
     return f'init_ema=True goes with a checkpoint of torch, and {printable(init)} is none'
 
 
-def _load_file(init: str, config: TrainConfig, ema: bool) -> Model:
-    """A file of ours, whatever its network, or one of another format that holds the config's."""
+def _load_file(init: str, plan: StartPlan, ema: bool) -> Model:
+    """A file of ours, whatever its network, or one of another format that holds the plan's."""
     if formats.read(Path(init).expanduser(), ema=ema).kind == 'flaxmobile':
         return load(init)
-    overrides = {name: value for name in NETWORK if (value := getattr(config, name)) is not None}
-    insists = config.ignore_convention
+    overrides = {name: value for name in NETWORK if (value := getattr(plan, name)) is not None}
+    insists = plan.ignore_convention
     try:
-        return load(init, network=config.model, overrides=overrides, ignore_convention=insists, ema=ema)
+        return load(init, network=plan.model, overrides=overrides, ignore_convention=insists, ema=ema)
     except ValueError as error:
         raise ValueError(
-            f'{printable(init)} was read as weights of {config.model}; model=... names another network. {error}'
+            f'{printable(init)} was read as weights of {plan.model}; model=... names another network. {error}'
         ) from error
 
 
-def load_init(init: str, config: TrainConfig, model: nn.Module | None = None) -> Model:
+def load_init(init: str, plan: StartPlan, model: nn.Module | None = None) -> Model:
     """The weights that `init` names, in their own network, with their own labels, where they are known.
 
     Args:
         init: a run's folder, a file, or a published name, which is downloaded unless it is there already.
-        config: of the run; a file of another format than ours holds its network.
-        model: what starts from them, None for a teacher, which stays as it is. Unless the config insists
-            (`ignore_convention`), it has to pad and normalise as their own network does. With the config's `init_ema`
+        plan: of the run; a file of another format than ours holds its network.
+        model: what starts from them, None for a teacher, which stays as it is. Unless the plan insists
+            (`ignore_convention`), it has to pad and normalise as their own network does. With the plan's `init_ema`
             it starts from a checkpoint's moving average; a teacher does not.
 
     Raises:
@@ -93,11 +94,11 @@ def load_init(init: str, config: TrainConfig, model: nn.Module | None = None) ->
         ValueError: it is damaged, does not hold that network, or was made for another convention.
     """
     file = Path(init).expanduser().is_file()
-    ema = config.init_ema and model is not None
+    ema = plan.init_ema and model is not None
     if ema and not file:
         raise ValueError(_no_average(init))
-    found = _load_file(init, config, ema) if file else load(init)
-    if model is not None and not config.ignore_convention:
+    found = _load_file(init, plan, ema) if file else load(init)
+    if model is not None and not plan.ignore_convention:
         _check_network(f'{found.name} ({printable(init)})', found.module, model)
     return found
 

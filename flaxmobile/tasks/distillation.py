@@ -18,10 +18,11 @@ from flaxmobile.tasks.losses import cross_entropy
 
 @dataclasses.dataclass(frozen=True)
 class Distillation:
-    """What a step needs of a teacher, but for its variables, which are an argument of the compiled step.
+    """What a step needs of a teacher.
 
     Args:
         model: the teacher.
+        variables: its own. The compiled step takes them as an argument, and uses those alone.
         preprocessing: its own. The student's images are enlarged or reduced to its size and normalised anew.
         columns: the teacher's number for each class of the student.
         seen: the student's preprocessing, by which the images given were normalised.
@@ -30,15 +31,12 @@ class Distillation:
     """
 
     model: nn.Module
+    variables: Any
     preprocessing: Preprocessing
     columns: tuple[int, ...]
     seen: Preprocessing
     weight: float
     temperature: float
-
-    def loss(self, logits: jax.Array, wanted: tuple[jax.Array, jax.Array]) -> jax.Array:
-        """`distillation_loss` of logits `[B, K]` and of targets with the teacher's `answers`, both `[B, K]`."""
-        return distillation_loss(logits, *wanted, self.weight, self.temperature)
 
     def answers(self, variables: Any, images: jax.Array) -> jax.Array:
         """The teacher's logits `[B, K]` in the student's order of classes, for images normalised for the student."""

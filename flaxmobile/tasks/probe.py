@@ -8,15 +8,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import linen as nn
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from flaxmobile.data import Dataset
+from flaxmobile.data import Dataset, Preprocessing
 from flaxmobile.data.splits import overlap
 from flaxmobile.messages import listing
 from flaxmobile.parallel.mesh import replicate, shard_batch
 from flaxmobile.tasks.losses import cross_entropy
-from flaxmobile.weights import Model
+from flaxmobile.tasks.task import Measure
 
 NEIGHBOURS, TEMPERATURE = 20, 0.07
 PENALTIES = tuple(10.0**power for power in range(1, -6, -1))
@@ -49,13 +50,33 @@ class Probe(NamedTuple):
     test_images: int
 
 
-def probe(model: Model, train: Dataset, test: Dataset, batch_size: int, mesh: Mesh) -> Probe:
+MEASURED = (
+    Measure('linear_accuracy', 'linear probe', 'share'),
+    Measure('knn_accuracy', 'nearest neighbours', 'share'),
+    Measure('penalty', 'penalty', 'amount'),
+    Measure('train_images', 'training images', 'count'),
+    Measure('test_images', 'test images', 'count'),
+)
+"""The fields of a `Probe`."""
+
+
+def probe(
+    model: nn.Module,
+    variables: Any,
+    preprocessing: Preprocessing,
+    train: Dataset,
+    test: Dataset,
+    batch_size: int,
+    mesh: Mesh,
+) -> Probe:
     """Fit nearest neighbours and a linear classifier to the features of `train`, and test both on those of `test`.
 
     Features are what the classifier would have been given; images are prepared as for evaluation, not augmented.
 
     Args:
-        model: the network, with its variables and preprocessing; its own classes do not matter.
+        model: a network of the library; its own classes do not matter.
+        variables: its variables.
+        preprocessing: how its images are prepared.
         train: labelled images to fit.
         test: images of the same classes.
         batch_size: over all processes, shared evenly by the devices of `mesh`.
@@ -71,7 +92,7 @@ def probe(model: Model, train: Dataset, test: Dataset, batch_size: int, mesh: Me
         )
     if shared := overlap(train, test):
         raise ValueError(f'{shared:,} images of {test.split!r} are also in {train.split!r}: take parts that share none')
-    fitted, tested = (embed(model, images, batch_size, mesh) for images in (train, test))
+    fitted, tested = (embed(model, variables, preprocessing, images, batch_size, mesh) for images in (train, test))
     penalty, predictions = linear_probe(fitted, tested.vectors, len(train.classes))
     neighbours = nearest_neighbours(fitted, tested.vectors, len(train.classes))
     return Probe(
@@ -83,21 +104,22 @@ def probe(model: Model, train: Dataset, test: Dataset, batch_size: int, mesh: Me
     )
 
 
-def embed(model: Model, images: Dataset, batch_size: int, mesh: Mesh) -> Embeddings:
+def embed(
+    model: Any, variables: Any, preprocessing: Preprocessing, images: Dataset, batch_size: int, mesh: Mesh
+) -> Embeddings:
     """The features of every image that can be read, in the order of the split; on every process those of all.
 
     Raises:
         ValueError: no image can be read.
     """
-    module, preprocessing = model.module, model.preprocessing
     replicated, sharded = (NamedSharding(mesh, spec) for spec in (PartitionSpec(), PartitionSpec('data')))
 
     @functools.partial(jax.jit, in_shardings=(replicated, sharded), out_shardings=replicated)
     def step(variables: Any, batch: Mapping[str, jax.Array]) -> jax.Array:
-        features: Any = module.apply(variables, preprocessing.normalize(batch['image']), method='embed')
+        features: Any = model.apply(variables, preprocessing.normalize(batch['image']), method='embed')
         return features.astype(jnp.float32)
 
-    variables = replicate(model.variables, mesh)
+    variables = replicate(variables, mesh)
     vectors, labels, indices = [], [], []
     processes = {'process_index': jax.process_index(), 'process_count': jax.process_count()}
     for batch in images.evaluation_batches(batch_size // jax.process_count(), preprocessing, **processes):

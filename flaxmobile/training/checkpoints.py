@@ -25,14 +25,14 @@ _JSON = 'metadata'  # Orbax's name for the file of an item that is JSON.
 
 
 class _Best(PreservationPolicy):
-    """Keeps the checkpoint of the highest accuracy (the latest of equals). The caller adds to `accuracies`."""
+    """Keeps the checkpoint of the highest or the lowest value (the latest of equals). The caller adds to `values`."""
 
-    def __init__(self, accuracies: Mapping[int, float]):
-        self._accuracies = accuracies
+    def __init__(self, values: Mapping[int, float], highest: bool):
+        self._values, self._sign = values, 1 if highest else -1
 
     def best(self, steps: Sequence[int]) -> int | None:
-        known = [step for step in steps if step in self._accuracies]
-        return max(known, key=lambda step: (self._accuracies[step], step), default=None)
+        known = [step for step in steps if step in self._values]
+        return max(known, key=lambda step: (self._sign * self._values[step], step), default=None)
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
         best = self.best([checkpoint.step for checkpoint in checkpoints])
@@ -79,8 +79,8 @@ class Checkpoints:
 
     - A checkpoint is written under another name while the training goes on, and renamed at the end. So a folder that
       has a step's name is complete.
-    - Every save removes the older checkpoints, except the last `keep` and the one of the highest validation accuracy
-      (the latest of equals).
+    - Every save removes the older checkpoints, except the last `keep` and the best one: that of the highest or the
+      lowest value on the validation images, the latest of equals.
     - `damaged` holds the checkpoints whose files have changed since they were written: what is wrong with each, by
       step. They are neither used nor removed.
 
@@ -88,6 +88,7 @@ class Checkpoints:
         run_dir: the run's folder.
         keep: how many of the last checkpoints to keep.
         description: the content of `run.json`; every checkpoint gets a copy.
+        highest: whether the highest value is the best; otherwise the lowest is.
         read_only: write and remove nothing, so that a run that is still training is not disturbed.
     """
 
@@ -97,6 +98,7 @@ class Checkpoints:
         keep: int = 1,
         *,
         description: Mapping[str, Any] | None = None,
+        highest: bool = True,
         read_only: bool = False,
     ):
         self.folder = Path(run_dir).absolute() / 'checkpoints'
@@ -108,8 +110,8 @@ class Checkpoints:
         self.damaged = find_damage(self.folder)
         self._description = description
         self._writing: int | None = None
-        self._accuracies: dict[int, float] = {}
-        self._best = _Best(self._accuracies)
+        self._values: dict[int, float] = {}
+        self._best = _Best(self._values, highest)
         self._manager = ocp.CheckpointManager(
             folder,
             item_names=('variables', 'ema', 'optimizer', 'run', 'window'),
@@ -131,23 +133,23 @@ class Checkpoints:
 
     @property
     def best(self) -> int | None:
-        """The step of the good checkpoint with the highest validation accuracy; None if none was validated."""
+        """The step of the good checkpoint that did best on the validation images; None if none was validated."""
         self.wait()
         return self._best.best(self._manager.all_steps())
 
-    def accuracy(self, step: int) -> float | None:
-        """The validation accuracy of `step`; None if it is not known."""
-        return self._accuracies.get(step)
+    def value(self, step: int) -> float | None:
+        """The value of `step` on the validation images; None if it is not known."""
+        return self._values.get(step)
 
-    def validated(self, accuracies: Mapping[int, float]) -> None:
-        """Add validation accuracies, by step."""
-        self._accuracies.update(accuracies)
+    def validated(self, values: Mapping[int, float]) -> None:
+        """Add values of the task's best measure on the validation images, by step."""
+        self._values.update(values)
 
     def save(self, step: int, state: TrainState, window: Mapping[str, Any] | None = None) -> None:
         """Wait for the checkpoint before, then start to write `state` as the checkpoint of `step`.
 
-        `state` is copied before this returns, so it may be donated afterwards. The validation accuracy that `step` had
-        before is removed.
+        `state` is copied before this returns, so it may be donated afterwards. A value that `step` had before is
+        removed.
 
         Args:
             step: the number of steps taken.
@@ -166,7 +168,7 @@ class Checkpoints:
         self.wait()
         if step in self.damaged:
             self._set_aside(step)
-        self._accuracies.pop(step, None)
+        self._values.pop(step, None)
         self._writing = step
         with self._explained(None):
             self._manager.save(step, args=ocp.args.Composite(**arguments), force=True)

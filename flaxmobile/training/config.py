@@ -28,9 +28,8 @@ from flaxmobile.rules import (
     plain_values,
 )
 from flaxmobile.tasks.mixing import Mixing
+from flaxmobile.training.plans import DataPlan, Optimizer, OptimizerPlan, Schedule, StartPlan, TeacherPlan, Timetable
 
-Optimizer = Literal['rmsprop', 'torch_rmsprop', 'sgd', 'adamw', 'lamb']
-Schedule = Literal['constant', 'cosine', 'exponential', 'step']
 Precision = Literal['float32', 'bfloat16']
 
 
@@ -222,7 +221,31 @@ class TrainConfig:
 
     def total_steps(self, steps_per_epoch: int) -> int:
         """Steps of the whole run, at least one."""
-        return max(1, round(self.epochs * steps_per_epoch))
+        return self.optimizer_plan.total_steps(steps_per_epoch)
+
+    @property
+    def data_plan(self) -> DataPlan:
+        """Which images the run trains on, and which it holds out."""
+        return DataPlan.of(self)
+
+    @property
+    def optimizer_plan(self) -> OptimizerPlan:
+        """The optimiser, the schedule of its learning rate, and how long it runs."""
+        return OptimizerPlan.of(self)
+
+    @property
+    def start_plan(self) -> StartPlan:
+        """The weights that the run starts from."""
+        return StartPlan.of(self)
+
+    @property
+    def teacher_plan(self) -> TeacherPlan:
+        """The trained model that the run learns from."""
+        return TeacherPlan.of(self)
+
+    def timetable(self, steps_per_epoch: int) -> Timetable:
+        """When the run does what, in steps."""
+        return Timetable.of(self, steps_per_epoch)
 
     def options(self) -> dict[str, Any]:
         """All values as the command line and `run.json` have them: the fields of the parts beside the others."""

@@ -9,6 +9,7 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from flaxmobile.layers.normalization import BatchNorm
+from flaxmobile.messages import listing
 
 Path = tuple[str, ...]
 Paths = frozenset[Path]
@@ -16,15 +17,16 @@ NOTHING: Paths = frozenset()
 BACKBONE = 'backbone'
 
 
-def frozen_parameters(params: Any, patterns: Sequence[str]) -> Paths:
+def frozen_parameters(params: Any, patterns: Sequence[str], label_layers: Collection[str]) -> Paths:
     """The paths of the parameters that match one of the shell patterns.
 
     A pattern matches a parameter if it fits the parameter's path (`stem/conv/kernel`) or the path of a layer that holds
-    it (`stem`). `*` matches slashes too. `backbone` matches all but the classifier.
+    it (`stem`). `*` matches slashes too. `backbone` matches all but the layers of the labels.
 
     Args:
         params: parameters of the network, or their shapes.
         patterns: for example `stem`, `block_0*`, `*/norm`.
+        label_layers: those of the task, by their names at the top: the classifier.
 
     Raises:
         ValueError: a pattern matches nothing, or all patterns together match everything.
@@ -32,12 +34,12 @@ def frozen_parameters(params: Any, patterns: Sequence[str]) -> Paths:
     paths = flatten_dict(params).keys()
     frozen: set[Path] = set()
     for pattern in patterns:
-        named = {path for path in paths if _names(pattern, path)}
+        named = {path for path in paths if _names(pattern, path, label_layers)}
         if not named:
             layers = ', '.join(sorted(params))
             raise ValueError(
                 f'freeze: {pattern!r} names no parameter. A pattern fits a path such as {"/".join(min(paths))}, or a '
-                f'layer; those at the top are {layers}; {BACKBONE} is all but the classifier'
+                f'layer; those at the top are {layers}; {BACKBONE} is all but {listing(sorted(label_layers))}'
             )
         frozen |= named
     if frozen and len(frozen) == len(paths):
@@ -45,9 +47,9 @@ def frozen_parameters(params: Any, patterns: Sequence[str]) -> Paths:
     return frozenset(frozen)
 
 
-def _names(pattern: str, path: Path) -> bool:
+def _names(pattern: str, path: Path, label_layers: Collection[str]) -> bool:
     if pattern == BACKBONE:
-        return path[0] != 'classifier'
+        return path[0] not in label_layers
     return any(fnmatch.fnmatchcase('/'.join(path[:depth]), pattern) for depth in range(1, len(path) + 1))
 
 

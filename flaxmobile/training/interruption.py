@@ -5,9 +5,11 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
+
+from flaxmobile.training.checkpoints import Checkpoints
 
 
 class TrainingStopped(Exception):
@@ -44,3 +46,10 @@ def signals() -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def stop(checkpoints: Checkpoints, step: int, number: int) -> NoReturn:
+    """Wait for the checkpoint of this step, and raise TrainingStopped."""
+    checkpoints.wait()
+    name = signal.Signals(number).name
+    raise TrainingStopped(f'stopped by {name} at step {step}, which is saved; resume=True goes on from there', number)

@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
@@ -15,11 +15,16 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from flaxmobile.files import write_whole
 from flaxmobile.messages import printable
-from flaxmobile.training.records import PLACE, Record, check_record, parse, signed
+from flaxmobile.tasks.task import LOSS, Measure
+from flaxmobile.training.records import PLACE, AnyTask, Record, check_record, parse, signed
 
 
-def read_metrics(path: str | Path) -> list[Record]:
+def read_metrics(path: str | Path, task: AnyTask) -> list[Record]:
     """The records of a `metrics.jsonl`; a last line that was cut off while being written is left out.
+
+    Args:
+        path: of the file.
+        task: what the run learnt, which says what a record holds.
 
     Raises:
         ValueError: another line is not as it was written, or no record.
@@ -28,7 +33,7 @@ def read_metrics(path: str | Path) -> list[Record]:
     for number, line in enumerate(_lines(path)[0], 1):
         try:
             records.append(parse(line))
-            check_record(records[-1])
+            check_record(records[-1], task)
         except ValueError as error:
             raise ValueError(
                 f'{printable(path, None)}, line {number} is damaged ({error}): {line[:80]!r}. Mend it and '
@@ -126,7 +131,7 @@ class MetricsLog:
     nothing is written.
     """
 
-    def __init__(self, run_dir: str | Path | None, start_step: int = 0):
+    def __init__(self, run_dir: str | Path | None, task: AnyTask, start_step: int = 0):
         self._file = self._tensorboard = None
         self.seconds = 0.0
         if run_dir is None:
@@ -134,7 +139,7 @@ class MetricsLog:
         from tensorboardX.event_file_writer import EventsWriter
 
         path, folder = Path(run_dir) / 'metrics.jsonl', Path(run_dir) / 'tensorboard'
-        kept = [record for record in read_metrics(path) if record['step'] <= start_step]
+        kept = [record for record in read_metrics(path, task) if record['step'] <= start_step]
         write_whole(path, ''.join(json.dumps(signed(record)) + '\n' for record in kept))
         self.seconds = kept[-1]['seconds'] if kept else 0.0
         self._started, self._began = time.monotonic() - self.seconds, time.time() - self.seconds
@@ -185,8 +190,8 @@ class MetricsLog:
                     file.close()
 
 
-def _line(values: Mapping[str, float]) -> str:
-    shown = [f'loss {values["loss"]:.4f}', f'accuracy {100 * values["accuracy"]:5.2f} %']
+def _line(values: Mapping[str, float], measures: Iterable[Measure]) -> str:
+    shown = [measure.in_line(values[measure.name]) for measure in measures]
     if 'images_per_second' in values:
         shown.append(f'{values["images_per_second"]:,.0f} images/s')
     return '  '.join(shown)
@@ -203,8 +208,9 @@ def duration(seconds: float) -> str:
 class Display:
     """Shows a run as it goes: a progress bar on a terminal, plain lines elsewhere, nothing with `silent`."""
 
-    def __init__(self, total_steps: int, epochs: float, *, start_step: int = 0, silent: bool = False):
+    def __init__(self, task: AnyTask, total_steps: int, epochs: float, *, start_step: int = 0, silent: bool = False):
         self.console = Console(quiet=silent, highlight=False, markup=False, emoji=False, soft_wrap=True)
+        self._training, self._validation = (LOSS, *task.logged), (LOSS, task.best.measure)
         self._total, self._epochs = total_steps, epochs
         self._first: tuple[int, float] | None = None
         self._plain = silent or not self.console.is_terminal
@@ -232,11 +238,11 @@ class Display:
 
     def training(self, step: int, epoch: float, values: Mapping[str, float]) -> None:
         """Show the training metrics of the last steps."""
-        where = f'{epoch:.1f}/{self._epochs:g}'
+        where, line = f'{epoch:.1f}/{self._epochs:g}', _line(values, self._training)
         if not self._plain:
-            self._bar.update(self._task, completed=step, epoch=where, values=_line(values))
+            self._bar.update(self._task, completed=step, epoch=where, values=line)
             return
-        line = f'step {step:6}/{self._total}  epoch {where}  {_line(values)}'
+        line = f'step {step:6}/{self._total}  epoch {where}  {line}'
         if self._first is None:  # The time it took to compile says nothing of the time that is left.
             self._first = (step, time.monotonic())
         else:
@@ -246,4 +252,5 @@ class Display:
 
     def validation(self, epoch: float, values: Mapping[str, float], best: bool) -> None:
         """Show a validation; `best` marks the best one so far."""
-        self.say(f'validation after {epoch:.1f} epochs  {_line(values)}' + ('  best so far' if best else ''))
+        line = _line(values, self._validation)
+        self.say(f'validation after {epoch:.1f} epochs  {line}' + ('  best so far' if best else ''))

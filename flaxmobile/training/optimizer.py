@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from flaxmobile.training.config import TrainConfig
+from flaxmobile.training.plans import OptimizerPlan
 
 _EPSILON = {'rmsprop': 1e-3, 'torch_rmsprop': 1e-8, 'sgd': 0.0, 'adamw': 1e-8, 'lamb': 1e-6}
 
 
-def learning_rate_schedule(config: TrainConfig, steps_per_epoch: int) -> optax.Schedule:
+def learning_rate_schedule(plan: OptimizerPlan, steps_per_epoch: int) -> optax.Schedule:
     """The learning rate at a step, counted from 0. A step is a batch; all steps of one update have the same rate.
 
     The decay counts whole updates from the start of training. During a warm-up of n updates the rate is 1/n, 2/n, ...
@@ -21,26 +21,26 @@ def learning_rate_schedule(config: TrainConfig, steps_per_epoch: int) -> optax.S
     """
 
     def updates(epochs: float) -> int:
-        return round(epochs * steps_per_epoch / config.accumulation_steps)
+        return round(epochs * steps_per_epoch / plan.accumulation_steps)
 
-    total, warmup = max(1, updates(config.epochs)), updates(config.warmup_epochs)
-    period, milestones = max(1, updates(config.decay_epochs)), tuple(map(updates, config.milestones))
+    total, warmup = max(1, updates(plan.epochs)), updates(plan.warmup_epochs)
+    period, milestones = max(1, updates(plan.decay_epochs)), tuple(map(updates, plan.milestones))
 
     def decay(update: jax.Array) -> jax.Array:
-        match config.schedule:
+        match plan.schedule:
             case 'constant':
                 return jnp.ones(())
             case 'cosine':
                 return (1 + jnp.cos(jnp.pi * jnp.minimum(update / total, 1))) / 2
             case 'exponential':
-                return jnp.power(config.decay_rate, update // period)
+                return jnp.power(plan.decay_rate, update // period)
             case 'step':
-                return jnp.power(config.decay_rate, sum((update >= milestone) for milestone in milestones))
+                return jnp.power(plan.decay_rate, sum((update >= milestone) for milestone in milestones))
 
     def schedule(step: Any) -> jax.Array:
-        update = jnp.asarray(step) // config.accumulation_steps
+        update = jnp.asarray(step) // plan.accumulation_steps
         warm = jnp.minimum((update + 1) / max(1, warmup), 1)
-        return config.learning_rate * warm * decay(jnp.maximum(update, warmup))
+        return plan.learning_rate * warm * decay(jnp.maximum(update, warmup))
 
     return schedule
 
@@ -76,9 +76,9 @@ def layer_factors(layers: Collection[str], layer_decay: float) -> dict[str, floa
 
 
 def make_optimizer(
-    config: TrainConfig, steps_per_epoch: int, layers: Collection[str] = ()
+    plan: OptimizerPlan, steps_per_epoch: int, layers: Collection[str] = ()
 ) -> optax.GradientTransformation:
-    """The optimizer of a config. Its `update` is called once a step.
+    """The optimizer of a plan. Its `update` is called once a step.
 
     - Clipping is applied to the gradient before weight decay is added.
     - Weight decay is an L2 term of the gradient for rmsprop, torch_rmsprop and sgd, as in the papers and in torch. For
@@ -94,24 +94,24 @@ def make_optimizer(
         layers: names at the top of the network's parameters, for `layer_decay`. Without them the layers are those that
             are trained; give them if some are frozen.
     """
-    schedule = learning_rate_schedule(config, steps_per_epoch)
+    schedule = learning_rate_schedule(plan, steps_per_epoch)
 
     def mask(params: Any) -> Any:
-        return decay_mask(params, config.decay_depthwise, config.decay_norms)
+        return decay_mask(params, plan.decay_depthwise, plan.decay_norms)
 
-    weight_decay = optax.add_decayed_weights(config.weight_decay, mask)
-    learning_rate = optax.scale_by_learning_rate(lambda update: schedule(update * config.accumulation_steps))
-    if config.layer_decay is not None:
-        learning_rate = optax.chain(learning_rate, _scale_layers(layers, config.layer_decay))
-    momentum = optax.trace(config.momentum)
-    epsilon = _EPSILON[config.optimizer] if config.epsilon is None else config.epsilon
-    adam = optax.scale_by_adam(b1=config.momentum, eps=epsilon)
-    match config.optimizer:
+    weight_decay = optax.add_decayed_weights(plan.weight_decay, mask)
+    learning_rate = optax.scale_by_learning_rate(lambda update: schedule(update * plan.accumulation_steps))
+    if plan.layer_decay is not None:
+        learning_rate = optax.chain(learning_rate, _scale_layers(layers, plan.layer_decay))
+    momentum = optax.trace(plan.momentum)
+    epsilon = _EPSILON[plan.optimizer] if plan.epsilon is None else plan.epsilon
+    adam = optax.scale_by_adam(b1=plan.momentum, eps=epsilon)
+    match plan.optimizer:
         case 'rmsprop':
-            squares = optax.scale_by_rms(config.rmsprop_decay, eps=epsilon, initial_scale=1.0, eps_in_sqrt=True)
+            squares = optax.scale_by_rms(plan.rmsprop_decay, eps=epsilon, initial_scale=1.0, eps_in_sqrt=True)
             parts = [weight_decay, squares, learning_rate, momentum]
         case 'torch_rmsprop':
-            squares = optax.scale_by_rms(config.rmsprop_decay, eps=epsilon, initial_scale=0.0, eps_in_sqrt=False)
+            squares = optax.scale_by_rms(plan.rmsprop_decay, eps=epsilon, initial_scale=0.0, eps_in_sqrt=False)
             parts = [weight_decay, squares, momentum, learning_rate]
         case 'sgd':
             parts = [weight_decay, momentum, learning_rate]
@@ -119,12 +119,12 @@ def make_optimizer(
             parts = [adam, weight_decay, learning_rate]
         case 'lamb':
             parts = [adam, weight_decay, optax.masked(optax.scale_by_trust_ratio(), mask), learning_rate]
-    if config.clip_gradient_norm is not None:
-        parts.insert(0, optax.clip_by_global_norm(config.clip_gradient_norm))
+    if plan.clip_gradient_norm is not None:
+        parts.insert(0, optax.clip_by_global_norm(plan.clip_gradient_norm))
     optimizer = optax.chain(*parts)
-    if config.accumulation_steps == 1:
+    if plan.accumulation_steps == 1:
         return optimizer
-    return optax.MultiSteps(optimizer, config.accumulation_steps).gradient_transformation()
+    return optax.MultiSteps(optimizer, plan.accumulation_steps).gradient_transformation()
 
 
 def _scale_layers(layers: Collection[str], layer_decay: float) -> optax.GradientTransformation:

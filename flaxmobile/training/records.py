@@ -6,25 +6,45 @@ from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
 from flaxmobile.messages import listing, printable
-from flaxmobile.rules import NotNegative, Share, at_least, checker
-from flaxmobile.tasks.evaluation import FIGURES
+from flaxmobile.rules import Check, NotNegative, Share, at_least, checker
+from flaxmobile.tasks.probe import MEASURED as PROBED
 from flaxmobile.tasks.probe import Probe
+from flaxmobile.tasks.task import LOSS, Task
 
 Record = dict[str, Any]
 
 DIGEST = 'sha256'
 PLACE = ('split', 'step', 'epoch', 'seconds')
-NEEDED = {'train': ('loss', 'accuracy', 'learning_rate'), 'validation': FIGURES, 'probe': Probe._fields}
-"""The fields that a record of each split must have besides `PLACE`."""
-_CHECKS = {
-    name: checker(annotation)
-    for annotation, names in (
-        (Share, ('accuracy', 'accuracy_top5', 'linear_accuracy', 'knn_accuracy')),
-        (Annotated[int, at_least(0)], ('step', 'count', 'skipped_updates', 'train_images', 'test_images')),
-        (NotNegative, ('epoch', 'seconds', 'learning_rate', 'gradient_norm', 'images_per_second', 'penalty')),
-    )
-    for name in names
+_ENGINE = {
+    'step': 'count',
+    'epoch': 'amount',
+    'seconds': 'amount',
+    'loss': 'number',
+    'learning_rate': 'amount',
+    'gradient_norm': 'amount',
+    'skipped_updates': 'count',
+    'images_per_second': 'amount',
 }
+"""The kinds of the figures that training itself measures, whatever is learnt."""
+_RULES = {'share': Share, 'count': Annotated[int, at_least(0)], 'amount': NotNegative}
+
+
+AnyTask = Task | type[Task]
+"""A task or its class, which says as much of records."""
+
+
+def needed(task: AnyTask) -> dict[str, tuple[str, ...]]:
+    """What a record of each split has besides its place."""
+    return {
+        'train': (LOSS.name, *(measure.name for measure in task.logged), 'learning_rate'),
+        'validation': tuple(measure.name for measure in task.measured),
+        'probe': Probe._fields,
+    }
+
+
+def _checks(task: AnyTask) -> dict[str, Check]:
+    kinds = _ENGINE | {measure.name: measure.kind for measure in (*task.logged, *task.measured, *PROBED)}
+    return {name: checker(_RULES[kind]) for name, kind in kinds.items() if kind in _RULES}
 
 
 def signed(content: Mapping[str, Any]) -> Record:
@@ -58,20 +78,20 @@ def _digest(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def check_record(record: Mapping[str, Any]) -> None:
+def check_record(record: Mapping[str, Any], task: AnyTask) -> None:
     """Check that a record of `metrics.jsonl` has the fields of its split, each with a value of its type and range.
 
     Raises:
         ValueError: a field is missing or wrong.
     """
-    split = record.get('split')
-    if not (split is None or (isinstance(split, str) and split in NEEDED)):
-        raise ValueError(f'split is {printable(repr(split))}, not {", ".join(NEEDED)}')
-    _check_names(record, (*PLACE, *NEEDED.get(str(split), ())))
-    check_figures({name: value for name, value in record.items() if name != 'split'})
+    split, fields = record.get('split'), needed(task)
+    if not (split is None or (isinstance(split, str) and split in fields)):
+        raise ValueError(f'split is {printable(repr(split))}, not {", ".join(fields)}')
+    _check_names(record, (*PLACE, *fields.get(str(split), ())))
+    check_figures({name: value for name, value in record.items() if name != 'split'}, task)
 
 
-def check_figures(figures: Any, needed: Iterable[str] = ()) -> None:
+def check_figures(figures: Any, task: AnyTask, needed: Iterable[str] = ()) -> None:
     """Check that all figures, by name, are numbers in their range, and that those in `needed` are there.
 
     Raises:
@@ -80,8 +100,9 @@ def check_figures(figures: Any, needed: Iterable[str] = ()) -> None:
     if not isinstance(figures, Mapping):
         raise ValueError(f'{printable(repr(figures))} are no figures by name')
     _check_names(figures, needed)
+    checks = _checks(task)
     for name, value in figures.items():
-        check = _CHECKS.get(name)
+        check = checks.get(name)
         if not _is_number(value) or (check and not check.holds(value)):
             raise ValueError(
                 f'{printable(name)} is {printable(repr(value))}, not {check.words if check else "a number"}'

@@ -1,7 +1,7 @@
 """The arithmetic of the trace, by hand, and the names that it patches."""
 
 from benchmarks import overlap
-from flaxmobile.runs import loop
+from flaxmobile.training import loop as engine
 
 
 def test_spans_that_touch_are_one():
@@ -16,5 +16,5 @@ def test_the_share_that_lies_within():
 
 def test_what_is_named_on_the_trace_is_there(tmp_path):
     with overlap.traced(tmp_path):  # Patches the loop's own functions, and fails where one has another name.
-        assert loop.shard_batch.__qualname__ != 'shard_batch'
-    assert loop.shard_batch.__qualname__ == 'shard_batch'
+        assert engine.shard_batch.__qualname__ != 'shard_batch'
+    assert engine.shard_batch.__qualname__ == 'shard_batch'

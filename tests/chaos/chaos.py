@@ -97,9 +97,10 @@ def lacks_validation(run_dir: Path, step: int) -> bool:
     """Whether the checkpoint of `step` is one to be validated, and was not."""
     from victim import EPOCH
 
-    from flaxmobile.runs.folder import validation_accuracies
+    from flaxmobile.runs.folder import validation_values
+    from flaxmobile.tasks.classification import Classification
 
-    return step % EPOCH == 0 and step not in validation_accuracies(run_dir)
+    return step % EPOCH == 0 and step not in validation_values(run_dir, Classification)
 
 
 def differences(run_dir: Path, expected: Path) -> Iterator[str]:
@@ -111,7 +112,7 @@ def differences(run_dir: Path, expected: Path) -> Iterator[str]:
         yield 'metrics.jsonl'
     from flaxmobile.runs.report import read_results
 
-    ours, theirs = (read_results(folder) for folder in (run_dir, expected))
+    ours, theirs = (read_results(folder, Classification) for folder in (run_dir, expected))
     if {**ours, 'seconds': 0} != {**theirs, 'seconds': 0}:
         yield 'results.json'
     if left := unfinished(run_dir):
@@ -134,7 +135,7 @@ def records(run_dir: Path) -> list[dict[str, Any]]:
     """The records of a run without what depends on the clock."""
     from flaxmobile.training.metrics import read_metrics
 
-    found = read_metrics(run_dir / 'metrics.jsonl')
+    found = read_metrics(run_dir / 'metrics.jsonl', Classification)
     return [{name: value for name, value in record.items() if name not in TIMES} for record in found]
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from tiny_run import tiny_config, use_tiny
 
-from flaxmobile.runs import loop
+from flaxmobile.runs import training as runs
 from flaxmobile.training.metrics import MetricsLog, Window
 
 STEPS, EPOCH = 36, 6
@@ -29,7 +29,7 @@ def train(run_dir: Path, limited_from: int | None = None, workers: int = 0) -> N
     if limited_from is not None:
         _limit_files(limited_from)
     try:
-        loop.train(replace(CONFIG, workers=workers), run_dir, resume=(run_dir / 'run.json').exists())
+        runs.train(replace(CONFIG, workers=workers), run_dir, resume=(run_dir / 'run.json').exists())
     except OSError as error:
         Path(f'{run_dir}.error').write_text(str(error))  # The log may be full too.
         sys.exit(1)

@@ -12,6 +12,7 @@ from PIL import Image
 from flaxmobile.cli import main
 from flaxmobile.inspection.dry_run import Plan, chances, count_images, make_plan, parameter_groups, values_at
 from flaxmobile.runs.plots import schedules
+from flaxmobile.tasks.classification import Classification
 from flaxmobile.training.config import TrainConfig, load_config
 from flaxmobile.training.metrics import read_metrics
 
@@ -81,7 +82,9 @@ def test_it_is_what_training_does(finished_run: Path, tiny: TrainConfig) -> None
     """The set's own number of images, and the rates that the run's log then has."""
     plan = make_plan(tiny, None)
     assert (plan.images.number, plan.images.classes, plan.total_steps) == (96, 4, 24)
-    logged = [record for record in read_metrics(finished_run / 'metrics.jsonl') if record['split'] == 'train']
+    logged = [
+        record for record in read_metrics(finished_run / 'metrics.jsonl', Classification) if record['split'] == 'train'
+    ]
     rates, decays = values_at(plan, np.array([record['step'] - 1 for record in logged]))
     np.testing.assert_allclose(rates, [record['learning_rate'] for record in logged], rtol=1e-6)
     assert decays is not None

@@ -68,4 +68,4 @@ def test_it_reads_the_images_that_the_run_trains_on(command, config, monkeypatch
     assert command('benchmark', 'input', config)[0] == 0
     run = dataclasses.replace(load_config(str(config)), validation_split='test', test_split='test')
     default, other = (load_dataset(str(folder), 'train', seed=seed).fingerprint for seed in (0, 5))
-    assert seen[0].fingerprint == load_splits(run).train.fingerprint == default != other
+    assert seen[0].fingerprint == load_splits(run.data_plan).train.fingerprint == default != other

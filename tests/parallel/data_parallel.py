@@ -17,12 +17,14 @@ import numpy as np
 import tiny_run
 from flax import linen as nn
 from jax.sharding import Mesh, PartitionSpec
+from networks import classification
 
 from flaxmobile.data.preprocessing import Preprocessing
 from flaxmobile.layers import Block, DepthwiseSeparable
 from flaxmobile.models import create_model
 from flaxmobile.parallel.mesh import make_mesh, replicate, shard_batch
 from flaxmobile.parallel.processes import joined
+from flaxmobile.tasks.classification import Classification
 from flaxmobile.tasks.evaluation import evaluate
 from flaxmobile.tasks.losses import cross_entropy, smooth_targets
 from flaxmobile.tasks.mixing import Mixing
@@ -30,11 +32,12 @@ from flaxmobile.training.config import TrainConfig
 from flaxmobile.training.optimizer import make_optimizer
 from flaxmobile.training.state import TrainState, create_state
 from flaxmobile.training.step import loss_and_gradients, make_evaluation_step, make_train_step
+from flaxmobile.weights.class_names import label_positions
 
 CLASSES, BATCH = 10, 16
 PREPROCESSING = Preprocessing(image_size=32, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 # At ten times this rate rounding errors grow threefold a step, and twenty steps agree in no more than five digits.
-CONFIG = TrainConfig(model='none', dataset='none', learning_rate=2e-4, weight_decay=1e-4)
+OPTIMIZER = TrainConfig(model='none', dataset='none', learning_rate=2e-4, weight_decay=1e-4).optimizer_plan
 
 
 class Tiny(Block):
@@ -68,7 +71,7 @@ def make_batch(step: int) -> dict[str, np.ndarray]:
 
 def make_state(dtype: Any) -> TrainState:
     """In host memory, to be put on each mesh afresh; the statistics too in `dtype`, where Flax begins in float32."""
-    state = create_state(make_model(dtype), make_optimizer(CONFIG, 5), jax.random.key(0), (1, 32, 32, 3), 0.9)
+    state = create_state(make_model(dtype), make_optimizer(OPTIMIZER, 5), jax.random.key(0), (1, 32, 32, 3), 0.9)
     return jax.tree.map(lambda leaf: np.asarray(leaf, None if leaf.dtype == jnp.int32 else dtype), state)
 
 
@@ -95,17 +98,16 @@ def train(
 ) -> tuple[list[np.ndarray], Any, Any, str]:
     """Losses, the last state, an evaluation of it, and the step's compiled text."""
     mesh, model = make_mesh(devices), make_model(dtype)
-    fields = {'num_classes': CLASSES, 'label_smoothing': 0.1, 'ema_decay': 0.9, 'seed': 0, 'mesh': mesh}
-    fields['mixing'] = Mixing(0.2, 1.0)
-    step = make_train_step(model, make_optimizer(CONFIG, 5), PREPROCESSING, **fields)
+    task = classification(CLASSES, PREPROCESSING, label_smoothing=0.1, mixing=Mixing(0.2, 1.0))
+    step = make_train_step(model, make_optimizer(OPTIMIZER, 5), task, ema_decay=0.9, seed=0, mesh=mesh)
     state = replicate(state, mesh)
     compiled, losses = step.lower(state, placed(make_batch(0), mesh)).compile(), []
     for number in range(steps):
         state, metrics = compiled(state, placed(make_batch(number), mesh))
         losses.append(np.asarray(metrics['loss']))
-    evaluation = {}
+    evaluation: Any = {}
     if steps > 1:
-        evaluation_step = make_evaluation_step(model, PREPROCESSING, mesh)
+        evaluation_step = make_evaluation_step(model, task, mesh)
         evaluation = jax.device_get(evaluation_step(state.evaluation_variables, placed(make_batch(99), mesh)))
     return losses, jax.device_get(state), evaluation, compiled.as_text()
 
@@ -121,7 +123,7 @@ def compare_devices(start: TrainState) -> dict[str, float]:
         'losses': distance(all_of_them[0], one[0]),
         'state': distance(all_of_them[1], one[1]),
         'evaluation': distance(all_of_them[2], one[2]),
-        'count': int(one[2]['count']),
+        'count': int(one[2].sums['count']),
         'moved': distance(one[1].params, start.params),
         'float32_loss': distance(first_of_all[0], first_one[0]),
         'float32_params': distance(flat(first_of_all[1].params), flat(first_one[1].params)),
@@ -135,9 +137,11 @@ def pictures(state: TrainState) -> dict[str, Any]:
     """What an evaluation of 37 images by all devices finds and shows."""
     mesh, classes = make_mesh(), (*'01234', *tiny_run.CLASSES, '9')  # Untrained, it takes almost all for number 7.
     images = tiny_run.blobs('blobs', 'test')
-    step = make_evaluation_step(make_model(jnp.float64), PREPROCESSING, mesh)
+    positions = tuple(label_positions(images.classes, classes).tolist())
+    task = Classification(classes, PREPROCESSING, positions=positions)
+    step = make_evaluation_step(make_model(jnp.float64), task, mesh)
     variables = replicate(state.evaluation_variables, mesh)
-    found = evaluate(step, variables, images, PREPROCESSING, BATCH, mesh, classes=classes, pictures=6)
+    found = evaluate(task, step, variables, images, BATCH, mesh, pictures=6)
     shown = [(one.image.tobytes().hex(), one.label, one.prediction) for one in (*found.mistakes, *found.right)]
     return {
         'shown': [hashlib.sha256(repr(one).encode()).hexdigest() for one in shown],

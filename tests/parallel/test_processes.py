@@ -17,6 +17,7 @@ import pytest
 from jax import tree
 
 from flaxmobile.parallel.processes import LOST
+from flaxmobile.tasks.classification import Classification
 from flaxmobile.training.metrics import read_metrics
 from scripts.launch_local import start
 
@@ -93,7 +94,7 @@ def final_arrays(folder: Path) -> list[np.ndarray]:
 
 def wait_for_steps(folder: Path, count: int) -> None:
     deadline = time.monotonic() + 120
-    while len(read_metrics(folder / 'metrics.jsonl')) < count:
+    while len(read_metrics(folder / 'metrics.jsonl', Classification)) < count:
         assert time.monotonic() < deadline
         time.sleep(0.1)
 
@@ -105,7 +106,7 @@ def test_two_processes_train_as_one(config: Path, by_two: Path) -> None:
     assert status == 0, errors
     assert 'test accuracy' in printed
     assert {path.name for path in folder.iterdir()} == {path.name for path in by_two.iterdir()}
-    ours, theirs = (read_metrics(place / 'metrics.jsonl') for place in (by_two, folder))
+    ours, theirs = (read_metrics(place / 'metrics.jsonl', Classification) for place in (by_two, folder))
     assert [(record['split'], record['step']) for record in ours] == [
         (record['split'], record['step']) for record in theirs
     ]
@@ -160,7 +161,7 @@ def test_another_number_of_processes_goes_on(
         assert [status for status, _, _ in started.end()] == [143] * before
     for status, _, errors in run(after, *words, '--resume'):
         assert status == 0, errors
-    ours, theirs = (read_metrics(place / 'metrics.jsonl') for place in (folder, by_two))
+    ours, theirs = (read_metrics(place / 'metrics.jsonl', Classification) for place in (folder, by_two))
     assert [(one['split'], one['step']) for one in ours] == [(one['split'], one['step']) for one in theirs]
     np.testing.assert_allclose([one['loss'] for one in ours], [one['loss'] for one in theirs], rtol=1e-2)
     best = max((one for one in ours if one['split'] == 'validation'), key=lambda one: (one['accuracy'], one['step']))

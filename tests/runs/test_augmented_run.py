@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from test_loop import stop_after
 
-from flaxmobile.runs import loop
 from flaxmobile.runs.folder import load_run
+from flaxmobile.runs.training import train
+from flaxmobile.training import loop as engine
 from flaxmobile.training.config import TrainConfig
 from flaxmobile.training.interruption import TrainingStopped
 
@@ -31,19 +32,19 @@ def test_a_stopped_run_goes_on_to_the_same_bits(
         train_image_size=16,
         label_smoothing=0.1,
     )
-    sides, shard = set(), loop.shard_batch
+    sides, shard = set(), engine.shard_batch
 
     def watched(batch, mesh):
         sides.add(batch['image'].shape)
         return shard(batch, mesh)
 
-    monkeypatch.setattr(loop, 'shard_batch', watched)
-    loop.train(config, tmp_path / 'straight')
+    monkeypatch.setattr(engine, 'shard_batch', watched)
+    train(config, tmp_path / 'straight')
     with monkeypatch.context() as patched:
         stop_after(patched, 4, signal.SIGTERM)
         with pytest.raises(TrainingStopped, match='step 4'):
-            loop.train(config, tmp_path / 'stopped')
-    loop.train(config, tmp_path / 'stopped', resume=True)
+            train(config, tmp_path / 'stopped')
+    train(config, tmp_path / 'stopped', resume=True)
     straight, stopped = (jax.tree.leaves(load_run(tmp_path / name).variables) for name in ('straight', 'stopped'))
     for ours, theirs in zip(straight, stopped, strict=True):
         np.testing.assert_array_equal(ours, theirs)

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from flaxmobile.runs import loop
 from flaxmobile.runs.folder import (
     FREE_FIELDS,
     RunDescription,
@@ -20,11 +19,13 @@ from flaxmobile.runs.folder import (
     check_folder,
     load_run,
     read_description,
-    validation_accuracies,
+    validation_values,
 )
-from flaxmobile.runs.report import read_results, write_report
+from flaxmobile.runs.report import RunFacts, read_results, write_report
 from flaxmobile.runs.sources import load
 from flaxmobile.runs.start import follow, load_init
+from flaxmobile.runs.training import train
+from flaxmobile.tasks.classification import Classification
 from flaxmobile.training.config import TrainConfig
 from flaxmobile.training.metrics import read_metrics
 
@@ -32,8 +33,11 @@ Run = Callable[..., tuple[int, str, str]]
 NAMES = ('run.json', 'metrics.jsonl', 'results.json')
 READERS: dict[str, Callable[[Path], Any]] = {
     'run.json': read_description,
-    'metrics.jsonl': lambda run_dir: (read_metrics(run_dir / 'metrics.jsonl'), validation_accuracies(run_dir)),
-    'results.json': lambda run_dir: read_results(run_dir)['test'],
+    'metrics.jsonl': lambda run_dir: (
+        read_metrics(run_dir / 'metrics.jsonl', Classification),
+        validation_values(run_dir, Classification),
+    ),
+    'results.json': lambda run_dir: read_results(run_dir, Classification)['test'],
 }
 
 
@@ -134,14 +138,14 @@ def test_every_reader_of_a_run_refuses_another_mean(
         lambda: read_description(run_dir),
         lambda: load_run(run_dir),
         lambda: load(str(run_dir)),
-        lambda: load_init(str(run_dir), tiny),
+        lambda: load_init(str(run_dir), tiny.start_plan),
         lambda: follow(tiny, str(run_dir)),
         lambda: follow(tiny, 'gone', run_dir),
         lambda: check_folder(run_dir, resumed, resume=True, overwrite=False),
         lambda: check_data(run_dir, RunDescription(resumed, ('bottom', 'left', 'right', 'top'))),
-        lambda: loop.train(resumed, run_dir, resume=True),
-        lambda: loop.train(dataclasses.replace(tiny, teacher=str(run_dir)), run_dir.with_name('other')),
-        lambda: loop.train(dataclasses.replace(tiny, init=str(run_dir)), run_dir.with_name('other')),
+        lambda: train(resumed, run_dir, resume=True),
+        lambda: train(dataclasses.replace(tiny, teacher=str(run_dir)), run_dir.with_name('other')),
+        lambda: train(dataclasses.replace(tiny, init=str(run_dir)), run_dir.with_name('other')),
     ]
     for read in readers:
         with pytest.raises(ValueError, match=re.escape(str(run_dir / 'run.json'))):
@@ -214,19 +218,19 @@ def test_a_damaged_log_is_named_before_the_training_and_after(run_dir: Path, tin
     (run_dir / 'results.json').unlink()
     before = {file: file.read_bytes() for file in run_dir.rglob('*') if file.is_file()}
     for read in (
-        lambda: loop.train(tiny, run_dir, resume=True),
+        lambda: train(tiny, run_dir, resume=True),
         lambda: load_run(run_dir),
-        lambda: write_report(run_dir, read_description(run_dir), 24, None, seconds=1, size=''),
+        lambda: write_report(run_dir, read_description(run_dir), Classification, 24, None, RunFacts('')),
     ):
         with pytest.raises(ValueError, match=rf'metrics\.jsonl, line {number + 1} is damaged'):
             read()
     assert {file: file.read_bytes() for file in run_dir.rglob('*') if file.is_file()} == before
     path.write_text(whole.replace('"step": 24', '"step": 25'))
     with pytest.raises(ValueError, match=r'metrics\.jsonl, line \d+ is damaged'):
-        write_report(run_dir, read_description(run_dir), 24, None, seconds=1, size='')
+        write_report(run_dir, read_description(run_dir), Classification, 24, None, RunFacts(''))
     path.write_text(''.join(line for line in lines if '"step": 24' not in line))
     with pytest.raises(ValueError, match=r'metrics\.jsonl has no validation of step 24, which was the best'):
-        write_report(run_dir, read_description(run_dir), 24, None, seconds=1, size='')
+        write_report(run_dir, read_description(run_dir), Classification, 24, None, RunFacts(''))
 
 
 def test_damaged_results_are_not_told(run_dir: Path, command: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,7 +238,7 @@ def test_damaged_results_are_not_told(run_dir: Path, command: Run, monkeypatch: 
     config.write_text(
         "from flaxmobile.training.config import TrainConfig\nconfig = TrainConfig(model='a', dataset='b')"
     )
-    monkeypatch.setattr(loop, 'train', lambda *_, **__: None)
+    monkeypatch.setattr('flaxmobile.runs.training.train', lambda *_, **__: None)
     path = run_dir / 'results.json'
     whole = path.read_text()
     for damaged in (

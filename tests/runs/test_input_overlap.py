@@ -10,7 +10,8 @@ import jax
 import numpy as np
 import pytest
 
-from flaxmobile.runs import loop
+from flaxmobile.runs.training import train
+from flaxmobile.training import loop as engine
 from flaxmobile.training.config import TrainConfig
 
 
@@ -51,9 +52,9 @@ def test_the_next_batch_is_placed_while_a_step_runs(
     tiny: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
     gate = Gate(6)
-    make, place = loop.compiled_step, loop.placed_batches
-    monkeypatch.setattr(loop, 'compiled_step', lambda *args, **options: gate.steps_of(make(*args, **options)))
-    monkeypatch.setattr(loop, 'placed_batches', lambda *args: gate.batches(place(*args)))
-    loop.train(dataclasses.replace(tiny, epochs=1, workers=workers), tmp_path / 'run')
+    make, place = engine.compiled_step, engine.placed_batches
+    monkeypatch.setattr(engine, 'compiled_step', lambda *args, **options: gate.steps_of(make(*args, **options)))
+    monkeypatch.setattr(engine, 'placed_batches', lambda *args: gate.batches(place(*args)))
+    train(dataclasses.replace(tiny, epochs=1, workers=workers), tmp_path / 'run')
     # A loop that waits for a step before it asks for the next batch would have timed out.
     assert gate.held == [True] * 5

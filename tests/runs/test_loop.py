@@ -15,9 +15,12 @@ import numpy as np
 import pytest
 from tiny_run import LENGTHS
 
-from flaxmobile.runs import held_out, loop, splits
+from flaxmobile.runs import splits
 from flaxmobile.runs.folder import load_run, locked
 from flaxmobile.runs.report import read_results
+from flaxmobile.runs.training import train
+from flaxmobile.tasks.classification import Classification
+from flaxmobile.training import loop as engine
 from flaxmobile.training.checkpoints import Checkpoints
 from flaxmobile.training.config import TrainConfig
 from flaxmobile.training.interruption import TrainingStopped, signals
@@ -54,7 +57,7 @@ def untimed_records(run_dir: Path) -> list[dict[str, Any]]:
     """The records of a run without what depends on the clock."""
     return [
         {name: value for name, value in record.items() if name not in ('seconds', 'images_per_second')}
-        for record in read_metrics(run_dir / 'metrics.jsonl')
+        for record in read_metrics(run_dir / 'metrics.jsonl', Classification)
     ]
 
 
@@ -73,7 +76,7 @@ def test_learns_all_that_can_be_learnt(finished_run: Path) -> None:
 
 
 def test_records_are_where_they_should_be(finished_run: Path) -> None:
-    records = read_metrics(finished_run / 'metrics.jsonl')
+    records = read_metrics(finished_run / 'metrics.jsonl', Classification)
     # 96 images in batches of 16 are 6 steps an epoch; metrics every 5 and before each validation.
     assert steps_of(records, 'train') == [5, 6, 10, 12, 15, 18, 20, 24]
     assert steps_of(records, 'validation') == [6, 12, 18, 24]
@@ -93,14 +96,14 @@ def test_a_stopped_run_goes_on_to_the_same_bits(
         with monkeypatch.context() as patched:
             stop_after(patched, 8 if step == 8 else 1, signal.SIGTERM)
             with pytest.raises(TrainingStopped, match=f'step {step}') as stopped:
-                loop.train(tiny, run_dir, resume=step > 8)
+                train(tiny, run_dir, resume=step > 8)
         assert stopped.value.number == signal.SIGTERM
     assert not (run_dir / 'report.md').exists()
-    loop.train(tiny, run_dir, resume=True)
+    train(tiny, run_dir, resume=True)
     for ours, theirs in zip(final_arrays(run_dir), final_arrays(finished_run), strict=True):
         assert ours.dtype == theirs.dtype
         assert ours.tobytes() == theirs.tobytes()
-    results, expected = (read_results(folder) for folder in (run_dir, finished_run))
+    results, expected = (read_results(folder, Classification) for folder in (run_dir, finished_run))
     assert results | {'seconds': 0} == expected | {'seconds': 0}
     assert untimed_records(run_dir) == untimed_records(finished_run)
 
@@ -119,15 +122,18 @@ def test_a_signal_during_an_evaluation_ends_it_at_once(
             os.kill(os.getpid(), signal.SIGTERM)
         return evaluate(*given, **options)
 
-    evaluate = held_out.evaluate
+    evaluate = engine.evaluate
     with monkeypatch.context() as patched:
-        patched.setattr(held_out, 'evaluate', interrupted)
+        patched.setattr(engine, 'evaluate', interrupted)
         with pytest.raises(TrainingStopped, match=rf'SIGTERM at step {step}, which is saved'):
-            loop.train(tiny, run_dir)
-    assert steps_of(read_metrics(run_dir / 'metrics.jsonl'), 'validation') == [6, 12, 18, 24][: evaluation - 1]
-    loop.train(tiny, run_dir, resume=True)
+            train(tiny, run_dir)
+    assert (
+        steps_of(read_metrics(run_dir / 'metrics.jsonl', Classification), 'validation')
+        == [6, 12, 18, 24][: evaluation - 1]
+    )
+    train(tiny, run_dir, resume=True)
     assert_ended_alike(run_dir, finished_run)
-    ours, theirs = (read_metrics(folder / 'metrics.jsonl') for folder in (run_dir, finished_run))
+    ours, theirs = (read_metrics(folder / 'metrics.jsonl', Classification) for folder in (run_dir, finished_run))
     for split in ('train', 'validation'):
         assert steps_of(ours, split) == steps_of(theirs, split)
     results, expected = (json.loads((folder / 'results.json').read_text()) for folder in (run_dir, finished_run))
@@ -139,7 +145,7 @@ def test_the_best_checkpoint_outlives_worse_ones_and_a_stop(
     tiny: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every evaluation is made worse than the one before."""
-    evaluate, run_dir, validations = held_out.evaluate, tmp_path / 'run', []
+    evaluate, run_dir, validations = engine.evaluate, tmp_path / 'run', []
 
     def falling(*given: Any, **options: Any) -> Any:
         result = evaluate(*given, **options)
@@ -148,19 +154,19 @@ def test_the_best_checkpoint_outlives_worse_ones_and_a_stop(
         validations.append(None)
         return dataclasses.replace(result, accuracy=1 - 0.1 * len(validations))
 
-    monkeypatch.setattr(held_out, 'evaluate', falling)
+    monkeypatch.setattr(engine, 'evaluate', falling)
     with monkeypatch.context() as patched:
         stop_after(patched, 14, signal.SIGTERM)
         with pytest.raises(TrainingStopped):
-            loop.train(tiny, run_dir)
+            train(tiny, run_dir)
     (run_dir / 'metrics.jsonl').rename(tmp_path / 'elsewhere')
     with pytest.raises(FileNotFoundError, match=r'has no metrics\.jsonl'):
-        loop.train(tiny, run_dir, resume=True)
+        train(tiny, run_dir, resume=True)
     (tmp_path / 'elsewhere').rename(run_dir / 'metrics.jsonl')
-    loop.train(tiny, run_dir, resume=True)
-    assert [record['accuracy'] for record in read_metrics(run_dir / 'metrics.jsonl') if 'count' in record] == (
-        pytest.approx([0.9, 0.8, 0.7, 0.6])
-    )
+    train(tiny, run_dir, resume=True)
+    assert [
+        record['accuracy'] for record in read_metrics(run_dir / 'metrics.jsonl', Classification) if 'count' in record
+    ] == (pytest.approx([0.9, 0.8, 0.7, 0.6]))
     assert json.loads((run_dir / 'results.json').read_text())['best_step'] == 6
     assert sorted(path.name for path in (run_dir / 'checkpoints').iterdir() if path.is_dir()) == ['18', '24', '6']
     with closing(Checkpoints(run_dir, read_only=True)) as checkpoints:
@@ -192,11 +198,11 @@ def test_a_second_signal_acts_at_once(number: signal.Signals) -> None:
 def test_a_run_is_not_overwritten_unasked(tiny: TrainConfig, finished_run: Path) -> None:
     before = contents(finished_run)
     with pytest.raises(FileExistsError, match=r'resume=True .* overwrite=True'):
-        loop.train(tiny, finished_run)
+        train(tiny, finished_run)
     with pytest.raises(ValueError, match='one of them'):
-        loop.train(tiny, finished_run, resume=True, overwrite=True)
+        train(tiny, finished_run, resume=True, overwrite=True)
     with pytest.raises(ValueError, match=r'learning_rate was 0\.02 and is 0\.5'):
-        loop.train(dataclasses.replace(tiny, learning_rate=0.5), finished_run, resume=True)
+        train(dataclasses.replace(tiny, learning_rate=0.5), finished_run, resume=True)
     assert contents(finished_run) == before
 
 
@@ -210,13 +216,13 @@ def test_a_bad_data_set_leaves_the_old_run(tiny: TrainConfig, tmp_path: Path, mo
     with monkeypatch.context() as patched:
         patched.setattr(splits, 'load_dataset', missing)
         with pytest.raises(ValueError, match='no such data set'):
-            loop.train(tiny, tmp_path, overwrite=True)
+            train(tiny, tmp_path, overwrite=True)
     assert contents(tmp_path) == {'run.json': b'an old run', 'notes.txt': b'of the user'}
 
 
 def test_nothing_to_resume(tiny: TrainConfig, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match='is no folder'):
-        loop.train(tiny, tmp_path / 'none', resume=True)
+        train(tiny, tmp_path / 'none', resume=True)
     assert not (tmp_path / 'none').exists()
 
 
@@ -241,7 +247,7 @@ def test_a_damaged_checkpoint_is_passed_over(
     flip_a_bit(run_dir / 'checkpoints/24/optimizer')
     with pytest.warns(UserWarning, match=r'checkpoints/24 is damaged: optimizer.*; the last good one is step 18'):
         load_run(run_dir)
-    loop.train(tiny, run_dir, resume=True)
+    train(tiny, run_dir, resume=True)
     printed = capsys.readouterr().out
     assert 'checkpoints/24 is damaged: optimizer/' in printed
     assert 'from step 18 to 24' in printed
@@ -256,7 +262,7 @@ def test_a_damaged_checkpoint_is_passed_over(
     (run_dir / 'results.json').unlink()
     before = contents(run_dir)
     with pytest.raises(ValueError, match=r'24 is damaged.*there is no good one\. overwrite=True'):
-        loop.train(tiny, run_dir, resume=True)
+        train(tiny, run_dir, resume=True)
     assert contents(run_dir) == before
 
 
@@ -264,16 +270,16 @@ def test_a_damaged_checkpoint_is_passed_over(
 def test_a_run_that_died_before_its_first_checkpoint(tiny: TrainConfig, tmp_path: Path, finished_run: Path) -> None:
     (tmp_path / 'run').mkdir()
     with pytest.raises(FileNotFoundError, match=r'holds no run'):
-        loop.train(tiny, tmp_path / 'run', resume=True)
+        train(tiny, tmp_path / 'run', resume=True)
     shutil.copy(finished_run / 'run.json', tmp_path / 'run')
     first = (finished_run / 'metrics.jsonl').read_text().splitlines(keepends=True)[0]
     assert json.loads(first)['step'] == 5
     (tmp_path / 'run/metrics.jsonl').write_text(f'{first}{{"split": "tra')
     with pytest.raises(FileExistsError, match='resume=True'):
-        loop.train(tiny, tmp_path / 'run')
-    loop.train(tiny, tmp_path / 'run', resume=True)
+        train(tiny, tmp_path / 'run')
+    train(tiny, tmp_path / 'run', resume=True)
     assert_ended_alike(tmp_path / 'run', finished_run)
-    assert steps_of(read_metrics(tmp_path / 'run/metrics.jsonl'), 'train').count(5) == 1
+    assert steps_of(read_metrics(tmp_path / 'run/metrics.jsonl', Classification), 'train').count(5) == 1
 
 
 @pytest.mark.slow
@@ -286,7 +292,7 @@ def test_more_checkpoints_change_nothing(tiny: TrainConfig, tmp_path: Path, fini
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(Checkpoints, 'save', saving)
-        loop.train(dataclasses.replace(tiny, checkpoint_every=2 / 3), tmp_path / 'run')
+        train(dataclasses.replace(tiny, checkpoint_every=2 / 3), tmp_path / 'run')
     assert saved == [4, 6, 8, 12, 16, 18, 20, 24]
     assert_ended_alike(tmp_path / 'run', finished_run)
 
@@ -295,7 +301,7 @@ def test_a_run_in_a_folder_of_any_name_gets_its_report(tiny: TrainConfig, finish
     """It had been stopped before the report was written."""
     run_dir = shutil.copytree(finished_run, tmp_path / '$0_to_$5 [1]*' / os.fsdecode(b'a\\b \xff\x1b[1m\n'))
     (run_dir / 'report.md').unlink()
-    loop.train(tiny, run_dir, resume=True)
+    train(tiny, run_dir, resume=True)
     assert (run_dir / 'report.md').read_text().startswith('# tiny on blobs')
     chex.assert_trees_all_equal(load_run(run_dir).variables, load_run(finished_run).variables)
 
@@ -313,7 +319,7 @@ def test_a_second_run_on_one_folder_is_refused(tiny: TrainConfig, tmp_path: Path
         before = contents(tmp_path)
         for options in ({}, {'resume': True}, {'overwrite': True}):
             with pytest.raises(BlockingIOError, match=r'another run is writing to .*run: wait for it'):
-                loop.train(tiny, tmp_path / 'run', **options)
+                train(tiny, tmp_path / 'run', **options)
         assert contents(tmp_path) == before
     finally:
         first.kill()

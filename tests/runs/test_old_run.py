@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from flaxmobile.layers import TENSORFLOW, get_convention
-from flaxmobile.runs import loop
 from flaxmobile.runs.folder import RunDescription, check_data, check_folder, load_run, read_description
+from flaxmobile.runs.training import prepare_folder, train
 from flaxmobile.training.checkpoints import descriptions
 from flaxmobile.training.config import TrainConfig
 from flaxmobile.training.digests import write_digests
@@ -65,7 +65,7 @@ def test_an_old_run_has_the_network_it_was_trained_with(run_dir: Path) -> None:
 
 def test_an_old_run_goes_on_to_the_end_that_the_old_code_came_to(run_dir: Path, command: Run) -> None:
     """By the same command, though its class folders are in NFD, which sorts otherwise; then by the words of today."""
-    loop.train(CONFIG, run_dir, resume=True)
+    train(CONFIG, run_dir, resume=True)
     assert_found(make.findings(run_dir), EXPECTED['ended'])
     assert_ended(run_dir, 'images')
     status, out, error = command('evaluate', run_dir)
@@ -73,7 +73,7 @@ def test_an_old_run_goes_on_to_the_end_that_the_old_code_came_to(run_dir: Path, 
     assert f'loss {EXPECTED["ended"]["test"]["loss"]:.4f}' in out
     # It knows the contents of the images now, by which they are found elsewhere.
     shutil.move('images', 'moved')
-    loop.train(dataclasses.replace(CONFIG, convention='tensorflow', dataset='moved'), run_dir, resume=True)
+    train(dataclasses.replace(CONFIG, convention='tensorflow', dataset='moved'), run_dir, resume=True)
     assert_ended(run_dir, 'moved')
 
 
@@ -115,7 +115,7 @@ def test_an_old_run_on_a_folder_that_moved_says_what_to_do(run_dir: Path) -> Non
     shutil.move('images', 'moved')
     moved = dataclasses.replace(CONFIG, dataset='moved')
     with pytest.raises(ValueError, match=r'version that did not record the contents .*resume it once at the old path'):
-        loop.train(moved, run_dir, resume=True)
+        train(moved, run_dir, resume=True)
 
 
 def rewrite(run_dir: Path, **changes: Any) -> None:
@@ -169,5 +169,5 @@ def test_what_cannot_be_written_removes_nothing(run_dir: Path) -> None:
     before = {path: path.read_bytes() for path in run_dir.rglob('*') if path.is_file()}
     unfit = RunDescription(CONFIG, make.CLASSES, {'train': b'words'})  # type: ignore[dict-item]
     with pytest.raises(TypeError, match='not JSON serializable'):
-        loop.prepare_folder(run_dir, unfit, resume=False, overwrite=True)
+        prepare_folder(run_dir, unfit, resume=False, overwrite=True)
     assert {path: path.read_bytes() for path in run_dir.rglob('*') if path.is_file()} == before

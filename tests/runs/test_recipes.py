@@ -15,6 +15,7 @@ from flaxmobile.data import load_dataset
 from flaxmobile.inspection.dry_run import count_images
 from flaxmobile.ops import standard
 from flaxmobile.parallel.mesh import make_mesh, replicate, shard_batch
+from flaxmobile.runs.parts import make_task
 from flaxmobile.tasks.distillation import Distillation
 from flaxmobile.training import state as states
 from flaxmobile.training.checks import steps_per_epoch
@@ -59,14 +60,14 @@ def test_steps(name: str) -> None:
     config = load_config(name)
     images = count_images(config)
     assert (images.number, images.classes) == (1_268_355, 1000)
-    steps = steps_per_epoch(config, range(images.number))
+    steps = steps_per_epoch(config.optimizer_plan, config.batch_size, images.number)
     assert (steps, config.total_steps(steps)) == STEPS[name]
 
 
 def rate(name: str, epoch: float) -> float:
     """The learning rate of the first step after so many epochs."""
     steps = STEPS[name][0]
-    return float(learning_rate_schedule(load_config(name), steps)(math.ceil(epoch * steps)))
+    return float(learning_rate_schedule(load_config(name).optimizer_plan, steps)(math.ceil(epoch * steps)))
 
 
 @pytest.mark.parametrize(
@@ -184,24 +185,15 @@ def assert_two_steps(name: str, images: Path, monkeypatch: pytest.MonkeyPatch) -
     model, mesh = config.build_model(CLASSES), make_mesh(jax.devices()[:1])
     data = load_dataset(config.dataset, config.train_split)
     batches = data.train_batches(8, config.preprocessing, config.augmentation, seed=0)
-    optimizer = make_optimizer(config, 2)
+    optimizer = make_optimizer(config.optimizer_plan, 2)
     side = config.preprocessing.image_size
     shape = (1, side, side, config.preprocessing.channels)
     state = replicate(states.create_state(model, optimizer, jax.random.key(0), shape, config.ema_decay), mesh)
-    taught = (Distillation(model, config.preprocessing, (3, 2, 1, 0), config.preprocessing, 0.5, 1.0), state.variables)
-    step = make_train_step(
-        model,
-        optimizer,
-        config.preprocessing,
-        num_classes=CLASSES,
-        label_smoothing=config.label_smoothing,
-        ema_decay=config.ema_decay,
-        seed=0,
-        mesh=mesh,
-        mixing=config.mixing,
-        distillation=taught[0] if config.teacher else None,
-    )
-    more = (jax.tree.map(np.asarray, taught[1]),) if config.teacher else ()
+    variables, seen = jax.tree.map(np.asarray, state.variables), config.preprocessing
+    teacher = Distillation(model, variables, seen, (3, 2, 1, 0), seen, 0.5, 1.0) if config.teacher else None
+    task = make_task(config, tuple(map(str, range(CLASSES))), teacher)
+    step = make_train_step(model, optimizer, task, ema_decay=config.ema_decay, seed=0, mesh=mesh)
+    more = (task.variables,) if config.teacher else ()
     before = jax.tree.map(np.asarray, state.params)
     compiled: Any = None
     for _ in range(2):

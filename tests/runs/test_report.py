@@ -14,11 +14,12 @@ from PIL import Image
 from tyro.conf import OmitArgPrefixes
 
 from flaxmobile.cli.training import train_command
+from flaxmobile.drawing import png
 from flaxmobile.files import write_whole
-from flaxmobile.runs import plots
 from flaxmobile.runs.folder import RunDescription
-from flaxmobile.runs.report import write_report
-from flaxmobile.tasks.evaluation import Evaluation, Example
+from flaxmobile.runs.parts import make_task
+from flaxmobile.runs.report import RunFacts, write_report
+from flaxmobile.tasks.classification import Evaluation, JudgedExample, pictures
 from flaxmobile.training.config import TrainConfig, load_config
 
 CLASSES = ('cat', 'dog', 'owl')
@@ -39,7 +40,7 @@ RECORDS = [
 
 
 def evaluation(
-    confusion: np.ndarray, mistakes: tuple[Example, ...] = (), right: tuple[Example, ...] = ()
+    confusion: np.ndarray, mistakes: tuple[JudgedExample, ...] = (), right: tuple[JudgedExample, ...] = ()
 ) -> Evaluation:
     labels, predictions = (axis.repeat(confusion.ravel()) for axis in np.indices(confusion.shape).reshape(2, -1))
     return Evaluation(
@@ -57,8 +58,8 @@ def evaluation(
     )
 
 
-def example(label: int, prediction: int, channels: int = 3) -> Example:
-    return Example(np.full((28, 28, channels), 99, np.uint8), label, prediction, 0.9, 0.05)
+def example(label: int, prediction: int, channels: int = 3) -> JudgedExample:
+    return JudgedExample(np.full((28, 28, channels), 99, np.uint8), label, prediction, 0.9, 0.05)
 
 
 @pytest.fixture(scope='module')
@@ -67,16 +68,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (run_dir / 'metrics.jsonl').write_text(''.join(json.dumps(record) + '\n' for record in RECORDS))
     config = load_config('image_folder').with_options(dataset='my pets', epochs=3.0, flip=False)
     test = evaluation(CONFUSION, (example(2, 1),) * 7, (example(0, 0),))
-    write_report(
-        run_dir,
-        RunDescription(config, CLASSES),
-        10,
-        test,
-        seconds=125,
-        size='1,234 parameters',
-        command=train_command('image_folder', config),
-        unreadable=['train/cat/broken.jpg'],
-    )
+    facts = RunFacts('1,234 parameters', train_command('image_folder', config), 125, ('train/cat/broken.jpg',))
+    write_report(run_dir, RunDescription(config, CLASSES), make_task(config, CLASSES), 10, test, facts)
     return run_dir
 
 
@@ -117,9 +110,9 @@ def test_the_command_gives_the_configuration_again(folder: Path) -> None:
 
 def test_every_picture_is_there(folder: Path) -> None:
     report = (folder / 'report.md').read_text()
-    pictures = re.findall(r'!\[[^]]+\]\(([^)]+)\)', report)
-    assert sorted(pictures) == ['confusion.png', 'curves.png', 'predictions.png']
-    for name in pictures:
+    drawn = re.findall(r'!\[[^]]+\]\(([^)]+)\)', report)
+    assert sorted(drawn) == ['confusion.png', 'curves.png', 'predictions.png']
+    for name in drawn:
         with Image.open(folder / name) as picture:
             picture.load()
             assert min(picture.size) > 400
@@ -151,9 +144,8 @@ def written(run_dir: Path, classes: tuple[str, ...]) -> str:
     (run_dir / 'metrics.jsonl').write_text(''.join(json.dumps(record) + '\n' for record in RECORDS))
     config = dataclasses.replace(load_config('image_folder'), dataset='/a|`b`\n', init='/a|`b`\n')
     test = evaluation(3 * np.eye(count, dtype=int) + np.eye(count, k=1, dtype=int), (example(0, 1),))
-    write_report(
-        run_dir, RunDescription(config, classes), 10, test, seconds=1, size='few', unreadable=['1. a/_b_.jpg', '\udce9']
-    )
+    facts = RunFacts('few', seconds=1, unreadable=('1. a/_b_.jpg', '\udce9'))
+    write_report(run_dir, RunDescription(config, classes), make_task(config, classes), 10, test, facts)
     return (run_dir / 'report.md').read_text()
 
 
@@ -177,15 +169,15 @@ def test_odd_names_are_written_literally(tmp_path: Path) -> None:
 def test_odd_names_are_drawn_literally() -> None:
     """As matplotlib draws all text where formulas are off."""
     names, mistakes = ('$0_to_$5', '$0-$5', 'a\nb'), [example(0, 1), example(1, 2)]
-    for draw in (lambda: plots.confusion(np.eye(3), names), lambda: plots.predictions(mistakes, (), names)):
+    for draw in (lambda: pictures.confusion(np.eye(3), names), lambda: pictures.predictions(mistakes, (), names)):
         with matplotlib.rc_context({'text.parse_math': False}):
-            expected = plots.png(draw())
-        assert plots.png(draw()) == expected
+            expected = png(draw())
+        assert png(draw()) == expected
 
 
 def test_characters_that_the_font_lacks_are_one_warning() -> None:
     with pytest.warns(UserWarning, match="boxes for what matplotlib's font does not have: 漢, 字$") as warned:
-        plots.png(plots.confusion(np.eye(3), ['漢字', '漢', '字']))
+        png(pictures.confusion(np.eye(3), ['漢字', '漢', '字']))
     assert len(warned) == 1
 
 
@@ -194,7 +186,7 @@ def test_a_picture_that_fails_costs_nothing_else(tmp_path: Path, monkeypatch: py
         assert json.loads((tmp_path / 'results.json').read_text())['best_step'] == 10
         raise RuntimeError('no <font>')
 
-    monkeypatch.setattr(plots, 'confusion', fail)
+    monkeypatch.setattr(pictures, 'confusion', fail)
     with pytest.warns(UserWarning, match=r'^confusion\.png was not written: RuntimeError: no <font>\. The rest'):
         report = written(tmp_path, CLASSES)
     assert r'Confusion of the classes: confusion.png was not written: RuntimeError: no \<font\>.' in report
@@ -214,7 +206,7 @@ def test_a_folder_in_a_picture_s_place_costs_nothing_else(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize('count', [2, 21, 130])
 def test_confusion_is_readable_for_any_number_of_classes(count: int) -> None:
-    figure = plots.confusion(np.eye(count, dtype=int) * 3, [f'class {number}' for number in range(count)])
+    figure = pictures.confusion(np.eye(count, dtype=int) * 3, [f'class {number}' for number in range(count)])
     axes = figure.axes[0]
     names = [label.get_text() for label in axes.get_yticklabels()]
     assert (names == [f'class {number}' for number in range(count)]) == (count <= 120)
@@ -226,13 +218,13 @@ def test_confusion_is_readable_for_any_number_of_classes(count: int) -> None:
 
 
 def test_a_class_without_images_is_no_division_by_zero() -> None:
-    figure = plots.confusion(np.array([[0, 0], [1, 3]]), ['none', 'some'])
+    figure = pictures.confusion(np.array([[0, 0], [1, 3]]), ['none', 'some'])
     assert np.asarray(figure.axes[0].images[0].get_array()).tolist() == [[0, 0], [25, 75]]
 
 
 @pytest.mark.parametrize(('wrong', 'right', 'axes'), [(0, 3, 3), (30, 30, 24), (1, 0, 1)])
 def test_predictions_show_what_there_is(wrong: int, right: int, axes: int) -> None:
-    figure = plots.predictions([example(0, 1, 1)] * wrong, [example(2, 2)] * right, CLASSES)
+    figure = pictures.predictions([example(0, 1, 1)] * wrong, [example(2, 2)] * right, CLASSES)
     assert len(figure.axes) == axes
     said = [text.get_text() for part in figure.axes for text in part.texts]
     assert said.count('dog  90 %') == said.count('is cat') == min(wrong, 18)

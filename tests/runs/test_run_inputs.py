@@ -12,7 +12,8 @@ from test_loop import contents
 from tiny_run import LENGTHS
 
 from flaxmobile.runs import folder as run
-from flaxmobile.runs import loop, splits
+from flaxmobile.runs import splits
+from flaxmobile.runs.training import prepare_folder, train
 from flaxmobile.training.config import TrainConfig
 
 
@@ -22,7 +23,7 @@ def test_other_images_than_at_the_beginning(
     before = contents(finished_run)
     monkeypatch.setitem(LENGTHS, 'train', 97)
     with pytest.raises(ValueError, match='other images: those of the train split were 96 images and are 97 images'):
-        loop.train(tiny, finished_run, resume=True)
+        train(tiny, finished_run, resume=True)
     assert contents(finished_run) == before
 
 
@@ -38,7 +39,7 @@ def folder_run(root: Path | str) -> tuple[TrainConfig, run.RunDescription]:
     """The configuration and the description of a run on a folder of images."""
     parts = {'train_split': 'train[:60%]', 'validation_split': 'train[60%:]', 'test_split': 'test'}
     config = TrainConfig(model='mobilenetv1_025', dataset=str(root), **parts)
-    data = splits.load_splits(config)
+    data = splits.load_splits(config.data_plan)
     return config, run.RunDescription(config, data.train.classes, splits.fingerprints(data))
 
 
@@ -65,7 +66,7 @@ def test_a_folder_of_images_may_move(images: Path, tmp_path: Path, monkeypatch: 
         config, now = folder_run(root)
         run.check_folder(run_dir, config, resume=True, overwrite=False)
         run.check_data(run_dir, now)
-        loop.prepare_folder(run_dir, now, resume=True, overwrite=False)
+        prepare_folder(run_dir, now, resume=True, overwrite=False)
         assert run.read_description(run_dir) == now
 
 
@@ -93,7 +94,7 @@ def test_another_data_set_by_name_is_another_configuration(tiny: TrainConfig, fi
     """Two of TFDS may have as many images, of the same version."""
     before = contents(finished_run)
     with pytest.raises(ValueError, match=r'another configuration \(dataset was blobs and is drops\)'):
-        loop.train(dataclasses.replace(tiny, dataset='drops'), finished_run, resume=True)
+        train(dataclasses.replace(tiny, dataset='drops'), finished_run, resume=True)
     assert contents(finished_run) == before
 
 

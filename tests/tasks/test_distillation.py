@@ -9,14 +9,14 @@ import jax
 import numpy as np
 import optax
 import pytest
-from networks import PREPROCESSING, Linear
+from networks import PREPROCESSING, Linear, classification
 from tiny_run import CLASSES
 
 from flaxmobile.data.preprocessing import Preprocessing
 from flaxmobile.parallel.mesh import make_mesh, replicate, shard_batch
-from flaxmobile.runs import loop
 from flaxmobile.runs.folder import load_run
 from flaxmobile.runs.teacher import load_teacher
+from flaxmobile.runs.training import train
 from flaxmobile.tasks.distillation import Distillation, distillation_loss
 from flaxmobile.tasks.mixing import Mixing
 from flaxmobile.training.config import TrainConfig
@@ -67,7 +67,7 @@ def test_the_loss_and_its_gradient_against_torch(temperature: float) -> None:
 
 def distillation(columns: tuple[int, ...] = (2, 0, 3), **changes: Any) -> Distillation:
     fields = {'weight': 0.4, 'temperature': 2.0} | changes
-    return Distillation(Linear(4), TEACHERS, columns, PREPROCESSING, **fields)
+    return Distillation(Linear(4), variables(4, 1), TEACHERS, columns, PREPROCESSING, **fields)
 
 
 def make_batch() -> dict[str, np.ndarray]:
@@ -84,18 +84,8 @@ def variables(num_classes: int, seed: int) -> dict[str, Any]:
 
 def step(mixing: Mixing, taught: Distillation, teacher: Any) -> tuple[Any, Any]:
     model, optimizer = Linear(3), optax.sgd(0.5)
-    train_step = make_train_step(
-        model,
-        optimizer,
-        PREPROCESSING,
-        num_classes=3,
-        label_smoothing=0.0,
-        ema_decay=None,
-        seed=0,
-        mesh=MESH,
-        mixing=mixing,
-        distillation=taught,
-    )
+    task = classification(3, mixing=mixing, distillation=taught)
+    train_step = make_train_step(model, optimizer, task, seed=0, mesh=MESH)
     state = replicate(create_state(model, optimizer, jax.random.key(0), (1, 4, 4, 1), None), MESH)
     return train_step(state, shard_batch(make_batch(), MESH), replicate(teacher, MESH))
 
@@ -162,23 +152,27 @@ def test_values_that_are_not_allowed() -> None:
 def test_a_run_learns_from_another(finished_run: Path, tiny: TrainConfig, tmp_path: Path) -> None:
     """From the teacher's answers alone it becomes about as good; its checkpoints have no place for the teacher."""
     taught = dataclasses.replace(tiny, teacher=str(finished_run), distillation_weight=1.0)
-    loop.train(taught, tmp_path / 'run')
+    train(taught, tmp_path / 'run')
     results = json.loads((tmp_path / 'run' / 'results.json').read_text())
     assert results['test']['accuracy'] > 0.5
     shapes = lambda run: [leaf.shape for leaf in jax.tree.leaves(load_run(run).variables)]  # noqa: E731
     assert shapes(tmp_path / 'run') == shapes(finished_run)
 
 
+def teacher_of(config: TrainConfig, classes: tuple[str, ...]) -> Distillation | None:
+    return load_teacher(config.teacher_plan, config.start_plan, classes, config.preprocessing)
+
+
 def test_a_teacher_of_other_classes_or_channels(finished_run: Path, tiny: TrainConfig) -> None:
     taught = dataclasses.replace(tiny, teacher=str(finished_run))
-    found = load_teacher(taught, ('top', 'left'))
+    found = teacher_of(taught, ('top', 'left'))
     assert found is not None
-    assert found[0].columns == (3, 1)
-    assert load_teacher(tiny, ('top', 'left')) is None
+    assert found.columns == (3, 1)
+    assert teacher_of(tiny, ('top', 'left')) is None
     with pytest.raises(ValueError, match=r'teacher: .*does not know 1 of the 2 classes of the data set \(up\)'):
-        load_teacher(taught, ('up', 'left'))
+        teacher_of(taught, ('up', 'left'))
     colour = taught.with_options(channels=3, mean=(0.5,) * 3, std=(0.5,) * 3)
     with pytest.raises(ValueError, match='sees images of 1 channels, and channels is 3'):
-        load_teacher(colour, CLASSES)
+        teacher_of(colour, CLASSES)
     with pytest.raises(ValueError, match='is no run, no file and no published weights'):
-        load_teacher(dataclasses.replace(tiny, teacher='mobilnet'), CLASSES)
+        teacher_of(dataclasses.replace(tiny, teacher='mobilnet'), CLASSES)

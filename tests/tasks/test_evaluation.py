@@ -14,6 +14,7 @@ from PIL import Image
 from flaxmobile.data import Preprocessing, Sample
 from flaxmobile.data.dataset import RandomAccessDataset
 from flaxmobile.parallel.mesh import make_mesh
+from flaxmobile.tasks.classification import Classification
 from flaxmobile.tasks.evaluation import evaluate
 from flaxmobile.training.step import make_evaluation_step
 from flaxmobile.weights.class_names import label_positions
@@ -51,8 +52,9 @@ class Table:
 def result_of(labels: list[int], logits: np.ndarray, **options: Any) -> Any:
     dataset = RandomAccessDataset('pixels', 'test', options.pop('data_classes', NAMES), Pixels(labels), 0.9)
     mesh = make_mesh(jax.devices()[:2])
-    step = make_evaluation_step(Table(logits), PREPROCESSING, mesh)  # type: ignore[arg-type]
-    return evaluate(step, {}, dataset, PREPROCESSING, 4, mesh, **options)
+    task = Classification(NAMES, PREPROCESSING, positions=tuple(label_positions(dataset.classes, NAMES).tolist()))
+    step = make_evaluation_step(Table(logits), task, mesh)  # type: ignore[arg-type]
+    return evaluate(task, step, {}, dataset, 4, mesh, **options)
 
 
 def expected(labels: list[int], logits: np.ndarray) -> dict[str, Any]:
@@ -111,7 +113,7 @@ def test_the_worst_mistakes_come_first() -> None:
 def test_classes_are_matched_by_name() -> None:
     logits = np.zeros((3, 7), np.float32)
     logits[[0, 1, 2], [5, 0, 5]] = 9
-    result = result_of([0, 1, 1], logits, data_classes=('fox', 'ant'), classes=NAMES)
+    result = result_of([0, 1, 1], logits, data_classes=('fox', 'ant'))
     # fox as fox, ant as ant, ant as fox.
     assert result.accuracy == pytest.approx(2 / 3)
     assert (result.confusion[5, 5], result.confusion[0, 0], result.confusion[0, 5]) == (1, 1, 1)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import NamedSharding, PartitionSpec
-from networks import PREPROCESSING, Linear
+from networks import Linear, classification
 from scipy import stats
 
 from flaxmobile.parallel.mesh import make_mesh, replicate, shard_batch
@@ -197,11 +197,11 @@ def batch(seed: int) -> dict[str, np.ndarray]:
 def test_a_step_mixes_by_seed_and_step_alone():
     """Anew or on eight devices three steps have the same losses; they differ by step on one batch."""
     model, optimizer = Linear(), optax.sgd(0.0)
-    fields = {'num_classes': 3, 'label_smoothing': 0.1, 'ema_decay': None, 'seed': 0, 'mixing': Mixing(0.5, 1.0)}
+    task = classification(3, label_smoothing=0.1, mixing=Mixing(0.5, 1.0))
     losses = []
     for devices in (1, 8):
         mesh = make_mesh(jax.devices()[:devices])
-        step = make_train_step(model, optimizer, PREPROCESSING, mesh=mesh, **fields)
+        step = make_train_step(model, optimizer, task, seed=0, mesh=mesh)
         for _ in range(2):
             state, found = create_state(model, optimizer, jax.random.key(0), (1, 4, 4, 1), None), []
             state = replicate(state, mesh)
@@ -218,10 +218,10 @@ def test_a_step_mixes_by_seed_and_step_alone():
 def test_a_step_of_softmax_regression_on_mixed_images():
     """The loss and the accuracy worked out in NumPy from the mixture that the step's key draws."""
     model, optimizer, mesh, mixing = Linear(), optax.sgd(0.5), make_mesh(), Mixing(mixup_alpha=1.0)
-    fields = {'num_classes': 3, 'label_smoothing': 0.3, 'ema_decay': None, 'seed': 4, 'mesh': mesh}
     state = create_state(model, optimizer, jax.random.key(0), (1, 4, 4, 1), None)
     kernel, bias = (np.asarray(state.params['classifier'][name], np.float64) for name in ('kernel', 'bias'))
-    step = make_train_step(model, optimizer, PREPROCESSING, mixing=mixing, **fields)
+    task = classification(3, label_smoothing=0.3, mixing=mixing)
+    step = make_train_step(model, optimizer, task, seed=4, mesh=mesh)
     _, metrics = step(replicate(state, mesh), shard_batch(batch(0), mesh))
 
     key = functools.reduce(jax.random.fold_in, (0, 0), jax.random.key(4))

@@ -1,6 +1,7 @@
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,11 +10,20 @@ import pytest
 from tiny_run import CLASSES, blobs
 
 from flaxmobile import cli
-from flaxmobile.data import read_image
+from flaxmobile.data import Dataset, read_image
 from flaxmobile.parallel.mesh import make_mesh
 from flaxmobile.runs.folder import load_run
 from flaxmobile.runs.splits import load_splits
-from flaxmobile.tasks.probe import PENALTIES, Embeddings, embed, fit_linear, linear_probe, nearest_neighbours, probe
+from flaxmobile.tasks.probe import (
+    PENALTIES,
+    Embeddings,
+    Probe,
+    embed,
+    fit_linear,
+    linear_probe,
+    nearest_neighbours,
+    probe,
+)
 from flaxmobile.training.config import TrainConfig
 
 
@@ -84,7 +94,7 @@ def test_a_feature_that_does_not_vary_changes_nothing() -> None:
 
 def test_embeddings_are_the_classifiers_input_in_the_order_of_the_split(tiny: TrainConfig, finished_run: Path) -> None:
     loaded, images = load_run(finished_run), blobs('blobs', 'test')
-    found = embed(loaded, images, 8, make_mesh())
+    found = embed(loaded.model, loaded.variables, loaded.preprocessing, images, 8, make_mesh())
     examples = [images._examples[index] for index in range(37)]  # type: ignore[attr-defined]
     assert found.labels.tolist() == [example.label for example in examples]
     pixels = np.stack([read_image(example.image, 1) for example in examples])
@@ -93,16 +103,20 @@ def test_embeddings_are_the_classifiers_input_in_the_order_of_the_split(tiny: Tr
     np.testing.assert_allclose(found.vectors @ head['kernel'] + head['bias'], logits, rtol=1e-4, atol=1e-4)
 
 
+def probed(loaded: Any, train: Dataset, test: Dataset) -> Probe:
+    return probe(loaded.model, loaded.variables, loaded.preprocessing, train, test, 8, make_mesh())
+
+
 def test_a_probe_of_a_run(tiny: TrainConfig, finished_run: Path) -> None:
     """Of the 37 test images 34 are labelled rightly, which a run that learnt all there is can tell."""
-    splits = load_splits(tiny)
-    found = probe(load_run(finished_run), splits.train, splits.test, 8, make_mesh())
+    splits = load_splits(tiny.data_plan)
+    found = probed(load_run(finished_run), splits.train, splits.test)
     assert (found.train_images, found.test_images) == (96, 37)
     assert 31 <= 37 * found.linear_accuracy <= 34.001
     assert 31 <= 37 * found.knn_accuracy <= 34.001
     untrained = load_run(finished_run)
     zeros = jax.tree.map(jnp.zeros_like, untrained.variables)
-    assert probe(replace(untrained, variables=zeros), splits.train, splits.test, 8, make_mesh()).knn_accuracy < 0.5
+    assert probed(replace(untrained, variables=zeros), splits.train, splits.test).knn_accuracy < 0.5
 
 
 def test_the_command_probes_a_run(tiny: TrainConfig, finished_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -111,8 +125,8 @@ def test_the_command_probes_a_run(tiny: TrainConfig, finished_run: Path, capsys:
     assert ended.value.code == 0
     title, neighbours, linear = capsys.readouterr().out.splitlines()
     assert 'on blobs: fitted to 96 images of train, tested on 37 of test, at 8 pixels' in title
-    splits = load_splits(tiny)
-    found = probe(load_run(finished_run), splits.train, splits.test, 8, make_mesh())
+    splits = load_splits(tiny.data_plan)
+    found = probed(load_run(finished_run), splits.train, splits.test)
     assert neighbours == f'20 nearest neighbours {found.knn_accuracy:.2%}'
     assert linear == f'linear probe {found.linear_accuracy:.2%} (penalty {found.penalty:g})'
 
@@ -121,11 +135,11 @@ def test_what_cannot_be_probed(tiny: TrainConfig, finished_run: Path) -> None:
     loaded, one, other = load_run(finished_run), blobs('blobs', 'train'), blobs('blobs', 'test')
     other.classes = CLASSES[::-1]
     with pytest.raises(ValueError, match=r'classes of blobs \(train\) and of blobs \(test\) differ'):
-        probe(loaded, one, other, 8, make_mesh())
+        probed(loaded, one, other)
     one.parts = other.parts = (('train', range(40, 60)),)
     other.classes = CLASSES
     with pytest.raises(ValueError, match="20 images of 'test' are also in 'train'"):
-        probe(loaded, one, other, 8, make_mesh())
+        probed(loaded, one, other)
 
 
 @pytest.mark.parity

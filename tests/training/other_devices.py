@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from tiny_run import tiny_config, use_tiny
 
 from flaxmobile.parallel.mesh import make_mesh
-from flaxmobile.runs import loop
+from flaxmobile.runs import training as runs
 from flaxmobile.training.config import TrainConfig
 from flaxmobile.training.interruption import TrainingStopped
 from flaxmobile.training.metrics import Window
@@ -62,11 +62,11 @@ def train(run_dir: Path, devices: int, *, stop: int | None = None, resume: bool 
     with pytest.MonkeyPatch.context() as patch:
         use_tiny(patch)
         patch.setattr(TrainConfig, 'build_model', lambda self, num_classes: Net(num_classes))
-        patch.setattr(loop, 'make_mesh', lambda: make_mesh(jax.devices()[:devices]))
-        patch.setattr(loop, 'create_state', create_state)
+        patch.setattr(runs, 'make_mesh', lambda: make_mesh(jax.devices()[:devices]))
+        patch.setattr(runs, 'create_state', create_state)
         patch.setattr(Window, 'add', stopping(stop))
         try:
-            loop.train(tiny_config(), run_dir, resume=resume)
+            runs.train(tiny_config(), run_dir, resume=resume)
         except TrainingStopped:
             assert stop is not None
 
@@ -100,5 +100,5 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    CREATE, ADD = loop.create_state, Window.add
+    CREATE, ADD = runs.create_state, Window.add
     main()

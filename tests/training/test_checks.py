@@ -12,8 +12,8 @@ import pytest
 
 from flaxmobile.inspection.dry_run import make_plan, plan_run
 from flaxmobile.models.network import variable_shapes
-from flaxmobile.runs import loop
 from flaxmobile.runs.splits import load_splits
+from flaxmobile.runs.training import introduction, train
 from flaxmobile.training.checks import steps_per_epoch, warn_of_single_values, without_update
 from flaxmobile.training.config import TrainConfig
 from flaxmobile.training.freezing import frozen_parameters
@@ -44,7 +44,7 @@ def test_a_run_that_changes_nothing_is_refused(
 ) -> None:
     config = changed(tiny, **changes)
     for start in (
-        lambda: loop.train(config, tmp_path / 'run'),
+        lambda: train(config, tmp_path / 'run'),
         lambda: plan_run(config, tmp_path / 'plan.png', name='tiny'),
         lambda: make_plan(config, 96),
     ):
@@ -65,23 +65,26 @@ def test_a_run_that_changes_nothing_is_refused(
 )
 def test_a_run_of_an_update_is_not_refused(changes: dict[str, Any], tiny: TrainConfig) -> None:
     config = changed(tiny, **changes)
-    assert steps_per_epoch(config, range(96)) == 6
-    rates = np.asarray(learning_rate_schedule(config, 6)(np.arange(config.total_steps(6))))
+    plan = config.optimizer_plan
+    assert steps_per_epoch(plan, config.batch_size, 96) == 6
+    rates = np.asarray(learning_rate_schedule(plan, 6)(np.arange(config.total_steps(6))))
     assert rates.max() > 0
 
 
 def test_steps_at_the_end_without_an_update_are_told(tiny: TrainConfig, tmp_path: Path) -> None:
     config = changed(tiny, epochs=2, accumulation_steps=5)  # 12 steps, two updates.
     words = 'the last 2 steps lead to no update: 12 is no multiple of accumulation_steps (5)'
-    assert without_update(config, 12) == words
-    assert without_update(config, 11).startswith('the last step leads to no update')
-    assert without_update(config, 10) == without_update(tiny, 11) == ''
+    assert without_update(5, 12) == words
+    assert without_update(5, 11).startswith('the last step leads to no update')
+    assert without_update(5, 10) == without_update(1, 11) == ''
     assert words in ' '.join(plan_run(config, tmp_path / 'plan.png', name='tiny').split())
     checkpoints = SimpleNamespace(tell_damage=lambda: '')
-    session: Any = SimpleNamespace(config=config, data=load_splits(config), checkpoints=checkpoints, total_steps=12)
-    assert loop.introduction(session, '9 parameters', 0).endswith(f'takes a while to compile\n{words}')
-    session.total_steps = 10
-    assert loop.introduction(session, '9 parameters', 0).endswith('takes a while to compile')
+    images = SimpleNamespace(train=load_splits(config.data_plan).train, batch_size=16)
+    for epochs, ending in ((2, f'\n{words}'), (10 / 6, '')):
+        timetable = changed(config, epochs=epochs).timetable(6)
+        session: Any = SimpleNamespace(images=images, timetable=timetable, checkpoints=checkpoints)
+        said = introduction(session, 'tiny', '9 parameters', 0)
+        assert said.endswith(f'takes a while to compile{ending}')
 
 
 @cache
@@ -98,7 +101,9 @@ def single_values(**changes: Any) -> list[str]:
     model, shapes = network(config.model)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
-        warn_of_single_values(config, model, shapes, frozen_parameters(shapes['params'], config.freeze))
+        size = config.augmentation.training_size(config.preprocessing)
+        frozen = frozen_parameters(shapes['params'], config.freeze, {'classifier'})
+        warn_of_single_values(model, shapes, frozen, (config.batch_size, size, size, 3))
     return [str(warning.message) for warning in caught]
 
 

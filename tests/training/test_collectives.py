@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
+from networks import classification
 
 from flaxmobile import layers
 from flaxmobile.analysis.footprint import Collective, collectives
@@ -45,9 +46,8 @@ class EveryBlock(layers.Block):
 def exchanges(model: Any, image_size: int, devices: int = 8) -> tuple[int, tuple[Collective, ...]]:
     """How many BatchNorms `model` has, and the collectives of its step on so many devices."""
     mesh, optimizer = make_mesh(jax.devices()[:devices]), optax.sgd(0.1, momentum=0.9)
-    preprocessing = Preprocessing(image_size=image_size)
-    fields = {'num_classes': model.num_classes, 'label_smoothing': 0.1, 'ema_decay': 0.9, 'seed': 0, 'mesh': mesh}
-    step = make_train_step(model, optimizer, preprocessing, **fields)
+    task = classification(model.num_classes, Preprocessing(image_size=image_size), label_smoothing=0.1)
+    step = make_train_step(model, optimizer, task, ema_decay=0.9, seed=0, mesh=mesh)
     shape = (image_size, image_size, 3)
     state = jax.eval_shape(lambda variables: start_state(variables, optimizer, 0.9), variable_shapes(model))
     images = {'image': jax.ShapeDtypeStruct((16, *shape), jnp.uint8), 'label': jax.ShapeDtypeStruct((16,), jnp.int32)}

@@ -19,9 +19,10 @@ from flaxmobile import cli, weights
 from flaxmobile.cli.training import train_command
 from flaxmobile.data import Preprocessing
 from flaxmobile.models import create_model
-from flaxmobile.runs import loop
 from flaxmobile.runs.folder import changed_fields, load_run
 from flaxmobile.runs.start import FOLLOWED, follow, load_init
+from flaxmobile.runs.training import class_columns, train
+from flaxmobile.tasks.classification import Classification
 from flaxmobile.training.config import TrainConfig, load_config
 from flaxmobile.training.finetuning import start_from
 from flaxmobile.training.metrics import read_metrics
@@ -42,6 +43,11 @@ def tiny_weights(classes: tuple[str, ...], width: int = 8) -> Model:
     return Model(model, variables, TrainConfig(model='a', dataset='b').preprocessing, classes)
 
 
+def started_from(state: TrainState, loaded: Model) -> TrainState:
+    columns = class_columns(loaded.labels, CLASSES)
+    return start_from(state, loaded.variables, columns, Classification.label_layers)
+
+
 def random_model(num_classes: int = 3) -> Model:
     model = create_model(NETWORK, num_classes=num_classes)
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
@@ -52,7 +58,7 @@ def random_model(num_classes: int = 3) -> Model:
 
 def test_all_but_the_classifier_is_taken() -> None:
     state, loaded = tiny_state(), tiny_weights(('left', 'right', 'north', 'south'))
-    started = start_from(state, loaded, CLASSES)
+    started = started_from(state, loaded)
     chex.assert_trees_all_equal(started.params['stem'], loaded.variables['params']['stem'])
     chex.assert_trees_all_equal(started.model_state, {'batch_stats': loaded.variables['batch_stats']})
     assert not np.any(started.params['classifier']['kernel'])
@@ -65,7 +71,7 @@ def test_all_but_the_classifier_is_taken() -> None:
 @pytest.mark.parametrize('known', [CLASSES, ('top', 'far', 'bottom', 'right', 'left')])
 def test_the_classifier_is_taken_by_the_names_of_its_classes(known: tuple[str, ...]) -> None:
     loaded = tiny_weights(known)
-    started = start_from(tiny_state(), loaded, CLASSES).params['classifier']
+    started = started_from(tiny_state(), loaded).params['classifier']
     for number, name in enumerate(CLASSES):
         theirs = loaded.variables['params']['classifier']
         np.testing.assert_array_equal(started['kernel'][:, number], theirs['kernel'][:, known.index(name)])
@@ -75,7 +81,7 @@ def test_the_classifier_is_taken_by_the_names_of_its_classes(known: tuple[str, .
 def test_another_network_is_refused() -> None:
     message = r'another network: \d variables differ, first batch_stats/norm/mean \(8, and 9 in the weights\)'
     with pytest.raises(ValueError, match=message):
-        start_from(tiny_state(None), tiny_weights(CLASSES, 9), CLASSES)
+        started_from(tiny_state(None), tiny_weights(CLASSES, 9))
 
 
 def test_a_config_follows_a_run(finished_run: Path) -> None:
@@ -107,7 +113,7 @@ def test_our_own_file_says_all(tmp_path: Path) -> None:
     loaded.save(path)
     followed = follow(load_config('image_folder'), str(path))
     assert (followed.model, followed.stem_stride, followed.preprocessing) == (NETWORK, 1, SCALED)
-    again = load_init(str(path), load_config('image_folder'))
+    again = load_init(str(path), load_config('image_folder').start_plan)
     assert again.labels == loaded.labels
     chex.assert_trees_all_equal(again.variables, loaded.variables)
 
@@ -124,26 +130,26 @@ def test_another_format_is_read_as_the_configs_model(tmp_path: Path) -> None:
     assert (followed.model, followed.preprocessing.mean[0]) == (f'tf_{NETWORK}', 0.5)
     followed = follow(dataclasses.replace(others, convention='torch'), str(path))
     assert (followed.model, followed.convention) == (f'tf_{NETWORK}', 'torch')
-    read = load_init(str(path), ours)
+    read = load_init(str(path), ours.start_plan)
     chex.assert_trees_all_equal(read.variables, loaded.variables)
     assert read.labels is None  # Three, whose names the file does not have.
     wider = dataclasses.replace(config, model='mobilenetv1_050')
     with pytest.raises(ValueError, match=r'birds\.npz: .*misshapen.*conv_stem\.weight is \(8, 3, 3, 3\)'):
-        load_init(str(path), wider)
+        load_init(str(path), wider.start_plan)
 
 
 def test_a_run_starts_from_weights_of_its_own_convention(tmp_path: Path) -> None:
     path = tmp_path / 'birds.safetensors'
     random_model().save(path)
     config = dataclasses.replace(load_config('image_folder'), model=NETWORK)
-    assert load_init(str(path), config, config.build_model(2)).labels == ('cat', 'dog', 'owl')
+    assert load_init(str(path), config.start_plan, config.build_model(2)).labels == ('cat', 'dog', 'owl')
     for change in ({'model': f'tf_{NETWORK}'}, {'convention': 'tensorflow'}):
         other = dataclasses.replace(config, **change)
         with pytest.raises(ValueError, match=r"init: .*mobilenetv1_025 \(.*birds\.safetensors\).*convention='torch'"):
-            load_init(str(path), other, other.build_model(2))
-        load_init(str(path), other)  # A teacher, which stays what it is.
+            load_init(str(path), other.start_plan, other.build_model(2))
+        load_init(str(path), other.start_plan)  # A teacher, which stays what it is.
         insisting = dataclasses.replace(other, ignore_convention=True)
-        load_init(str(path), insisting, insisting.build_model(2))
+        load_init(str(path), insisting.start_plan, insisting.build_model(2))
 
 
 def test_a_network_that_no_config_can_ask_for_is_refused(tmp_path: Path) -> None:
@@ -199,7 +205,7 @@ def test_what_a_run_starts_from_may_go_once_it_has_a_checkpoint(
 ) -> None:
     before = shutil.copytree(finished_run, tmp_path / 'before')
     config = dataclasses.replace(tiny, init=str(before), freeze=('stem',), epochs=2)
-    run_dir = loop.train(config, tmp_path / 'run')
+    run_dir = train(config, tmp_path / 'run')
     shutil.rmtree(before)
     # The last checkpoint but one, as if stopped there.
     shutil.rmtree(run_dir / 'checkpoints/12')
@@ -209,7 +215,7 @@ def test_what_a_run_starts_from_may_go_once_it_has_a_checkpoint(
         follow(load_config('image_folder'), str(before))
     resumed = follow(load_config('image_folder'), str(before), run_dir)
     assert (resumed.model, resumed.preprocessing) == (config.model, config.preprocessing)
-    loop.train(config, run_dir, resume=True)
+    train(config, run_dir, resume=True)
     assert (run_dir / 'report.md').read_text().split('Trained in')[0] == expected.split('Trained in')[0]
     kernels = [load_run(folder).variables['params']['stem']['kernel'] for folder in (run_dir, finished_run)]
     np.testing.assert_array_equal(*kernels)
@@ -219,8 +225,10 @@ def test_what_a_run_starts_from_may_go_once_it_has_a_checkpoint(
 def test_a_fine_tuned_run_reports_its_probe(tiny: TrainConfig, tmp_path: Path, finished_run: Path) -> None:
     """The features of a run that learnt all give others as much, or nearly: 27 of 30, as three are mislabelled."""
     config = dataclasses.replace(tiny, init=str(finished_run), linear_probe=True, epochs=1, learning_rate=1e-5)
-    run_dir = loop.train(config, tmp_path / 'run')
-    (record,) = [record for record in read_metrics(run_dir / 'metrics.jsonl') if record['split'] == 'probe']
+    run_dir = train(config, tmp_path / 'run')
+    (record,) = [
+        record for record in read_metrics(run_dir / 'metrics.jsonl', Classification) if record['split'] == 'probe'
+    ]
     results = json.loads((run_dir / 'results.json').read_text())
     assert record['step'] == 0
     assert results['probe'] == {name: record[name] for name in results['probe']}
@@ -242,7 +250,7 @@ def test_a_frozen_backbone_stays_to_the_bit(tiny: TrainConfig, tmp_path: Path, f
     config = dataclasses.replace(
         tiny, init=str(finished_run), freeze=('backbone',), epochs=1, weight_decay=0.5, accumulation_steps=2
     )
-    after = flatten_dict(load_run(loop.train(config, tmp_path / 'run')).variables, sep='/')
+    after = flatten_dict(load_run(train(config, tmp_path / 'run')).variables, sep='/')
     before = flatten_dict(load_run(finished_run).variables, sep='/')
     changed = {name for name in before if np.asarray(before[name]).tobytes() != np.asarray(after[name]).tobytes()}
     assert changed == {'params/classifier/kernel', 'params/classifier/bias'}

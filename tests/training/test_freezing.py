@@ -33,6 +33,7 @@ class Small(nn.Module):
 
 
 MODEL = Small()
+LABELS = {'classifier'}
 SHAPES = jax.eval_shape(MODEL.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
 IMAGES = np.random.default_rng(0).normal(size=(4, 32, 32, 3)).astype(np.float32)
 TARGETS = np.eye(3, dtype=np.float32)[[0, 1, 2, 0]]
@@ -64,7 +65,7 @@ def test_patterns_that_cannot_be() -> None:
 
 def test_a_norm_is_frozen_with_all_of_its_parameters() -> None:
     def norms(*patterns: str) -> set[str]:
-        frozen = frozen_parameters(SHAPES['params'], patterns)
+        frozen = frozen_parameters(SHAPES['params'], patterns, LABELS)
         return {'/'.join(path) for path in frozen_norms(SHAPES['params'], SHAPES, frozen)}
 
     assert norms('stem') == {'stem/norm'}
@@ -82,7 +83,7 @@ def test_gradients_are_those_of_the_rest() -> None:
     """With its BatchNorms on their running statistics the frozen part is a constant function of the images."""
     variables = random_variables()
     params = variables['params']
-    frozen = frozen_parameters(params, ('backbone',))
+    frozen = frozen_parameters(params, ('backbone',), LABELS)
     (_, (logits, statistics)), gradients = jax.jit(loss_and_gradients, static_argnums=(0, 5, 6))(
         MODEL, variables, IMAGES, TARGETS, jax.random.key(0), cross_entropy, frozen
     )
@@ -99,7 +100,7 @@ def test_gradients_are_those_of_the_rest() -> None:
 
 def test_only_frozen_statistics_stand_still() -> None:
     variables = random_variables()
-    frozen = frozen_parameters(variables['params'], ('stem', 'block_00'))
+    frozen = frozen_parameters(variables['params'], ('stem', 'block_00'), LABELS)
     (_, (_, after)), gradients = jax.jit(loss_and_gradients, static_argnums=(0, 5, 6))(
         MODEL, variables, IMAGES, TARGETS, jax.random.key(0), cross_entropy, frozen
     )
@@ -123,7 +124,7 @@ def flops(frozen: Any) -> float:
 
 def test_what_is_frozen_costs_no_backward_pass() -> None:
     """Forward and two backward products for each multiplication, against the forward pass alone."""
-    assert flops(frozen_parameters(SHAPES['params'], ('backbone',))) < 0.45 * flops(NOTHING)
+    assert flops(frozen_parameters(SHAPES['params'], ('backbone',), LABELS)) < 0.45 * flops(NOTHING)
 
 
 @pytest.mark.parametrize('optimizer', ['rmsprop', 'sgd', 'adamw', 'lamb'])
@@ -137,7 +138,7 @@ def test_the_optimizer_holds_nothing_for_what_is_frozen(optimizer: str) -> None:
     config = TrainConfig(
         model='a', dataset='b', optimizer=optimizer, weight_decay=0.1, layer_decay=0.5, clip_gradient_norm=1.0
     )  # type: ignore[arg-type]
-    rule = make_optimizer(config, 4, tuple(params))
+    rule = make_optimizer(config.optimizer_plan, 4, tuple(params))
     training = trained(params, frozen)
     state = rule.init(training)
     assert (7, 7) not in {leaf.shape for leaf in jax.tree.leaves(state)}

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
+from flaxmobile.tasks.classification import Classification
 from flaxmobile.training.metrics import Display, MetricsLog, Window, duration, is_cut_off, read_metrics
 
 
@@ -25,7 +26,7 @@ def tensorboard_values(folder: Path) -> list[tuple[int, str, float]]:
 
 
 def test_records_come_back(tmp_path: Path) -> None:
-    log = MetricsLog(tmp_path)
+    log = MetricsLog(tmp_path, Classification)
     training = {'loss': 0.25, 'accuracy': 0.75, 'learning_rate': 0.125}
     validation = {'loss': float('inf'), 'accuracy': 0.5, 'accuracy_top5': 1.0, 'count': 8}
     log.write('train', 10, 0.5, training)
@@ -39,23 +40,23 @@ def test_records_come_back(tmp_path: Path) -> None:
     for line in lines:  # What docs/reliability.md says that it is.
         content = json.dumps({name: line[name] for name in sorted(line) if name != 'sha256'})
         assert line.pop('sha256') == hashlib.sha256(content.encode()).hexdigest()
-    assert read_metrics(tmp_path / 'metrics.jsonl') == lines
+    assert read_metrics(tmp_path / 'metrics.jsonl', Classification) == lines
     values = [(10, f'train/{name}', value) for name, value in training.items()]
     values += [(20, f'validation/{name}', value) for name, value in validation.items()]
     assert tensorboard_values(tmp_path / 'tensorboard') == values
 
 
 def test_a_resumed_log_forgets_what_comes_again(tmp_path: Path) -> None:
-    log = MetricsLog(tmp_path)
+    log = MetricsLog(tmp_path, Classification)
     for step in (10, 20, 30):
         log.write('train', step, step / 20, {'loss': float(step), 'accuracy': 0.5, 'learning_rate': 0.1})
     log.close()
     path = tmp_path / 'metrics.jsonl'
     path.write_text(path.read_text() + '{"split": "train", "st')
-    resumed = MetricsLog(tmp_path, start_step=20)
+    resumed = MetricsLog(tmp_path, Classification, start_step=20)
     resumed.write('train', 30, 1.5, {'loss': 3.0, 'accuracy': 0.5, 'learning_rate': 0.1})
     resumed.close()
-    records = read_metrics(path)
+    records = read_metrics(path, Classification)
     assert [(record['step'], record['loss']) for record in records] == [(10, 10.0), (20, 20.0), (30, 3.0)]
     seconds = [record['seconds'] for record in records]
     assert seconds == sorted(seconds)
@@ -95,26 +96,26 @@ def test_a_damaged_line_is_named(damaged: str, why: str, after: str, tmp_path: P
     path = tmp_path / 'metrics.jsonl'
     path.write_text(f'{RECORD}{damaged}\n{after}')
     with pytest.raises(ValueError, match=re.escape(f'metrics.jsonl, line 2 is damaged ({why}')):
-        read_metrics(path)
+        read_metrics(path, Classification)
 
 
 @pytest.mark.parametrize('length', range(len(RECORD) - 1))
 def test_a_line_that_was_cut_off_does_not_count(length: int, tmp_path: Path) -> None:
     path = tmp_path / 'metrics.jsonl'
     path.write_text(RECORD + RECORD[:length])
-    assert read_metrics(path) == [json.loads(RECORD)]
+    assert read_metrics(path, Classification) == [json.loads(RECORD)]
     assert is_cut_off(path) == (length > 0)
 
 
 def test_a_whole_record_without_its_line_break_counts(tmp_path: Path) -> None:
     path = tmp_path / 'metrics.jsonl'
     path.write_text(RECORD + RECORD.strip())
-    assert read_metrics(path) == 2 * [json.loads(RECORD)]
+    assert read_metrics(path, Classification) == 2 * [json.loads(RECORD)]
     assert not is_cut_off(path)
-    assert read_metrics(tmp_path / 'none.jsonl') == []
+    assert read_metrics(tmp_path / 'none.jsonl', Classification) == []
     path.write_text(f'{RECORD}{RECORD.strip()}\x0b')  # A bit of the line break flipped.
     with pytest.raises(ValueError, match=r'line 2 is damaged \(Extra data'):
-        read_metrics(path)
+        read_metrics(path, Classification)
 
 
 def test_a_window_means_what_it_saw() -> None:
@@ -172,7 +173,7 @@ def test_durations(seconds: float, words: str) -> None:
 
 def test_plain_lines_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     values = {'loss': 0.51234, 'accuracy': 0.875, 'images_per_second': 1234.5}
-    with Display(total_steps=100, epochs=4) as display:
+    with Display(Classification, total_steps=100, epochs=4) as display:
         display.training(25, 1.0, values)
         display.training(50, 2.0, values)
         display.validation(2.0, {'loss': 0.6, 'accuracy': 0.9}, best=True)
@@ -180,6 +181,6 @@ def test_plain_lines_where_there_is_no_terminal(capsys: pytest.CaptureFixture[st
     assert first == 'step 25/100 epoch 1.0/4 loss 0.5123 accuracy 87.50 % 1,234 images/s'
     assert training == 'step 50/100 epoch 2.0/4 loss 0.5123 accuracy 87.50 % 1,234 images/s 0 s left'
     assert validation == 'validation after 2.0 epochs loss 0.6000 accuracy 90.00 % best so far'
-    with Display(total_steps=100, epochs=4, silent=True) as display:
+    with Display(Classification, total_steps=100, epochs=4, silent=True) as display:
         display.training(50, 2.0, values)
     assert capsys.readouterr().out == ''

@@ -44,7 +44,7 @@ def make_gradients(steps: int, dtype: str = 'float32') -> list[dict[str, Any]]:
 
 def run(config: TrainConfig, gradients: list[dict[str, Any]]) -> list[dict[str, np.ndarray]]:
     """Parameters after each step."""
-    optimizer = make_optimizer(config, STEPS_PER_EPOCH)
+    optimizer = make_optimizer(config.optimizer_plan, STEPS_PER_EPOCH)
     params = jax.tree.map(jnp.asarray, make_params(gradients[0]['classifier']['bias'].dtype))
     state, update, history = optimizer.init(params), jax.jit(optimizer.update), []
     for gradient in gradients:
@@ -125,7 +125,7 @@ def test_layer_decay_counts_frozen_blocks():
     """With the last block frozen the one before is still two from the head: sgd of one step, 0.1 * 0.5**2."""
     params = {layer: {'kernel': jnp.zeros(2)} for layer in ('block_00', 'classifier')}
     config = dataclasses.replace(BASE, optimizer='sgd', layer_decay=0.5)
-    optimizer = make_optimizer(config, STEPS_PER_EPOCH, ('stem', 'block_00', 'block_01', 'classifier'))
+    optimizer = make_optimizer(config.optimizer_plan, STEPS_PER_EPOCH, ('stem', 'block_00', 'block_01', 'classifier'))
     gradients = jax.tree.map(jnp.ones_like, params)
     changes, _ = optimizer.update(gradients, optimizer.init(params), params)
     np.testing.assert_allclose(changes['block_00']['kernel'], -0.025, rtol=1e-6)
@@ -268,7 +268,7 @@ def test_accumulation_is_a_larger_batch(optimizer: str):
 
 
 def rates(steps: int, **changes: Any) -> list[float]:
-    schedule = learning_rate_schedule(dataclasses.replace(BASE, **changes), STEPS_PER_EPOCH)
+    schedule = learning_rate_schedule(dataclasses.replace(BASE, **changes).optimizer_plan, STEPS_PER_EPOCH)
     return [float(schedule(step)) for step in range(steps)]
 
 
@@ -326,7 +326,7 @@ def test_every_schedule_rises_then_falls(schedule: str, warmup: float, period: f
         accumulation_steps=accumulation,
         milestones=(7.0,),
     )
-    values = np.asarray(learning_rate_schedule(config, epoch)(jnp.arange(200) * epoch // 10))
+    values = np.asarray(learning_rate_schedule(config.optimizer_plan, epoch)(jnp.arange(200) * epoch // 10))
     top = values.argmax()
     assert (values >= 0).all()
     assert (values <= 0.1 * (1 + 1e-6)).all()

@@ -37,16 +37,16 @@ def test_training_images_are_not_tested_on(photos: str, train: str, validation: 
         CONFIG, dataset=photos, train_split=train, validation_split=validation, test_split=test
     )
     with pytest.raises(ValueError, match=message):
-        load_splits(config)
+        load_splits(config.data_plan)
 
 
 def test_parts_that_share_nothing(photos: str) -> None:
     config = dataclasses.replace(CONFIG, dataset=photos, validation_split='train[90%:]', test_split='train[90%:]')
-    assert [len(images) for images in load_splits(config)] == [18, 2, 2]
+    assert [len(images) for images in load_splits(config.data_plan)] == [18, 2, 2]
 
 
 def test_the_embedded_set() -> None:
     config = dataclasses.replace(CONFIG, dataset='fashion_mnist_mini', train_split='train', validation_split='test')
-    assert [len(images) for images in load_splits(config)] == [10_000, 2_000, 2_000]
+    assert [len(images) for images in load_splits(config.data_plan)] == [10_000, 2_000, 2_000]
     with pytest.raises(ValueError, match='10 of the 10 images of validation_split'):
-        load_splits(dataclasses.replace(config, validation_split='train[:10]'))
+        load_splits(dataclasses.replace(config.data_plan, validation_split='train[:10]'))

@@ -12,14 +12,17 @@ import numpy as np
 import optax
 import pytest
 from flax import linen as nn
-from networks import PREPROCESSING, Normalized
+from networks import Normalized, classification
 from PIL import Image
 from tiny_run import CLASSES, Blobs, TinyNet
 
 from flaxmobile.data import Sample
 from flaxmobile.data.dataset import RandomAccessDataset
 from flaxmobile.parallel.mesh import make_mesh, replicate, shard_batch
-from flaxmobile.runs import loop, splits
+from flaxmobile.runs import splits
+from flaxmobile.runs.training import train
+from flaxmobile.tasks.classification import Classification
+from flaxmobile.training import loop as engine
 from flaxmobile.training.checkpoints import Checkpoints
 from flaxmobile.training.config import TrainConfig
 from flaxmobile.training.metrics import Window, read_metrics
@@ -65,9 +68,7 @@ def make_batch(seed: int, bad: str = '') -> dict[str, np.ndarray]:
 def run(optimizer: Any, batches: list[dict[str, np.ndarray]]) -> tuple[TrainState, list[Any]]:
     model, metrics = Fragile(), []
     state = replicate(create_state(model, optimizer, jax.random.key(0), (1, 4, 4, 1), 0.9), MESH)
-    step = make_train_step(
-        model, optimizer, PREPROCESSING, num_classes=6, label_smoothing=0.0, ema_decay=0.9, seed=0, mesh=MESH
-    )
+    step = make_train_step(model, optimizer, classification(6), ema_decay=0.9, seed=0, mesh=MESH)
     for batch in batches:
         state, found = step(state, shard_batch(batch, MESH))
         metrics.append(found)
@@ -164,8 +165,10 @@ def snow(tiny: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> TrainConfig:
 
 
 def test_a_run_gets_over_a_bad_batch(snow: TrainConfig, tmp_path: Path):
-    loop.train(snow, tmp_path / 'run')
-    records = [record for record in read_metrics(tmp_path / 'run/metrics.jsonl') if record['split'] == 'train']
+    train(snow, tmp_path / 'run')
+    records = [
+        record for record in read_metrics(tmp_path / 'run/metrics.jsonl', Classification) if record['split'] == 'train'
+    ]
     assert records[-1]['skipped_updates'] == 2
     assert all(np.isfinite(record['loss']) for record in records)
     assert not (tmp_path / 'run/skipped_batch.npz').exists()
@@ -174,7 +177,7 @@ def test_a_run_gets_over_a_bad_batch(snow: TrainConfig, tmp_path: Path):
 
 def test_the_batch_of_one_too_many_is_kept(snow: TrainConfig, tmp_path: Path):
     with pytest.raises(FloatingPointError, match=r'1 steps in a row.*there is no checkpoint yet.*skipped_batch\.npz'):
-        loop.train(dataclasses.replace(snow, max_skipped_updates=1), tmp_path / 'run')
+        train(dataclasses.replace(snow, max_skipped_updates=1), tmp_path / 'run')
     with np.load(tmp_path / 'run/skipped_batch.npz') as found:
         assert found['image'].shape == (16, 8, 8, 1)
         assert (found['image'] == 255).all(axis=(1, 2, 3)).sum() == 1
@@ -198,13 +201,13 @@ def test_a_run_whose_updates_were_all_skipped_has_no_report(snow: TrainConfig, t
     config = dataclasses.replace(snow, epochs=1, accumulation_steps=6)
     for resume in (False, True):
         with pytest.raises(FloatingPointError, match=r'no update was made in 6 steps: .* not finite in 1 of them'):
-            loop.train(config, tmp_path / 'run', resume=resume)
+            train(config, tmp_path / 'run', resume=resume)
     assert not (tmp_path / 'run/report.md').exists()
     assert not (tmp_path / 'run/results.json').exists()
 
 
 def test_too_many_in_a_row_stop_the_run(tiny: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    make: Callable[..., Any] = loop.compiled_step
+    make: Callable[..., Any] = engine.compiled_step
 
     def breaking(*arguments: Any, **options: Any) -> Any:
         step, taken = make(*arguments, **options), []
@@ -219,9 +222,9 @@ def test_too_many_in_a_row_stop_the_run(tiny: TrainConfig, tmp_path: Path, monke
 
         return taking
 
-    monkeypatch.setattr(loop, 'compiled_step', breaking)
+    monkeypatch.setattr(engine, 'compiled_step', breaking)
     with pytest.raises(FloatingPointError, match=r'3 steps in a row .* step 10, .*the checkpoint of step 6 is good'):
-        loop.train(dataclasses.replace(tiny, max_skipped_updates=3), tmp_path / 'run')
+        train(dataclasses.replace(tiny, max_skipped_updates=3), tmp_path / 'run')
     checkpoints = Checkpoints(tmp_path / 'run')
     assert (checkpoints.last, checkpoints.damaged) == (6, {})
-    assert max(record['step'] for record in read_metrics(tmp_path / 'run/metrics.jsonl')) == 6
+    assert max(record['step'] for record in read_metrics(tmp_path / 'run/metrics.jsonl', Classification)) == 6

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from networks import PREPROCESSING, Linear, Normalized, Ranged
+from networks import Linear, Normalized, Ranged, classification
 
 from benchmarks.random_variables import random_variables
 from flaxmobile.data import Preprocessing
@@ -33,8 +33,13 @@ def make_state(model: Any, optimizer: Any, ema_decay: float | None = None) -> Tr
 
 
 def make_step(model: Any, optimizer: Any, **changes: Any) -> Any:
-    fields = {'num_classes': model.num_classes, 'label_smoothing': 0.0, 'ema_decay': None, 'seed': 0, 'mesh': MESH}
-    return make_train_step(model, optimizer, PREPROCESSING, **{**fields, **changes})
+    task = classification(changes.pop('num_classes', model.num_classes), label_smoothing=changes.pop('smoothing', 0.0))
+    return make_train_step(model, optimizer, task, **{'seed': 0, 'mesh': MESH, **changes})
+
+
+def evaluated(model: Any, variables: Any, batch: dict[str, np.ndarray]) -> Any:
+    step = make_evaluation_step(model, classification(model.num_classes), MESH)
+    return step(variables, shard_batch(batch, MESH))
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -48,7 +53,7 @@ def test_a_step_of_softmax_regression(smoothing: float):
     model, optimizer, batch = Linear(), optax.sgd(0.5), make_batch()
     state = make_state(model, optimizer, 0.9)
     kernel, bias = (np.asarray(state.params['classifier'][name], np.float64) for name in ('kernel', 'bias'))
-    new_state, metrics = make_step(model, optimizer, label_smoothing=smoothing, ema_decay=0.9)(
+    new_state, metrics = make_step(model, optimizer, smoothing=smoothing, ema_decay=0.9)(
         state, shard_batch(batch, MESH)
     )
 
@@ -162,26 +167,27 @@ def test_evaluation_against_numpy():
     model, batch = Normalized(), make_batch(size=40, num_classes=6)
     batch['mask'][-3:], batch['label'][-1] = False, -1
     state = make_state(model, optax.sgd(0.1))
-    result = make_evaluation_step(model, PREPROCESSING, MESH)(state.variables, shard_batch(batch, MESH))
+    sums, rows = evaluated(model, state.variables, batch)
 
     pixels = (batch['image'].reshape(40, -1) / 127.5 - 1) / np.sqrt(1 + 1e-5)
     classifier = {name: np.asarray(value, np.float64) for name, value in state.params['classifier'].items()}
     probabilities = softmax(np.tanh(pixels) @ classifier['kernel'] + classifier['bias'])
-    order, labels = np.argsort(-probabilities, axis=1)[:37], batch['label'][:37]
-    np.testing.assert_allclose(result['probabilities'], probabilities, rtol=1e-4)
-    assert result['count'] == 37
-    assert result['correct'] == (order[:, 0] == labels).sum()
-    assert result['correct_top5'] == (order[:, :5] == labels[:, None]).sum() < 37
-    np.testing.assert_allclose(result['loss'], -np.log(probabilities[np.arange(37), labels]).sum(), rtol=1e-5)
+    order, labels, every = np.argsort(-probabilities, axis=1)[:37], batch['label'][:37], np.arange(37)
+    np.testing.assert_array_equal(rows['label'], batch['label'])
+    np.testing.assert_array_equal(rows['prediction'], probabilities.argmax(axis=1))
+    np.testing.assert_allclose(rows['probability'], probabilities.max(axis=1), rtol=1e-4)
+    np.testing.assert_allclose(rows['label_probability'][:37], probabilities[every, labels], rtol=1e-4)
+    assert sums['count'] == 37
+    assert sums['correct'] == (order[:, 0] == labels).sum()
+    assert sums['correct_top5'] == (order[:, :5] == labels[:, None]).sum() < 37
+    np.testing.assert_allclose(sums['loss'], -np.log(probabilities[every, labels]).sum(), rtol=1e-5)
 
 
 def test_evaluation_of_fewer_than_five_classes():
     model, batch = Linear(), make_batch()
-    result = make_evaluation_step(model, PREPROCESSING, MESH)(
-        make_state(model, optax.sgd(0.1)).variables, shard_batch(batch, MESH)
-    )
-    assert result['correct_top5'] == 8
-    assert result['probabilities'].shape == (8, 3)
+    sums, rows = evaluated(model, make_state(model, optax.sgd(0.1)).variables, batch)
+    assert sums['correct_top5'] == 8
+    assert {column.shape for column in rows.values()} == {(8,)}  # No probability of every class.
 
 
 def test_a_run_learns():
@@ -193,8 +199,7 @@ def test_a_run_learns():
         batch['image'] = (batch['image'] // 2 + 100 * batch['label'][:, None, None, None]).astype(np.uint8)
         state, metrics = step(state, shard_batch(batch, MESH))
     assert metrics['loss'] < 0.3
-    result = make_evaluation_step(model, PREPROCESSING, MESH)(state.evaluation_variables, shard_batch(batch, MESH))
-    assert result['correct'] == 8
+    assert evaluated(model, state.evaluation_variables, batch).sums['correct'] == 8
 
 
 def test_evaluation_of_a_network_equals_its_logits():
@@ -205,6 +210,10 @@ def test_evaluation_of_a_network_equals_its_logits():
     variables = random_variables(model, images.shape)
     expected = softmax(np.asarray(model.apply(variables, preprocessing.normalize(images))))
     for mesh in (MESH, make_mesh(jax.devices()[:1])):
-        batch = shard_batch({'image': images, 'label': np.zeros(8, np.int32), 'mask': np.ones(8, bool)}, mesh)
-        result = make_evaluation_step(model, preprocessing, mesh)(replicate(variables, mesh), batch)
-        np.testing.assert_allclose(result['probabilities'], expected, rtol=1e-4, atol=1e-6)
+        labels = np.arange(8, dtype=np.int32) % 6
+        batch = shard_batch({'image': images, 'label': labels, 'mask': np.ones(8, bool)}, mesh)
+        step = make_evaluation_step(model, classification(6, preprocessing), mesh)
+        rows = step(replicate(variables, mesh), batch).rows
+        np.testing.assert_allclose(rows['label_probability'], expected[np.arange(8), labels], rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(rows['probability'], expected.max(axis=1), rtol=1e-4, atol=1e-6)
+        np.testing.assert_array_equal(rows['prediction'], expected.argmax(axis=1))

@@ -20,8 +20,9 @@ from PIL import Image
 from flaxmobile.data import Augmentation, Preprocessing
 from flaxmobile.layers import Convention, ConvNorm, get_convention
 from flaxmobile.models.registry import entry
-from flaxmobile.runs import loop
 from flaxmobile.runs.folder import load_run
+from flaxmobile.runs.training import train
+from flaxmobile.training import loop as engine
 from flaxmobile.training.config import TrainConfig
 from flaxmobile.training.interruption import TrainingStopped
 
@@ -102,16 +103,16 @@ def findings(run_dir: Path) -> dict[str, Any]:
 def main(out: Path) -> None:
     TrainConfig.build_model = build_model  # type: ignore[method-assign, assignment]
     write_images(Path('images'))
-    record = loop.record
+    record = engine.record
 
     def stopping(session: Any, step: int, *rest: Any) -> None:
         record(session, step, *rest)
         if step == 8 and not Path('stopped').exists():
             os.kill(os.getpid(), signal.SIGTERM)
 
-    loop.record = stopping
+    engine.record = stopping
     try:
-        loop.train(old_config(), 'run')
+        train(old_config(), 'run')
     except TrainingStopped as stopped:
         print(stopped)
     with tarfile.open(out / 'run.tar.xz', 'w:xz') as archive:
@@ -119,7 +120,7 @@ def main(out: Path) -> None:
             archive.add(f'run/{name}')
     found = {'stopped': findings(Path('run'))}
     Path('stopped').touch()
-    loop.train(old_config(), 'run', resume=True)
+    train(old_config(), 'run', resume=True)
     found['ended'] = findings(Path('run'))
     (out / 'expected.json').write_text(json.dumps(found, indent=1) + '\n')
 
