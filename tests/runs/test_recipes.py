@@ -164,7 +164,10 @@ WHOLE = (  # One of each generation, one that is taught and one with attention.
 def test_two_steps_of_a_small_network(name: str, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Augmented, mixed and taught as it says, by its optimiser at its rates."""
     monkeypatch.setattr(TrainConfig, 'build_model', lambda _, num_classes: TinyNet(num_classes))
-    assert_two_steps(name, images, monkeypatch)
+    moved = after_two_steps(name, images, monkeypatch)
+    assert len(moved) == 6
+    # In front of a BatchNorm the gradient by a bias is nothing but rounding.
+    assert [path for path, has_moved in moved.items() if not has_moved] in ([], ["['stem']['bias']"])
 
 
 @pytest.mark.slow
@@ -172,11 +175,11 @@ def test_two_steps_of_a_small_network(name: str, images: Path, monkeypatch: pyte
     'name', [pytest.param(name, marks=() if name in WHOLE else pytest.mark.thorough) for name in list_configs()]
 )
 def test_two_steps(name: str, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert_two_steps(name, images, monkeypatch)
+    assert np.mean(list(after_two_steps(name, images, monkeypatch).values())) > 0.9
 
 
-def assert_two_steps(name: str, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every number is finite and what is trained has moved.
+def after_two_steps(name: str, images: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, bool]:
+    """Whether each parameter has moved; every number of the steps is finite.
 
     In XLA's own operations, without optimisation and from variables that need no program: a third of the time.
     """
@@ -205,5 +208,5 @@ def assert_two_steps(name: str, images: Path, monkeypatch: pytest.MonkeyPatch) -
         assert all(np.isfinite(value) for value in metrics.values())
         assert metrics['loss'] > 0
     assert int(state.step) == 2
-    moved = [bool(np.any(old != new)) for old, new in zip(*map(jax.tree.leaves, (before, state.params)), strict=True)]
-    assert np.mean(moved) > 0.9
+    leaves = zip(jax.tree.leaves_with_path(before), jax.tree.leaves(state.params), strict=True)
+    return {jax.tree_util.keystr(path): bool(np.any(old != new)) for (path, old), new in leaves}
