@@ -76,11 +76,7 @@ def run(network, maps, batch):
 
 def every_name():
     """All cases of the first network of a kind, one case of its siblings; `make thorough` has their others."""
-<<<<<<< HEAD
     names = [name for name in peers.NETWORKS if name not in NO_TWIN]
-=======
-    names = [name for name in flaxmobile.list_models() if name not in NO_TWIN and 'v5' not in name]  # Has its own file.
->>>>>>> c
     for first, *siblings in peers.alike(names):
         yield pytest.param(first, CASES, id=first)
         for name in siblings:
