@@ -2,6 +2,7 @@
 
 import io
 from functools import partial
+from unittest import mock
 
 import jax
 import numpy as np
@@ -194,7 +195,19 @@ def test_stochastic_depth_is_timm_s():
     assert [block.stochastic_depth_rate for block in blocks] == pytest.approx(wanted)
 
 
-@pytest.mark.slow
 def test_every_block_of_a_narrow_network():
     network = twin(NAMES[0], 0.0625, num_classes=7)
     assert_equal_answers(network, flaxmobile.create_model(NAMES[0], num_classes=7, width_multiplier=0.0625), (97, 131))
+
+
+@pytest.mark.thorough
+def test_the_whole_network():
+    """Seven gigabytes: 294 million numbers of eight bytes on both sides, and what copies them."""
+    with mock.patch.object(mobilenetv5, 'efficientnet_init_weights'):  # Minutes, for numbers that are drawn anew.
+        network = timm.create_model(NAMES[0])
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, nn.Conv2d):
+                module.weight.normal_(0, (2 / module.weight[0].numel()) ** 0.5)
+    assert_equal_answers(drawn(network), flaxmobile.create_model(NAMES[0]), (64, 96))

@@ -328,7 +328,7 @@ def test_terms_that_are_not_open_are_told_before_anything_is_fetched(
     assert not caplog.messages
     weights.cache_path(weight).unlink()
     server.plan = [Answer(b'gone', 404)]
-    with pytest.raises(weights.DownloadError):
+    with pytest.raises(OSError, match='404'):
         weights.download(dataclasses.replace(weight, license='Gemma'))
     assert caplog.messages[0] == (
         f'{weight.name} is under the Gemma licence, which is not an open one: whoever uses the weights accepts its '
