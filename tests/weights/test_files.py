@@ -280,7 +280,7 @@ def test_the_command_converts_files(command, loaded, ours, tmp_path):
 
 
 def test_the_command_converts_runs_and_published_weights(command, loaded, tmp_path, monkeypatch):
-    config = TrainConfig(model=NAME, dataset='flowers', stem_stride=1, image_size=32)
+    config = TrainConfig(model=NAME, dataset='flowers', stem_stride=1, preprocessing=Preprocessing(32))
     model = config.build_model(3)
     collections = {'batch_stats': loaded.variables['batch_stats']}
     state = TrainState(jnp.int32(5), loaded.variables['params'], collections, {}, None)
