@@ -112,11 +112,12 @@ def embed(
     Raises:
         ValueError: no image can be read.
     """
+    headless: Any = model.clone(num_classes=0)  # Which a network without `embed` has too.
     replicated, sharded = (NamedSharding(mesh, spec) for spec in (PartitionSpec(), PartitionSpec('data')))
 
     @functools.partial(jax.jit, in_shardings=(replicated, sharded), out_shardings=replicated)
     def step(variables: Any, batch: Mapping[str, jax.Array]) -> jax.Array:
-        features: Any = model.apply(variables, preprocessing.normalize(batch['image']), method='embed')
+        features: Any = headless.apply(variables, preprocessing.normalize(batch['image']))
         return features.astype(jnp.float32)
 
     variables = replicate(variables, mesh)

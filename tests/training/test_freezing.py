@@ -40,7 +40,7 @@ TARGETS = np.eye(3, dtype=np.float32)[[0, 1, 2, 0]]
 
 
 def named(*patterns: str) -> set[str]:
-    return {'/'.join(path) for path in frozen_parameters(SHAPES['params'], patterns)}
+    return {'/'.join(path) for path in frozen_parameters(SHAPES['params'], patterns, LABELS)}
 
 
 def test_what_a_pattern_names() -> None:
