@@ -7,6 +7,7 @@ from flaxmobile.layers.basic import Conv, ConvNorm, Dense, common_fields
 from flaxmobile.layers.blocks import (
     Block,
     DepthwiseSeparable,
+    Expansion,
     InvertedResidual,
     ResidualBlock,
     SqueezeExcite,
@@ -33,6 +34,7 @@ __all__ = [
     'Dense',
     'DepthwiseSeparable',
     'Dropout',
+    'Expansion',
     'FusedInvertedBottleneck',
     'Gate',
     'InvertedResidual',

@@ -37,10 +37,12 @@ class MobileNet(CheckedModule):
                 second = [InvertedResidual(features=24, strides=2), InvertedResidual(features=24)]
                 return [first, second]
 
-    The network sets the fields that belong to a place in it, on those layers that have them: `strides` of the stem;
-    `strides`, `dilation` and `stochastic_depth_rate` of blocks; `convention`, `dtype`, `param_dtype` and
-    `batch_norm_axis_name` of all, and their `norm`, the class's own: 'batch' unless it says another. `head_layer` and
-    `head` say what lies between the maps and the classifier: pooling, unless they are overridden.
+    A block is any module that is called with `(maps, train=...)`; its field `features` is the channels that it returns,
+    and one without such a field returns as many as it is given. The network sets the fields that belong to a place in
+    it, on those layers that have them: `strides` of the stem; `strides`, `dilation` and `stochastic_depth_rate` of
+    blocks; `convention`, `dtype`, `param_dtype` and `batch_norm_axis_name` of all, and their `norm`, the class's own:
+    'batch' unless it says another. `head_layer` and `head` say what lies between the maps and the classifier: pooling,
+    unless they are overridden.
 
     Attributes:
         num_classes: logits; 0 for no classifier: then a call returns what `embed` does.
