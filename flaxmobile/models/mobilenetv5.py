@@ -1,4 +1,4 @@
-"""MobileNetV5, the vision encoder of Gemma 3n, of MobileNetV4's blocks (2404.10518).
+"""MobileNetV5, the vision encoder of Gemma 3n, of MobileNetV4's blocks (Qin et al. 2024, 2404.10518).
 
 It has no paper of its own: table, norms and fusion are those of timm's `mobilenetv5.py` (timm 1.0.31).
 """
