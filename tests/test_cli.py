@@ -184,7 +184,7 @@ def test_train_with_changed_fields(
         (tmp_path / run_dir).mkdir(parents=True)
         (tmp_path / run_dir / 'results.json').write_text('{"test": {"accuracy": 0.9125}}')
 
-    monkeypatch.setattr(loop, 'train', training)
+    monkeypatch.setattr('flaxmobile.runs.training.train', training)
     monkeypatch.chdir(tmp_path)
     status, out, _ = command('train', config_file, '--epochs', '7', '--flip', '--crop-scale', '0.5', '1', '--overwrite')
     assert status == 0
@@ -216,7 +216,7 @@ def test_how_a_run_ends(
     def training(*_: Any, **__: Any) -> None:
         raise error
 
-    monkeypatch.setattr(loop, 'train', training)
+    monkeypatch.setattr('flaxmobile.runs.training.train', training)
     ended, _, err = command('train', config_file)
     assert ended == status
     assert message in err

@@ -111,6 +111,7 @@ def differences(run_dir: Path, expected: Path) -> Iterator[str]:
     if records(run_dir) != records(expected):
         yield 'metrics.jsonl'
     from flaxmobile.runs.report import read_results
+    from flaxmobile.tasks.classification import Classification
 
     ours, theirs = (read_results(folder, Classification) for folder in (run_dir, expected))
     if {**ours, 'seconds': 0} != {**theirs, 'seconds': 0}:
@@ -133,6 +134,7 @@ def arrays(run_dir: Path, name: str) -> dict[str, tuple[str, bytes]]:
 
 def records(run_dir: Path) -> list[dict[str, Any]]:
     """The records of a run without what depends on the clock."""
+    from flaxmobile.tasks.classification import Classification
     from flaxmobile.training.metrics import read_metrics
 
     found = read_metrics(run_dir / 'metrics.jsonl', Classification)

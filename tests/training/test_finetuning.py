@@ -174,7 +174,7 @@ def followed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
 
         with monkeypatch.context() as patched:
             patched.chdir(tmp_path)
-            patched.setattr(loop, 'train', training)
+            patched.setattr('flaxmobile.runs.training.train', training)
             with pytest.raises(SystemExit) as ended:
                 cli.main(['train', 'image_folder', *words])
         assert ended.value.code == 0
