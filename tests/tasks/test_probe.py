@@ -94,7 +94,7 @@ def test_a_feature_that_does_not_vary_changes_nothing() -> None:
 
 def test_embeddings_are_the_classifiers_input_in_the_order_of_the_split(tiny: TrainConfig, finished_run: Path) -> None:
     loaded, images = load_run(finished_run), blobs('blobs', 'test')
-    found = embed(loaded.model, loaded.variables, loaded.preprocessing, images, 8, make_mesh())
+    found = embed(loaded.module, loaded.variables, loaded.preprocessing, images, 8, make_mesh())
     examples = [images._examples[index] for index in range(37)]  # type: ignore[attr-defined]
     assert found.labels.tolist() == [example.label for example in examples]
     pixels = np.stack([read_image(example.image, 1) for example in examples])
@@ -104,7 +104,7 @@ def test_embeddings_are_the_classifiers_input_in_the_order_of_the_split(tiny: Tr
 
 
 def probed(loaded: Any, train: Dataset, test: Dataset) -> Probe:
-    return probe(loaded.model, loaded.variables, loaded.preprocessing, train, test, 8, make_mesh())
+    return probe(loaded.module, loaded.variables, loaded.preprocessing, train, test, 8, make_mesh())
 
 
 def test_a_probe_of_a_run(tiny: TrainConfig, finished_run: Path) -> None:

@@ -69,14 +69,14 @@ def test_the_last_and_the_best_stay(tmp_path: Path) -> None:
     checkpoints, accuracies = Checkpoints(tmp_path, keep=2), {}
     for step, accuracy in enumerate([0.5, 0.9, 0.7, 0.8, 0.6], 1):
         checkpoints.save(step, state_of(step))
-        assert checkpoints.accuracy(step) is None
+        assert checkpoints.value(step) is None
         checkpoints.validated({step: accuracy})
         accuracies[step] = accuracy
     assert (checkpoints.last, checkpoints.best) == (5, 2)
-    assert checkpoints.accuracy(2) == 0.9
+    assert checkpoints.value(2) == 0.9
     assert folders_of(checkpoints) == ['2', '4', '5']
     checkpoints.save(6, state_of(6))
-    assert (checkpoints.last, checkpoints.best, checkpoints.accuracy(6)) == (6, 2, None)
+    assert (checkpoints.last, checkpoints.best, checkpoints.value(6)) == (6, 2, None)
     checkpoints.save(7, state_of(7))
     checkpoints.validated({7: 0.9})
     assert checkpoints.best == 7
