@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
 from flaxmobile.data import Preprocessing
 from flaxmobile.models.inference import compiler_options, forward
+from flaxmobile.tasks.classification import Classification
 from flaxmobile.weights.catalogue import Weight
 from flaxmobile.weights.class_names import check_classes
 
@@ -154,6 +154,6 @@ def probabilities_of(module: nn.Module, preprocessing: Preprocessing) -> Callabl
 
     def probabilities(variables: Any, batch: jax.Array) -> jax.Array:
         logits = forward(module, variables, preprocessing.normalize(batch), platform=platform)
-        return jax.nn.softmax(logits.astype(jnp.float32))
+        return Classification.predict(logits)
 
     return jax.jit(probabilities, compiler_options=compiler_options(platform))
