@@ -26,7 +26,6 @@ def lazy_names(
 
     def names() -> list[str]:
         loaded = vars(importlib.import_module(package))
-        public = {name for name in loaded if not name.startswith('_') or name == '__version__'}
-        return sorted({*homes, *subpackages} | public)
+        return sorted({*homes, *subpackages, *loaded['__all__'], *({'__version__'} & loaded.keys())})
 
     return get, names

@@ -15,7 +15,7 @@ from tiny_run import CLASSES, LENGTHS, Blobs, blob_file, finished_run, tiny  # n
 import flaxmobile
 from flaxmobile import data
 from flaxmobile.cli import command as command_module
-from flaxmobile.cli import main
+from flaxmobile.cli import main, networks
 from flaxmobile.data import loading
 from flaxmobile.layers.normalization import SingleValues
 from flaxmobile.tasks.classification import Classification
@@ -156,6 +156,13 @@ def test_a_network_is_timed_without_weights(command: Run, monkeypatch: pytest.Mo
     assert 'mobilenetv1_025, 1 at a time of 32x32 pixels' in out
     for name in ('inference', 'stem', 'block_00/depthwise', 'classifier', 'no layer', 'total'):
         assert any(line.startswith(name) for line in out.splitlines()), name
+
+
+def test_a_network_without_classes_can_be_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MobileNetV5 has none; its 294 million parameters are not drawn here."""
+    monkeypatch.setattr('flaxmobile.training.state.initial_variables', lambda *_: {'params': {}})
+    title, model = networks._trained_or_not('mobilenetv5_300m', None, None)
+    assert (title, model.task, model.num_classes, model.preprocessing.image_size) == (title, None, 0, 768)
 
 
 @pytest.mark.slow

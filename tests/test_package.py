@@ -173,6 +173,7 @@ def test_every_name_that_a_package_lists_is_there(name: str) -> None:
 import {name} as package
 listed = dir(package)
 assert set(getattr(package, '__all__', ())) <= set(listed), listed
+assert not {{'TYPE_CHECKING', 'lazy_names'}} & set(listed), listed
 for each in listed:
     getattr(package, each)
 assert set(listed) <= set(dir(package))

@@ -115,11 +115,12 @@ def _trained_or_not(given: str, file: Path | None, image_size: int | None) -> tu
     from flaxmobile.models.registry import entry
     from flaxmobile.training.state import initial_variables
     from flaxmobile.weights import Model
+    from flaxmobile.weights.model import task_of
 
     network = flaxmobile.create_model(given)
     preprocessing = Preprocessing(entry(given).image_size if image_size is None else image_size)
     variables = initial_variables(network, jax.random.key(0), (1, 64, 64, 3))
-    return given, Model(network, variables, preprocessing, name=given)
+    return given, Model(network, variables, preprocessing, task=task_of(network), name=given)
 
 
 def _train_step(model: 'Model', batch_size: int) -> 'Program':

@@ -11,7 +11,7 @@ from jax import Array
 from flaxmobile.layers import TENSORFLOW, ConvNorm, Dense
 from flaxmobile.layers.fields import CheckedModule, ConventionOrName, FloatType, Multiplier, Norm
 from flaxmobile.messages import printable, unknown
-from flaxmobile.models.places import Plan, Tap, adapted, make_plan, run_block
+from flaxmobile.models.places import PlacedBlock, Plan, Tap, adapted, make_plan, run_block
 from flaxmobile.rules import Rate, among, at_least
 
 
@@ -38,11 +38,11 @@ class MobileNet(CheckedModule):
                 return [first, second]
 
     A block is any module that is called with `(maps, train=...)`; its field `features` is the channels that it returns,
-    and one without such a field returns as many as it is given. The network sets the fields that belong to a place in
-    it, on those layers that have them: `strides` of the stem; `strides`, `dilation` and `stochastic_depth_rate` of
-    blocks; `convention`, `dtype`, `param_dtype` and `batch_norm_axis_name` of all, and their `norm`, the class's own:
-    'batch' unless it says another. `head_layer` and `head` say what lies between the maps and the classifier: pooling,
-    unless they are overridden.
+    and one without such a field returns as many as it is given; its field `strides` is its stride, and one without such
+    a field has a stride of 1. The network sets the fields that belong to a place in it, on those layers that have them:
+    `strides` of the stem; `strides`, `dilation` and `stochastic_depth_rate` of blocks; `convention`, `dtype`,
+    `param_dtype` and `batch_norm_axis_name` of all, and their `norm`, the class's own: 'batch' unless it says another.
+    `head_layer` and `head` say what lies between the maps and the classifier: pooling, unless they are overridden.
 
     Attributes:
         num_classes: logits; 0 for no classifier: then a call returns what `embed` does.
@@ -136,7 +136,7 @@ class MobileNet(CheckedModule):
             train: whether BatchNorm takes the batch's statistics.
 
         Raises:
-            ValueError: there is no such tap, with the nearest.
+            ValueError: there is no such tap, with the nearest; a block returns other channels than it says.
         """
         self._check_images(images)
         self._tapped(names)
@@ -148,7 +148,7 @@ class MobileNet(CheckedModule):
                 break
             values, inside = run_block(block, values, wanted & placed.inside.keys(), train=train, remat=self.remat)
             maps |= {placed.name: values, **inside}
-            self._check_left(values, images, placed.place.stride_after)
+            self._check_map(values, images, placed)
         return tuple(maps[name] for name in names)
 
     @property
@@ -207,12 +207,18 @@ class MobileNet(CheckedModule):
                 'scale and normalise them first, as `flaxmobile.data.Preprocessing.normalize` does'
             )
 
-    def _check_left(self, values: Array, images: Array, stride: int) -> None:
+    def _check_map(self, values: Array, images: Array, placed: PlacedBlock) -> None:
+        name, channels = type(self).__name__, values.shape[-1]
         if 0 in values.shape[1:3]:
             height, width = images.shape[1:3]
             raise ValueError(
-                f'{type(self).__name__}: images of {height}x{width} pixels are too small: '
-                f'nothing is left of them at stride {stride}'
+                f'{name}: images of {height}x{width} pixels are too small: '
+                f'nothing is left of them at stride {placed.place.stride_after}'
+            )
+        if channels != placed.channels and placed.channels:  # 0 where the stem does not say its features.
+            raise ValueError(
+                f'{name}: {placed.name} returns {channels} channels, and {placed.channels} by its field `features` or, '
+                f'without one, by its input: give {type(placed.module).__name__} that field'
             )
 
 

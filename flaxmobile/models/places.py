@@ -152,7 +152,8 @@ def _has(layer: nn.Module, field: str) -> bool:
 
 def _inside(block: Any, name: str, stride: int, channels: int) -> dict[str, Tap]:
     """What can be tapped inside a block whose input has that stride and those channels."""
-    expansion = block.expansion(channels) if hasattr(block, 'expansion') else None
+    find = getattr(block, 'expansion', None)  # A block of a user's may have a number of that name.
+    expansion = find(channels) if callable(find) else None
     return {f'{name}/expand': Tap(stride * expansion.strides, expansion.channels)} if expansion else {}
 
 
@@ -167,6 +168,9 @@ def run_block(
         inside: names as `PlacedBlock.inside` has them.
         train: passed to the block.
         remat: compute all of it again in the backward pass.
+
+    Raises:
+        ValueError: a layer that `inside` names does not run.
     """
     above = len(block.path) - 1
 
@@ -181,7 +185,10 @@ def run_block(
             return output
 
         with nn.intercept_methods(keep) if inside else contextlib.nullcontext():
-            return block(values, train=train), found
+            output = block(values, train=train)
+        if missing := sorted(set(inside) - found.keys()):
+            raise ValueError(f'{type(block).__name__}: {missing[0]} is to be tapped, and no layer of that name runs')
+        return output, found
 
     if remat:
         return nn.remat(run)(block, values)

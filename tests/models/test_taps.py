@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.random_variables import random_variables
 from flaxmobile.analysis.counts import layers
-from flaxmobile.layers import ConvNorm, FusedInvertedBottleneck, InvertedResidual, ResidualBlock
+from flaxmobile.layers import ConvNorm, FusedInvertedBottleneck, InvertedResidual, ResidualBlock, fold_batch_norm
 from flaxmobile.models import (
     MobileNet,
     MobileNetV1,
@@ -20,7 +20,6 @@ from flaxmobile.models import (
     MobileNetV4HybridMedium,
     create_model,
 )
-from flaxmobile.models.inference import fold_batch_norm
 from flaxmobile.models.mobilenetv4 import attention, convnext, extra_dw, ffn, fused, inverted_bottleneck
 from flaxmobile.models.network import variable_shapes
 
@@ -116,7 +115,8 @@ def test_maps_are_what_the_modules_return(model, folded):
     images = images_of(2, 40, 33, 3)
     variables = random_variables(model, images.shape)
     if folded:
-        model, variables = fold_batch_norm(model, variables)
+        variables = fold_batch_norm(model, variables, images)
+        assert 'folded' in variables['params']['block_00']['expand']
     names = model.tap_names
 
     @jit
@@ -348,3 +348,46 @@ def test_fields_of_a_place_reach_every_layer():
         assert (layer.convention, layer.dtype, layer.batch_norm_axis_name) == (convention, jnp.bfloat16, 'i')
     np.testing.assert_allclose([block.stochastic_depth_rate for block in bound.block.values()], [0, 0.1, 0.2])
     assert bound.classifier.dtype == jnp.bfloat16
+
+
+class UsersBlock(nn.Module):
+    """Of a user: no block of ours, with a number that is called as our blocks' method."""
+
+    width: int
+    expansion: int = 4
+
+    @nn.compact
+    def __call__(self, images, *, train=False):
+        return nn.Conv(self.width, (1, 1), name='expand')(images)
+
+
+class OtherName(InvertedResidual):
+    """Of a user: it says that it has an expansion, and has a layer of another name."""
+
+    @nn.compact
+    def __call__(self, images, *, train=False):
+        return self.conv_norm('widen', features=self.features)(images, train=train)
+
+
+def test_a_user_s_block_is_held_to_what_it_says():
+    class Users(Own):
+        blocks = (UsersBlock(16, parent=None),)
+
+        def stages(self):
+            return [self.blocks]
+
+    images = jnp.zeros((1, 32, 32, 3))
+    assert Users().tap_names == ('stem', 'block_00')
+    assert shape_of_maps(Users(), ('block_00',), images) == [(1, 16, 16, 16)]
+    Users.blocks = (UsersBlock(24, parent=None),)
+    with pytest.raises(ValueError, match=r'^Users: block_00 returns 24 channels, and 16 by its field `features` or'):
+        jax.eval_shape(Users().init, KEY, images)
+    Users.blocks = (OtherName(16, parent=None),)
+    assert shape_of_maps(Users(), ('block_00',), images) == [(1, 16, 16, 16)]
+    with pytest.raises(ValueError, match=r'^OtherName: block_00/expand is to be tapped, and no layer of that name'):
+        shape_of_maps(Users(), ('block_00/expand',), images)
+
+
+def shape_of_maps(model, names, images):
+    maps, _ = jax.eval_shape(functools.partial(model.init_with_output, names=names, method='taps'), KEY, images)
+    return [leaf.shape for leaf in maps]
