@@ -170,5 +170,11 @@ def check_ours(model: Model, described: MobileNet) -> None:
             f'says {model.name} would answer something else. Give overrides={needed}, or the name of the network that '
             'it is'
         )
+    if type(model.module) is not type(described):
+        raise ValueError(
+            f'the model is a {type(model.module).__name__}, and {model.name} a {type(described).__name__}, which may '
+            'answer something else with the same variables: a file of ours says a registered network alone; .npz holds '
+            'arrays of any'
+        )
     if why := other_channels(model.variables, model.preprocessing):
         raise ValueError(f'{why}: give the preprocessing of its images')

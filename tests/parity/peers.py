@@ -27,7 +27,7 @@ TORCHVISION = {
     'tv_mobilenetv3_small_100': torchvision.models.mobilenet_v3_small,
 }
 NETWORKS = [name for name in flaxmobile.list_models() if not name.startswith('mobilenetv5')]
-"""Those that are built whole; `test_mobilenetv5.py` has the others, narrow: they have 294 million parameters."""
+"""Those that are built whole; `test_torch_mobilenetv5.py` has the others, narrow: they have 294 million parameters."""
 CONVOLUTIONS = ('conv_1', 'conv_2', 'reduce', 'depthwise_start', 'expand', 'depthwise', 'squeeze_excite')
 # The order in which torch holds the parts of a block, of a convolution, of attention and of a layer.
 ORDER = (
