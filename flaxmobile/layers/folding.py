@@ -43,8 +43,9 @@ def fold_batch_norm(module: nn.Module, variables: Mapping[str, Any], *inputs: An
     A pure function of the variables, that can be traced. `module` is traced once, and what runs in it as a `ConvNorm`
     with `norm='batch'` is folded, wherever it stands: in a network, in a detector that holds one, in a module of the
     user's. All else stays: a BatchNorm with no convolution before it (multi-query attention's), one that no `ConvNorm`
-    put there, other norms, what `nn.scan` or `nn.vmap` stacks, and what the inputs do not reach. With the result
-    `module` cannot be trained.
+    put there, a `ConvNorm` whose class has a `__call__` of its own, other norms, what `nn.scan` or `nn.vmap` stacks,
+    and what the inputs do not reach. With the result `module` cannot be trained. What `nn.map_variables` changes on its
+    way to a `ConvNorm` is not seen here: such a module must not be folded.
 
     Args:
         module: any module.
@@ -89,7 +90,7 @@ def _pairs(
             raise ValueError(f'the variables hold {sorted(variables)}: batch_stats are missing')
         if isinstance(layer, ConvNorm) and layer.has_variable('params', FOLDED):
             folded.add('/'.join(layer.path))
-        elif isinstance(layer, ConvNorm) and layer.norm == 'batch':
+        elif type(layer).__call__ is ConvNorm.__call__ and layer.norm == 'batch':
             found[layer.path] = Pair.of(layer)
         return call(*given, **named)
 

@@ -50,7 +50,7 @@ def load(
         source: a run's folder, a file, or a published name, which is downloaded unless it is there already.
         file: where the weights lie that a published name or a registered network stands for, in any format.
         network: the registered network that a file of another format than ours holds; None: the one it fits.
-        overrides: what else `create_model` is given for that network.
+        overrides: what else `create_model` is given for that network. It goes with such a file alone, as `network`.
         image_size: side of the images in pixels; None: the model's own.
         ignore_convention: take a file that was made for another padding or BatchNorm epsilon than its network's.
         ema: of a file that is a torch checkpoint, take the moving average of the weights.
@@ -61,11 +61,13 @@ def load(
             convention; a file that does not say its network fits none, or several.
     """
     options: dict[str, Any] = {'image_size': image_size, 'ignore_convention': ignore_convention, 'ema': ema}
+    where = locate(source) if file is None else Path(file)
+    if file is None and isinstance(where, Path) and where.is_file():
+        return load_file(where, network, overrides=overrides, **options)
+    if network is not None or overrides:
+        raise ValueError(f'network and overrides go with a file as the source, and {printable(source)} is none')
     if file is not None:
         return _from_file(str(source), file, options)
-    where = locate(source)
-    if isinstance(where, Path) and where.is_file():
-        return load_file(where, network, overrides=overrides, **options)
     if ema:
         raise ValueError(f'ema=True goes with a file, a checkpoint of torch, and {printable(source)} is none')
     if isinstance(where, Weight):

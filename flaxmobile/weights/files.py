@@ -133,7 +133,7 @@ def load_file(
     Args:
         path: of the file; its contents decide what it is, not its suffix.
         network: the registered network. None: the one that the file says, or the only one that the tensors fit.
-        overrides: what else `create_model` is given for the network of a file that does not say it.
+        overrides: what else `create_model` is given for the network of a file that does not say it; refused for ours.
         image_size: side of the images in pixels; None: the one that the file says, or the usual one.
         ignore_convention: take weights that were made for another padding or BatchNorm epsilon than the network's.
         ema: of a torch checkpoint, take the moving average of the weights.
@@ -141,11 +141,17 @@ def load_file(
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is damaged, or does not fit the network, or was made for another convention; `network` is not
-            what the file says; without one, the tensors fit no network, or several that answer differently with them.
+            what the file says, or `overrides` are given for one that says it; without one, the tensors fit no network,
+            or several that answer differently with them.
     """
     path = Path(path)
     file = formats.read(path, ema=ema)
     if file.kind == 'flaxmobile':
+        if overrides:
+            given = printable(repr(dict(overrides)))
+            raise ValueError(
+                f'{printable(path, None)}: says its network itself, and overrides={given} are for one that does not'
+            )
         return resized(_load_ours(path, file, network), image_size)
     with naming(path):
         tensors = file.tensors

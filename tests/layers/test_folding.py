@@ -172,6 +172,33 @@ def test_rematerialised_blocks_are_folded():
     assert paths(folded['params']) == {f'block/{name}/folded' for name in ('expand', 'depthwise', 'project')}
 
 
+class Scaled(layers.ConvNorm):
+    """Of a user: a ConvNorm that looks into its norm."""
+
+    @nn.compact
+    def __call__(self, images, *, train=False):
+        values = super().__call__(images, train=train)
+        return values * jnp.mean(self.variables['params']['norm']['scale'])
+
+
+class Inner(nn.Module):
+    """Of a user: a ConvNorm with a call of its own, behind a plain one and one that only has other fields."""
+
+    @nn.compact
+    def __call__(self, images):
+        class Wide(layers.ConvNorm):
+            kernel_size: int = 3
+
+        return Scaled(3, name='scaled')(Wide(3, name='wide')(layers.ConvNorm(3, name='plain')(images)))
+
+
+def test_a_call_of_a_user_s_own_stays():
+    with jax.enable_x64(True):
+        got, want, folded, _ = folded_and_whole(Inner(), (2, 5, 5, 3))
+        assert relative(got[0], want[0]) <= 1e-12
+    assert paths(folded['params']) == {'plain/folded', 'wide/folded', 'scaled/conv', 'scaled/norm'}
+
+
 class TwoBranches(nn.Module):
     """A branch that evaluation does not reach."""
 

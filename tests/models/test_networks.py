@@ -84,8 +84,7 @@ def test_strides_and_channels_of_a_folded_network_are_its_own():
 
 def test_maps_keep_their_order_under_jit():
     model = MobileNetV3Small(width_multiplier=0.35, stem_stride=1)
-    variables = jax.eval_shape(model.init, KEY, image())
-    outside = []
+    variables, outside = jax.eval_shape(model.init, KEY, image()), []
 
     @jax.jit
     def features(variables, images):
@@ -398,4 +397,4 @@ def test_refused_images(images, message):
 def test_a_network_without_residual_branches_refuses_stochastic_depth():
     model = flaxmobile.create_model('mobilenetv1_025', stochastic_depth_rate=0.1)
     with pytest.raises(ValueError, match='MobileNetV1 has no residual branches'):
-        jax.eval_shape(model.init, jax.random.key(0), jnp.ones((1, 32, 32, 3)))
+        jax.eval_shape(model.init, KEY, image())

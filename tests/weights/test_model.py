@@ -176,6 +176,15 @@ def test_one_way_to_open_a_name_a_file_or_a_run(unnamed: Model, tmp_path: Path) 
     assert flaxmobile.load(str(path)).preprocessing == PREPROCESSING
     with pytest.raises(FileNotFoundError, match='there is no run and no file'):
         flaxmobile.load(tmp_path / 'none.pth')
+    with pytest.raises(
+        ValueError, match=r"says its network itself, and overrides={'output_stride': 8} are for one that"
+    ):
+        flaxmobile.load(path, overrides={'output_stride': 8})
+    for given in ({'network': NAME}, {'overrides': {'num_classes': 3}}, {'network': NAME, 'file': path}):
+        with pytest.raises(
+            ValueError, match='network and overrides go with a file as the source, and mobilenetv2_100 is'
+        ):
+            flaxmobile.load('mobilenetv2_100', **given)
     with pytest.raises(ValueError, match='is no run, no file and no published weights'):
         flaxmobile.load('mobilenetv1_25')
 
