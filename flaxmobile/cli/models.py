@@ -45,6 +45,8 @@ def evaluate(
 
     trained, run = open_model(model, opened), run_of(model, opened)
     config, title = run.config if run else None, title_of(model, trained, opened)
+    if not trained.num_classes:
+        raise ValueError(f'{title} has no classes, so there is no accuracy to measure')
     dataset = _dataset(config, _data(config, data, title), split, data_dir, download)
     label_positions(dataset.classes, trained.labels)  # Before anything is computed.
     if (

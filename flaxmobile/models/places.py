@@ -141,8 +141,14 @@ def place_strides(strides: Sequence[int], stem_stride: int, output_stride: int, 
 
 
 def adapted(layer: Layer, network: Any, **fields: Any) -> Layer:
-    """The layer, bound to nothing, with those fields and such of `common_fields` of the network as it has."""
+    """The layer, bound to nothing, with those fields and such of `common_fields` of the network as it has.
+
+    A layer whose norm is not the default keeps it.
+    """
+    given: Any = layer
     own = {name: value for name, value in common_fields(network).items() if _has(layer, name)}
+    if 'norm' in own and given.norm != layer.__dataclass_fields__['norm'].default:
+        del own['norm']
     return layer.clone(**own, **fields)
 
 

@@ -50,6 +50,19 @@ class Own(MobileNet):
         return [first, second]
 
 
+class Unnormalised(Own):
+    """A network of one's own one of whose blocks says its norm: none, but a bias."""
+
+    def stages(self):
+        return [[ConvNorm(features=16, norm=None, use_bias=True), ConvNorm(features=16)]]
+
+
+def test_a_block_keeps_the_norm_that_it_says():
+    params = variable_shapes(Unnormalised())['params']
+    assert (params['block_00'].keys(), params['block_00']['conv'].keys()) == ({'conv'}, {'kernel', 'bias'})
+    assert (params['block_01'].keys(), params['block_01']['conv'].keys()) == ({'conv', 'norm'}, {'kernel'})
+
+
 # By hand: stride to the image and channels. V3 large 12 is the paper's 13th bneck, whose expansion is SSDLite's C4.
 STRIDES_AND_CHANNELS = [
     (MobileNetV3Large, {}, 'stem', 2, 16),
