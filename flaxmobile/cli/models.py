@@ -48,7 +48,7 @@ def evaluate(
     if not trained.num_classes:
         raise ValueError(f'{title} has no classes, so there is no accuracy to measure')
     dataset = _dataset(config, _data(config, data, title), split, data_dir, download)
-    label_positions(dataset.classes, trained.labels)  # Before anything is computed.
+    positions = tuple(label_positions(dataset.classes, trained.labels).tolist())
     if (
         run
         and data is split is None
@@ -62,7 +62,6 @@ def evaluate(
     if batch_size is None:
         batch_size = config.batch_size if config else 64
     mesh = make_mesh()
-    positions = tuple(label_positions(dataset.classes, trained.labels).tolist())
     task = Classification(trained.labels or (), trained.preprocessing, positions=positions)
     step, variables = make_evaluation_step(trained.module, task, mesh), replicate(trained.variables, mesh)
     result = run_evaluation(task, step, variables, dataset, -(-batch_size // mesh.size) * mesh.size, mesh)

@@ -18,7 +18,7 @@ from flaxmobile.messages import printable
 from flaxmobile.runs import plots
 from flaxmobile.runs.folder import RunDescription, changed_fields
 from flaxmobile.tasks.probe import Probe
-from flaxmobile.tasks.task import Picture, Result, Task
+from flaxmobile.tasks.task import LOSS, Picture, Result, Task
 from flaxmobile.training.config import TrainConfig
 from flaxmobile.training.metrics import duration, read_metrics
 from flaxmobile.training.records import AnyTask, Record, check_figures, parse, signed
@@ -67,10 +67,9 @@ def write_report(
     probe, train = _last(records, 'probe'), _last(records, 'train')
     results = _results(task, test, validation, probe, facts)
     write_whole(run_dir / 'results.json', json.dumps(signed(results)) + '\n')
+    drawn = ', '.join(measure.title for measure in dict.fromkeys((LOSS, task.best.measure)))
     curves = Picture(
-        'curves.png',
-        f'Loss, {task.best.measure.title} and learning rate',
-        lambda: plots.curves(records, task.best.measure),
+        'curves.png', f'{drawn.capitalize()} and learning rate', lambda: plots.curves(records, task.best.measure)
     )
     parts = [
         _summary(description, task, validation, test, facts),
