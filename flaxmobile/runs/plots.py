@@ -21,7 +21,7 @@ def curves(records: Sequence[Record], measure: Measure) -> Figure:
         for split, colour in (('train', BLUE), ('validation', ORANGE)):
             found = [record for record in records if record['split'] == split and drawn.name in record]
             _curve(axes, found, drawn.name, 100 if drawn.kind == 'share' else 1, split, colour)
-        _style(axes, drawn.title.capitalize() + (', %' if drawn.kind == 'share' else ''))
+        _style(axes, drawn.title[:1].upper() + drawn.title[1:] + (', %' if drawn.kind == 'share' else ''))
     training = [record for record in records if record['split'] == 'train']
     _curve(rate, training, 'learning_rate', 1, '', MUTED)
     _style(rate, 'Learning rate')

@@ -67,10 +67,8 @@ def write_report(
     probe, train = _last(records, 'probe'), _last(records, 'train')
     results = _results(task, test, validation, probe, facts)
     write_whole(run_dir / 'results.json', json.dumps(signed(results)) + '\n')
-    drawn = ', '.join(measure.title for measure in dict.fromkeys((LOSS, task.best.measure)))
-    curves = Picture(
-        'curves.png', f'{drawn.capitalize()} and learning rate', lambda: plots.curves(records, task.best.measure)
-    )
+    drawn = 'Loss' if task.best.measure == LOSS else f'Loss, {task.best.measure.title}'
+    curves = Picture('curves.png', f'{drawn} and learning rate', lambda: plots.curves(records, task.best.measure))
     parts = [
         _summary(description, task, validation, test, facts),
         _probe(description.config, probe, task.best.measure.in_table(validation[task.best.measure.name])),

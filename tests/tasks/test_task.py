@@ -198,5 +198,7 @@ def test_a_best_measure_that_is_the_loss_is_shown_once(capsys: pytest.CaptureFix
         {'split': 'train', 'epoch': 0.5, 'loss': 2.0, 'learning_rate': 0.1},
         {'split': 'validation', 'epoch': 1.0, 'loss': 1.5, 'distance': 1.0},
     ]
-    titles = [[axes.get_title(loc='left') for axes in curves(records, each).axes] for each in (LOSS, DISTANCE)]
-    assert titles == [['Loss', 'Learning rate'], ['Loss', 'Mean distance', 'Learning rate']]
+    other = DISTANCE._replace(title='mAP at 50')
+    titles = [[axes.get_title(loc='left') for axes in curves(records, each).axes] for each in (LOSS, DISTANCE, other)]
+    expected = [['Loss', *more, 'Learning rate'] for more in ([], ['Mean distance'], ['MAP at 50'])]
+    assert titles == expected
