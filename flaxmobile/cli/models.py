@@ -13,6 +13,7 @@ from flaxmobile.training.config import TrainConfig
 
 if TYPE_CHECKING:
     from flaxmobile.data import Dataset
+    from flaxmobile.runs.description import RunDescription
     from flaxmobile.tasks.classification import Evaluation
     from flaxmobile.weights import Weight
 
@@ -37,7 +38,6 @@ def evaluate(
     import jax
 
     from flaxmobile.parallel.mesh import make_mesh, replicate
-    from flaxmobile.runs.splits import same_images
     from flaxmobile.tasks.classification import Classification
     from flaxmobile.tasks.evaluation import evaluate as run_evaluation
     from flaxmobile.training.step import make_evaluation_step
@@ -48,21 +48,12 @@ def evaluate(
     if not trained.num_classes:
         raise ValueError(f'{title} has no classes, so there is no accuracy to measure')
     dataset = _dataset(config, _data(config, data, title), split, data_dir, download)
-    label_positions(dataset.classes, trained.labels)  # Before anything is computed.
-    if (
-        run
-        and data is split is None
-        and not same_images(run.images.get('test', dataset.fingerprint), dataset.fingerprint)
-    ):
-        warnings.warn(
-            f'these are not the test images of the run: they were {run.images["test"]}, and those of '
-            f'{run.config.dataset} here are {dataset.fingerprint}',
-            stacklevel=2,
-        )
+    positions = tuple(label_positions(dataset.classes, trained.labels).tolist())
+    if run and data is split is None:
+        _warn_of_other_images(run, dataset)
     if batch_size is None:
         batch_size = config.batch_size if config else 64
     mesh = make_mesh()
-    positions = tuple(label_positions(dataset.classes, trained.labels).tolist())
     task = Classification(trained.labels or (), trained.preprocessing, positions=positions)
     step, variables = make_evaluation_step(trained.module, task, mesh), replicate(trained.variables, mesh)
     result = run_evaluation(task, step, variables, dataset, -(-batch_size // mesh.size) * mesh.size, mesh)
@@ -75,6 +66,18 @@ def evaluate(
     if trained.weight and trained.weight.top1:
         print(_published(trained.weight, trained.preprocessing.image_size))
     return 0
+
+
+def _warn_of_other_images(run: 'RunDescription', dataset: 'Dataset') -> None:
+    from flaxmobile.runs.splits import same_images
+
+    before = run.images.get('test', dataset.fingerprint)
+    if not same_images(before, dataset.fingerprint):
+        warnings.warn(
+            f'these are not the test images of the run: they were {before}, and those of {run.config.dataset} here are '
+            f'{dataset.fingerprint}',
+            stacklevel=3,
+        )
 
 
 def _dataset(run: TrainConfig | None, data: str, split: str | None, data_dir: str | None, download: bool) -> 'Dataset':

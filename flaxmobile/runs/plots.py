@@ -14,20 +14,20 @@ Record = Mapping[str, Any]
 
 
 def curves(records: Sequence[Record], measure: Measure) -> Figure:
-    """Loss, a measure that picks the best checkpoint, and learning rate against epochs."""
-    figure = Figure(figsize=(11, 3.4), layout='constrained')
-    loss, picks, rate = figure.subplots(1, 3)
-    for axes, drawn in ((loss, LOSS), (picks, measure)):
+    """Loss, the measure that picks the best checkpoint (which may be the loss), and learning rate against epochs."""
+    figure, measures = Figure(figsize=(11, 3.4), layout='constrained'), dict.fromkeys((LOSS, measure))
+    *panels, rate = figure.subplots(1, len(measures) + 1)
+    for axes, drawn in zip(panels, measures, strict=True):
         for split, colour in (('train', BLUE), ('validation', ORANGE)):
             found = [record for record in records if record['split'] == split and drawn.name in record]
             _curve(axes, found, drawn.name, 100 if drawn.kind == 'share' else 1, split, colour)
-        _style(axes, drawn.title.capitalize() + (', %' if drawn.kind == 'share' else ''))
+        _style(axes, drawn.title[:1].upper() + drawn.title[1:] + (', %' if drawn.kind == 'share' else ''))
     training = [record for record in records if record['split'] == 'train']
     _curve(rate, training, 'learning_rate', 1, '', MUTED)
     _style(rate, 'Learning rate')
     rate.set_ylim(bottom=0)
     rate.yaxis.set_major_formatter('{x:g}')
-    loss.legend(frameon=False, fontsize=9, labelcolor=INK)
+    panels[0].legend(frameon=False, fontsize=9, labelcolor=INK)
     return figure
 
 

@@ -18,7 +18,7 @@ from flaxmobile.messages import printable
 from flaxmobile.runs import plots
 from flaxmobile.runs.folder import RunDescription, changed_fields
 from flaxmobile.tasks.probe import Probe
-from flaxmobile.tasks.task import Picture, Result, Task
+from flaxmobile.tasks.task import LOSS, Picture, Result, Task
 from flaxmobile.training.config import TrainConfig
 from flaxmobile.training.metrics import duration, read_metrics
 from flaxmobile.training.records import AnyTask, Record, check_figures, parse, signed
@@ -67,11 +67,8 @@ def write_report(
     probe, train = _last(records, 'probe'), _last(records, 'train')
     results = _results(task, test, validation, probe, facts)
     write_whole(run_dir / 'results.json', json.dumps(signed(results)) + '\n')
-    curves = Picture(
-        'curves.png',
-        f'Loss, {task.best.measure.title} and learning rate',
-        lambda: plots.curves(records, task.best.measure),
-    )
+    drawn = 'Loss' if task.best.measure == LOSS else f'Loss, {task.best.measure.title}'
+    curves = Picture('curves.png', f'{drawn} and learning rate', lambda: plots.curves(records, task.best.measure))
     parts = [
         _summary(description, task, validation, test, facts),
         _probe(description.config, probe, task.best.measure.in_table(validation[task.best.measure.name])),

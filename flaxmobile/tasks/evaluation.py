@@ -9,6 +9,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from flaxmobile.data import Dataset
+from flaxmobile.messages import listing
 from flaxmobile.parallel.mesh import shard_batch
 from flaxmobile.tasks.task import Rows, Scores, Task
 
@@ -37,8 +38,10 @@ def evaluate(
         pictures: how many examples of a kind come back with their images.
 
     Raises:
-        ValueError: no example could be read.
+        ValueError: no example could be read; the data has other classes than the task scores; a row of the scores is
+            called `mask` or `index`.
     """
+    task.check_data(dataset.classes)
     batches = dataset.evaluation_batches(
         batch_size // jax.process_count(),
         task.preprocessing,
@@ -50,6 +53,10 @@ def evaluate(
     for batch in batches:
         scores = step(variables, shard_batch(batch, mesh))
         own = {name: batch[name] for name in ('mask', 'index')}
+        if taken := own.keys() & scores.rows.keys():
+            raise ValueError(
+                f'the scores of {type(task).__name__} have rows named {listing(sorted(taken))}: rename them'
+            )
         rows: Rows = multihost_utils.process_allgather(own | scores.rows, True)
         parts.append({name: column[rows['mask']] for name, column in rows.items()})
         # A process has the images of its own part of the batch alone.

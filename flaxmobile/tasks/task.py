@@ -1,6 +1,6 @@
 """What is learnt, as far as training, evaluation and reports have to know it: the protocol `Task`."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 import jax
@@ -53,7 +53,8 @@ class Scores(NamedTuple):
 
     Attributes:
         sums: what adds up over the batches, with `count`, the images whose mask is True; those without count nowhere.
-        rows: `[B, ...]` each, for every image, masked or not.
+        rows: `[B, ...]` each, for every image, masked or not. `mask` and `index` are not among their names: those are
+            the batch's, and `evaluate` adds them.
     """
 
     sums: dict[str, jax.Array]
@@ -95,7 +96,7 @@ class Task(Protocol):
     logged: ClassVar[tuple[Measure, ...]]
     """What each training step measures besides the loss."""
     measured: ClassVar[tuple[Measure, ...]]
-    """What an evaluation measures."""
+    """What an evaluation measures: `LOSS`, the measure of `best`, and whatever else."""
     best: ClassVar[Best]
     label_layers: ClassVar[frozenset[str]]
     """The layers, by their names at the top of the parameters, whose last axis is that of the classes. They mean
@@ -134,6 +135,14 @@ class Task(Protocol):
 
     def log(self, outputs: Any, targets: Any) -> dict[str, jax.Array]:
         """In a training step: a scalar for each of `logged`."""
+        ...
+
+    def check_data(self, classes: Sequence[str]) -> None:
+        """Before an evaluation: see that the task can score data whose labels stand for these classes, in this order.
+
+        Raises:
+            ValueError: they are other classes, or in another order.
+        """
         ...
 
     def score(self, outputs: Any, batch: Batch) -> Scores:

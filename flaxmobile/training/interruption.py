@@ -24,7 +24,7 @@ class TrainingStopped(Exception):
 def signals() -> Iterator[list[int]]:
     """A list that SIGINT and SIGTERM append to; a second one does what it would have done without this.
 
-    Of several processes JAX hears SIGTERM, and tells all of them (see `distributed.asked`); SIGINT becomes one.
+    Of several processes JAX hears SIGTERM, and tells all of them (see `processes.asked`); SIGINT becomes one.
     """
     received: list[int] = []
     before: dict[signal.Signals, Any] = {}

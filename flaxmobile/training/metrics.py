@@ -210,7 +210,7 @@ class Display:
 
     def __init__(self, task: AnyTask, total_steps: int, epochs: float, *, start_step: int = 0, silent: bool = False):
         self.console = Console(quiet=silent, highlight=False, markup=False, emoji=False, soft_wrap=True)
-        self._training, self._validation = (LOSS, *task.logged), (LOSS, task.best.measure)
+        self._training, self._validation = (LOSS, *task.logged), tuple(dict.fromkeys((LOSS, task.best.measure)))
         self._total, self._epochs = total_steps, epochs
         self._first: tuple[int, float] | None = None
         self._plain = silent or not self.console.is_terminal

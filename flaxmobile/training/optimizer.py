@@ -89,7 +89,7 @@ def make_optimizer(
       momentum.
 
     Args:
-        config: the configuration.
+        plan: the optimiser, its schedule and how long it runs.
         steps_per_epoch: training batches an epoch.
         layers: names at the top of the network's parameters, for `layer_decay`. Without them the layers are those that
             are trained; give them if some are frozen.

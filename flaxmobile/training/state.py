@@ -110,11 +110,18 @@ def update_ema(state: TrainState, decay: float) -> Any:
     """The moving average after the step that led to `state`, whose `ema` is still the old one.
 
     It moves once an update, with the decay of `ema_decay_at`. Steps that only accumulate gradients leave it alone.
+    Whole numbers and truth values (a counter in the model state) have no average: they are those of the new state.
     """
     accumulates = isinstance(state.opt_state, optax.MultiStepsState)
     moves = state.opt_state.mini_step == 0 if accumulates else jnp.array(True)
     share = jnp.where(moves, 1 - ema_decay_at(state.updates - 1, decay), 0)
-    return jax.tree.map(lambda old, new: old + share.astype(old.dtype) * (new - old), state.ema, state.variables)
+
+    def moved(old: jax.Array, new: jax.Array) -> jax.Array:
+        if not jnp.issubdtype(old.dtype, jnp.inexact):
+            return new
+        return old + share.astype(old.dtype) * (new - old)
+
+    return jax.tree.map(moved, state.ema, state.variables)
 
 
 def apply_if(finite: jax.Array, old: TrainState, new: TrainState) -> TrainState:

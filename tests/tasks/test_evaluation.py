@@ -16,6 +16,7 @@ from flaxmobile.data.dataset import RandomAccessDataset
 from flaxmobile.parallel.mesh import make_mesh
 from flaxmobile.tasks.classification import Classification
 from flaxmobile.tasks.evaluation import evaluate
+from flaxmobile.tasks.task import Scores
 from flaxmobile.training.step import make_evaluation_step
 from flaxmobile.weights.class_names import label_positions
 
@@ -128,3 +129,29 @@ def test_an_accent_that_an_older_run_wrote_apart() -> None:
     composed, apart = (unicodedata.normalize(form, 'café') for form in ('NFC', 'NFD'))
     assert label_positions((composed, 'ant'), ('ant', apart)).tolist() == [1, 0]
     assert label_positions((composed,), (composed, apart)).tolist() == [0]
+
+
+def test_labels_of_other_classes_are_no_labels_of_the_task() -> None:
+    task, mesh = Classification(NAMES, PREPROCESSING), make_mesh(jax.devices()[:2])
+    logits = np.eye(7, dtype=np.float32)
+    step = make_evaluation_step(Table(logits), task, mesh)  # type: ignore[arg-type]
+    for classes in (NAMES[::-1], NAMES[:3], ('hen', *NAMES[1:])):
+        dataset = RandomAccessDataset('pixels', 'test', classes, Pixels([0, 1, 2]), 0.9)
+        with pytest.raises(ValueError, match='in another order: give positions'):
+            evaluate(task, step, {}, dataset, 4, mesh)
+    with pytest.raises(ValueError, match='positions are for 2 classes and the data has 3'):
+        Classification(NAMES, PREPROCESSING, positions=(5, 0)).check_data(NAMES[:3])
+    composed, apart = (unicodedata.normalize(form, 'café') for form in ('NFC', 'NFD'))
+    Classification((composed, 'tea'), PREPROCESSING).check_data((apart, 'tea'))
+
+
+def test_a_row_that_is_called_as_those_of_the_batch_is_refused() -> None:
+    class Masked(Classification):
+        def score(self, outputs: jax.Array, batch: Any) -> Scores:
+            return Scores({'count': batch['mask'].sum()}, {'mask': outputs})
+
+    task, mesh = Masked(NAMES, PREPROCESSING), make_mesh(jax.devices()[:2])
+    step = make_evaluation_step(Table(np.eye(7, dtype=np.float32)), task, mesh)  # type: ignore[arg-type]
+    dataset = RandomAccessDataset('pixels', 'test', NAMES, Pixels([0, 1]), 0.9)
+    with pytest.raises(ValueError, match='the scores of Masked have rows named mask: rename them'):
+        evaluate(task, step, {}, dataset, 4, mesh)

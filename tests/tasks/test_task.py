@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,6 +17,7 @@ from tiny_run import CLASSES, Blobs, blobs
 
 from flaxmobile.data import Augmentation, Preprocessing, read_image
 from flaxmobile.parallel.mesh import make_mesh, replicate, shard_batch
+from flaxmobile.runs.plots import curves
 from flaxmobile.tasks import Best, Classification, Measure, Scores, Task, evaluate
 from flaxmobile.tasks.task import LOSS
 from flaxmobile.training import Checkpoints, Learner, Timetable, create_state, make_evaluation_step, read_metrics
@@ -66,6 +67,9 @@ class Regression:
         distance, mask = jnp.abs(outputs - batch['label']), batch['mask']
         sums = {'count': mask.sum(), 'loss': jnp.sum(mask * distance**2), 'distance': jnp.sum(mask * distance)}
         return Scores(sums, {'distance': distance})
+
+    def check_data(self, classes: Sequence[str]) -> None:
+        assert tuple(classes) == self.classes
 
     def gallery(self, pictures: int) -> NoPictures:
         return NoPictures()
@@ -180,3 +184,21 @@ def test_the_loop_goes_by_the_names_of_the_task(tmp_path: Path, capsys: pytest.C
     path.write_text(re.sub(r'"distance": [\d.]+', '"distance": -1', re.sub(r', "sha256": "\w+"', '', path.read_text())))
     with pytest.raises(ValueError, match='distance is -1, not a number, 0 or more'):
         read_metrics(path, task)
+
+
+class ByLoss(Regression):
+    best: ClassVar[Best] = Best(LOSS, highest=False)
+
+
+def test_a_best_measure_that_is_the_loss_is_shown_once(capsys: pytest.CaptureFixture[str]) -> None:
+    with Display(ByLoss, 9, 3.0) as display:
+        display.validation(1.0, {'loss': 0.5, 'distance': 1.0, 'count': 9}, best=False)
+    assert capsys.readouterr().out == 'validation after 1.0 epochs  loss 0.5000\n'
+    records = [
+        {'split': 'train', 'epoch': 0.5, 'loss': 2.0, 'learning_rate': 0.1},
+        {'split': 'validation', 'epoch': 1.0, 'loss': 1.5, 'distance': 1.0},
+    ]
+    other = DISTANCE._replace(title='mAP at 50')
+    titles = [[axes.get_title(loc='left') for axes in curves(records, each).axes] for each in (LOSS, DISTANCE, other)]
+    expected = [['Loss', *more, 'Learning rate'] for more in ([], ['Mean distance'], ['MAP at 50'])]
+    assert titles == expected

@@ -63,3 +63,16 @@ def test_average_moves_once_an_update():
         average = update_ema(state_after(step, value=0.0, average=1.0, opt_state=opt_state), 0.9)
         seen.append(float(average['params']['w'][0]))
     np.testing.assert_allclose(seen, [1, 0.1, 1, 2 / 11], rtol=1e-6)
+
+
+def test_a_counter_has_no_average():
+    """Its share of a step would be cut down to 0, so that it stood still."""
+    state = state_after(1, value=0.0, average=1.0)
+    state = state.replace(
+        model_state={**state.model_state, 'counts': {'seen': jnp.array(7), 'ready': jnp.array(True)}},
+        ema={**state.ema, 'counts': {'seen': jnp.array(0), 'ready': jnp.array(False)}},
+    )
+    average = update_ema(state, 0.9)
+    assert (int(average['counts']['seen']), bool(average['counts']['ready'])) == (7, True)
+    assert average['counts']['seen'].dtype == jnp.int32
+    np.testing.assert_allclose(average['params']['w'], 0.1, rtol=1e-6)

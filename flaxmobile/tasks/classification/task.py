@@ -1,7 +1,8 @@
 """Classification as a task: cross entropy against labels, smoothed and mixed, or against a teacher's answers."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxmobile.data.preprocessing import Preprocessing
+from flaxmobile.messages import listing
 from flaxmobile.rules import Rate, check_fields, plain_values
 from flaxmobile.tasks.classification.summary import ACCURACY, ACCURACY_TOP5, COUNT, MEASURED, Evaluation, ExampleGallery
 from flaxmobile.tasks.classification.summary import summarise as summed_up
@@ -90,6 +92,26 @@ class Classification:
         """`accuracy`, which counts as right the class that has most of an image's target."""
         right = jnp.argmax(outputs, axis=-1) == jnp.argmax(targets.probabilities, axis=-1)
         return {ACCURACY.name: jnp.mean(right)}
+
+    def check_data(self, classes: Sequence[str]) -> None:
+        """See that labels of data with these classes mean what `positions` says, or the task's own classes.
+
+        Raises:
+            ValueError: the classes are others, or in another order; `positions` is for another number of them.
+        """
+        if self.positions is not None:
+            if len(self.positions) != len(classes):
+                raise ValueError(
+                    f'positions are for {len(self.positions):,} classes and the data has {len(classes):,}: give the '
+                    'number among the classes of the task for each class of the data'
+                )
+        elif [unicodedata.normalize('NFC', name) for name in classes] != [
+            unicodedata.normalize('NFC', name) for name in self.classes
+        ]:
+            raise ValueError(
+                f'the data has the classes {listing(classes, 5)} and the task {listing(self.classes, 5)}, or the same '
+                'in another order: give positions, as flaxmobile.weights.class_names.label_positions finds them'
+            )
 
     def score(self, outputs: jax.Array, batch: Batch) -> Scores:
         """Numbers of images (`count`, `correct`, `correct_top5`) and the summed cross entropy, not smoothed.
