@@ -104,7 +104,7 @@ def train(
 def prepare(config: TrainConfig, run_dir: Path, *, resume: bool, overwrite: bool) -> tuple[Setup, TrainState]:
     """Load and check all that a run needs, and write nothing; the state is the one before the first step.
 
-    Here the configuration comes apart: nothing that is called later sees it.
+    Here the configuration comes apart into what the steps take. Only what describes the run sees it later.
 
     Raises:
         ValueError: the configuration, the data or the run does not fit.
