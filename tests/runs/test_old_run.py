@@ -33,15 +33,25 @@ CONFIG: TrainConfig = make.old_config()
 
 
 @pytest.fixture
-def run_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The old run, as `run` in the working folder, beside the images it was on."""
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder, with the images that the old runs were on."""
     build_model = TrainConfig.build_model
     monkeypatch.setattr(TrainConfig, 'registered', build_model, raising=False)
     monkeypatch.setattr(TrainConfig, 'build_model', make.build_model)
     monkeypatch.chdir(tmp_path)
     make.write_images(Path('images'))
-    with tarfile.open(HERE / 'run.tar.xz') as archive:
-        archive.extractall(tmp_path, filter='data')
+    return tmp_path
+
+
+@pytest.fixture
+def run_dir(folder: Path) -> Path:
+    """The old run, as `run` in the working folder, beside the images it was on."""
+    return unpacked(HERE, folder)
+
+
+def unpacked(kept: Path, folder: Path) -> Path:
+    with tarfile.open(kept / 'run.tar.xz') as archive:
+        archive.extractall(folder, filter='data')
     return Path('run')
 
 
@@ -85,6 +95,15 @@ def assert_ended(run_dir: Path, dataset: str) -> None:
     assert json.loads((run_dir / 'run.json').read_text())['classes'] == list(make.CLASSES)
     for copy, content in descriptions(run_dir):
         assert json.loads(content)['classes'] == list(make.CLASSES), copy
+
+
+def test_a_run_of_the_commit_before_tasks_goes_on_to_the_end_that_it_came_to(folder: Path) -> None:
+    """661e08e, whose configuration was flat and whose state named `batch_stats`; it wrote format 2."""
+    kept = HERE.parent / 'run_of_661e08e'
+    expected, run_dir = json.loads((kept / 'expected.json').read_text()), unpacked(kept, folder)
+    assert_found(make.findings(run_dir), expected['stopped'])
+    train(CONFIG, run_dir, resume=True)
+    assert_found(make.findings(run_dir), expected['ended'])
 
 
 def test_another_padding_is_another_configuration(run_dir: Path) -> None:
