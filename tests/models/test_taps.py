@@ -50,19 +50,6 @@ class Own(MobileNet):
         return [first, second]
 
 
-class Unnormalised(Own):
-    """A network of one's own one of whose blocks says its norm: none, but a bias."""
-
-    def stages(self):
-        return [[ConvNorm(features=16, norm=None, use_bias=True), ConvNorm(features=16)]]
-
-
-def test_a_block_keeps_the_norm_that_it_says():
-    params = variable_shapes(Unnormalised())['params']
-    assert (params['block_00'].keys(), params['block_00']['conv'].keys()) == ({'conv'}, {'kernel', 'bias'})
-    assert (params['block_01'].keys(), params['block_01']['conv'].keys()) == ({'conv', 'norm'}, {'kernel'})
-
-
 # By hand: stride to the image and channels. V3 large 12 is the paper's 13th bneck, whose expansion is SSDLite's C4.
 STRIDES_AND_CHANNELS = [
     (MobileNetV3Large, {}, 'stem', 2, 16),
@@ -361,44 +348,6 @@ def test_fields_of_a_place_reach_every_layer():
         assert (layer.convention, layer.dtype, layer.batch_norm_axis_name) == (convention, jnp.bfloat16, 'i')
     np.testing.assert_allclose([block.stochastic_depth_rate for block in bound.block.values()], [0, 0.1, 0.2])
     assert bound.classifier.dtype == jnp.bfloat16
-
-
-class UsersBlock(nn.Module):
-    """Of a user: no block of ours, with a number that is called as our blocks' method."""
-
-    width: int
-    expansion: int = 4
-
-    @nn.compact
-    def __call__(self, images, *, train=False):
-        return nn.Conv(self.width, (1, 1), name='expand')(images)
-
-
-class OtherName(InvertedResidual):
-    """Of a user: it says that it has an expansion, and has a layer of another name."""
-
-    @nn.compact
-    def __call__(self, images, *, train=False):
-        return self.conv_norm('widen', features=self.features)(images, train=train)
-
-
-def test_a_user_s_block_is_held_to_what_it_says():
-    class Users(Own):
-        blocks = (UsersBlock(16, parent=None),)
-
-        def stages(self):
-            return [self.blocks]
-
-    images = jnp.zeros((1, 32, 32, 3))
-    assert Users().tap_names == ('stem', 'block_00')
-    assert shape_of_maps(Users(), ('block_00',), images) == [(1, 16, 16, 16)]
-    Users.blocks = (UsersBlock(24, parent=None),)
-    with pytest.raises(ValueError, match=r'^Users: block_00 returns 24 channels, and 16 by its field `features` or'):
-        jax.eval_shape(Users().init, KEY, images)
-    Users.blocks = (OtherName(16, parent=None),)
-    assert shape_of_maps(Users(), ('block_00',), images) == [(1, 16, 16, 16)]
-    with pytest.raises(ValueError, match=r'^OtherName: block_00/expand is to be tapped, and no layer of that name'):
-        shape_of_maps(Users(), ('block_00/expand',), images)
 
 
 def shape_of_maps(model, names, images):
