@@ -89,6 +89,23 @@ def test_wrong_input_is_said_without_a_traceback(command: Run, words: list[str],
     assert 'Traceback' not in out + err
 
 
+@pytest.mark.parametrize(
+    ('words', 'wanted'),
+    [
+        (
+            ['cifar10', '--epochs', '1', '--warmup-epochs', '1'],
+            '--warmup-epochs (1.0) must be less than --epochs (1.0): --warmup-epochs 0 trains without a warm-up',
+        ),
+        (['cifar10', '--epochs', '-1'], '--epochs must be a number above 0, not -1.0'),
+        (['cifar10', '--batch-size', '0'], '--batch-size must be a whole number, 1 or more, not 0'),
+        (['cifar10', '--crop-fraction', '0'], '--crop-fraction must be a number from 0.05 to 1, not 0.0'),
+        (['cifar10', '--batch-size', '0', '--init', 'a'], '--batch-size must be a whole number, 1 or more, not 0'),
+    ],
+)
+def test_a_value_that_a_config_refuses_is_said_in_a_line(command: Run, words: list[str], wanted: str) -> None:
+    assert command('train', *words) == (2, '', f'flaxmobile: {wanted}\n')
+
+
 HOSTILE = 'x\x1b]0;owned\x07\nflaxmobile: all is well\u202e'
 HARMLESS = r'x\x1b]0;owned\x07\nflaxmobile: all is well\u202e'
 

@@ -19,6 +19,7 @@ import flaxmobile
 from flaxmobile.cli.models import evaluate, predict, probe
 from flaxmobile.cli.networks import benchmark, list_models, summary
 from flaxmobile.cli.options import with_options
+from flaxmobile.cli.refusals import refusals
 from flaxmobile.cli.training import benchmark_input, compile_step, preview, train
 from flaxmobile.cli.weights import convert, list_weights
 from flaxmobile.compilation import keep_programs
@@ -123,7 +124,8 @@ def _run(words: list[str]) -> int:
         'benchmark': benchmark,
     }
     about = 'The MobileNet family for JAX. `flaxmobile COMMAND --help` says more; --version gives the version.'
-    return tyro.extras.subcommand_cli_from_dict(commands, prog='flaxmobile', description=about, args=words)
+    with refusals():
+        return tyro.extras.subcommand_cli_from_dict(commands, prog='flaxmobile', description=about, args=words)
 
 
 _CONFIGURED: dict[str, Callable[..., int]] = {'train': train, 'preview': preview, 'compile': compile_step}
@@ -151,7 +153,8 @@ def _configuration(words: Sequence[str]) -> TrainConfig:
         }
         return follow(replace(config, **said), configuration.init, folder if resume else None)
 
-    return tyro.cli(functools.partial(read, configuration=config), prog=f'flaxmobile {words[0]}', args=words[1:])
+    with refusals():
+        return tyro.cli(functools.partial(read, configuration=config), prog=f'flaxmobile {words[0]}', args=words[1:])
 
 
 def _message(error: BaseException) -> str:
