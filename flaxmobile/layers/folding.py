@@ -57,8 +57,10 @@ def fold_batch_norm(module: nn.Module, variables: Mapping[str, Any], *inputs: An
         Variables of `module`: of each folded `ConvNorm`, `folded` in place of `conv` and `norm`, and no statistics.
 
     Raises:
+        TypeError: `module` is no Flax module.
         ValueError: something is folded already, or the statistics are missing.
     """
+    check_module(module)
     leaves = {kind: flatten_dict(variables.get(kind, {})) for kind in KINDS}
     for pair in _pairs(module, variables, inputs, keywords):
         own = {kind: {name: leaves[kind].get((*pair.path, *name)) for name in pair.shapes[kind]} for kind in KINDS}
@@ -70,6 +72,13 @@ def fold_batch_norm(module: nn.Module, variables: Mapping[str, Any], *inputs: An
             leaves['params'].update({(*pair.path, FOLDED, name): value for name, value in folded.items()})
     rest = {kind: values for kind, values in variables.items() if kind not in KINDS}
     return rest | {kind: unflatten_dict(own) for kind, own in leaves.items() if own}
+
+
+def check_module(given: Any) -> None:
+    """Raise TypeError where it is no Flax module; of a module that is held with its variables, say how to pass both."""
+    if not hasattr(given, 'apply'):
+        held = ': pass model.module and model.variables' if hasattr(given, 'module') else ''
+        raise TypeError(f'a Flax module is expected, and a {type(given).__name__} was given{held}')
 
 
 def is_folded(variables: Mapping[str, Any]) -> bool:

@@ -11,7 +11,7 @@ from flax import linen as nn
 from jax import Array, lax
 
 from flaxmobile.layers import fold_batch_norm
-from flaxmobile.layers.folding import is_folded
+from flaxmobile.layers.folding import check_module, is_folded
 
 CPU_OPTIONS = {
     'xla_cpu_experimental_ynn_fusion_type': 'LIBRARY_FUSION_TYPE_REDUCE',
@@ -99,8 +99,10 @@ def compile_inference(
         `model.apply` is for.
 
     Raises:
+        TypeError: `model` is no Flax module.
         ValueError: a size is not 1 or more; the variables are not all there.
     """
+    check_module(model)
     for name, value in (('batch_size', batch_size), ('image_size', image_size), ('channels', channels)):
         if not isinstance(value, int) or value < 1:
             raise ValueError(f'{name} is {value!r}: it has to be a whole number, 1 or more')

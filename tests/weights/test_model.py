@@ -16,6 +16,7 @@ import flaxmobile
 from benchmarks.random_variables import random_variables
 from flaxmobile import weights
 from flaxmobile.data import Preprocessing
+from flaxmobile.layers import fold_batch_norm
 from flaxmobile.weights import Model, formats
 from flaxmobile.weights.class_names import in_order, label_positions
 from flaxmobile.weights.formats import safetensors_file
@@ -71,6 +72,14 @@ def test_probabilities(unnamed: Model) -> None:
 def test_images_that_it_does_not_take(unnamed: Model, images: np.ndarray, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         unnamed.predict(images)
+
+
+def test_a_model_is_no_module(unnamed: Model) -> None:
+    told = r'a Model was given: pass model\.module and model\.variables'
+    with pytest.raises(TypeError, match=told):
+        flaxmobile.compile_inference(unnamed, unnamed.variables, batch_size=1)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=told):
+        fold_batch_norm(unnamed, unnamed.variables, np.zeros((1, 32, 32, 3)))  # type: ignore[arg-type]
 
 
 def test_it_says_what_it_is_in_a_line(unnamed: Model) -> None:
