@@ -90,7 +90,8 @@ class Model:
 
         `.safetensors` is our own format, with network, preprocessing and labels inside, unless `layout` asks for
         another library's names. `.npz` holds arrays by our names or those of `layout`, `.pth` and `.pt` a state dict
-        for `torch.load`, `.h5` and `.weights.h5` what Keras's `load_weights` reads.
+        for `torch.load`, `.h5` and `.weights.h5` what Keras's `load_weights` reads; a warning says what these do not
+        keep.
 
         Args:
             path: of the file to write.

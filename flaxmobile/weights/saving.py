@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.metadata
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -44,10 +45,22 @@ def save(path: str | Path, model: Model, *, layout: Layout | None = None, overwr
         from flaxmobile.weights.formats import hdf5
 
         tensors, layers = keras_names.to_keras(model.variables, described), keras_names.file_layers(described)
-        return hdf5.write(path, tensors, layers, type(described).__name__)
-    tensors = _named(model.variables, described, layout, torch=suffix in TORCH_SUFFIXES)
-    with naming(path):
-        write_whole(path, _encoder(suffix, layout, model, {'name': model.name, **overrides})(tensors))
+        hdf5.write(path, tensors, layers, type(described).__name__)
+    else:
+        tensors = _named(model.variables, described, layout, torch=suffix in TORCH_SUFFIXES)
+        with naming(path):
+            write_whole(path, _encoder(suffix, layout, model, {'name': model.name, **overrides})(tensors))
+    if suffix != '.safetensors' or layout is not None:
+        warnings.warn(f'{printable(path, None)}: {_left_out(model)}', stacklevel=3)
+
+
+def _left_out(model: Model) -> str:
+    """What a file of tensors alone does not say of the model, and which file does."""
+    labels = f', the names of the {model.num_classes:,} classes' if model.labels else ''
+    return (
+        f'holds tensors alone; not in it are the name of the network{labels}, and the preprocessing with the image '
+        f'size of {model.preprocessing.image_size} pixels. A .safetensors file without layout keeps them'
+    )
 
 
 def check_target(path: str | Path, layout: Layout | None = None, *, overwrite: bool = False) -> str:

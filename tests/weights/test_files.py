@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import warnings
 from dataclasses import replace
 
 import jax
@@ -303,6 +304,21 @@ def test_the_command_converts_runs_and_published_weights(command, loaded, tmp_pa
     assert weights.load_file(target).module == model
     wrong = command('convert', published, tmp_path / 'x.npz', '--model', NAME)[2]
     assert f'{network} is to be written, not {NAME}' in wrong
+
+
+@pytest.mark.parametrize(('name', 'layout'), TARGETS)
+def test_what_a_file_does_not_keep_is_told(loaded, tmp_path, name, layout):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter('always')
+        loaded.save(tmp_path / name, layout=layout)
+    told = [str(warning.message) for warning in caught if 'not in it' in str(warning.message)]
+    wanted = f'{tmp_path / name}: holds tensors alone; not in it are the name of the network, the names of the 3 '
+    if name == 'ours.safetensors':
+        assert told == []
+    else:
+        assert len(told) == 1
+        assert told[0].startswith(wanted)
+        assert 'image size of 96 pixels. A .safetensors file without layout keeps them' in told[0]
 
 
 def test_a_model_writes_itself(loaded, tmp_path):
