@@ -87,7 +87,8 @@ def label_positions(data_classes: Sequence[str], labels: Sequence[str] | None) -
     if labels is None:
         raise ValueError(
             f"the names of the model's classes are not known, so those of the data set ({listing(data_classes, 5)}) "
-            'are not found among them: dataclasses.replace(model, labels=[...]).save(path) writes a file with names'
+            'are not found among them. In Python, with model = flaxmobile.load(path), '
+            "dataclasses.replace(model, labels=[...]).save('named.safetensors') writes a file that has them"
         )
     named = [*synsets(labels), *labels]
     positions = {name: number % len(labels) for number, name in enumerate(named)}

@@ -158,6 +158,11 @@ def test_a_folder_called_by_a_number_is_not_the_class_of_that_number(numbered: P
     status, out, err = command('evaluate', numbered, '--data', images)
     assert (status, out) == (2, '')
     assert err.startswith("flaxmobile: the names of the model's classes are not known")
+    assert 'In Python, with model = flaxmobile.load(path), dataclasses.replace(model, labels=[...]).save(' in err
+    # What it says to write is what helps.
+    named = numbered.with_name('named.safetensors')
+    dataclasses.replace(flaxmobile.load(numbered), labels=['0', '1', '2']).save(named)  # type: ignore[arg-type]
+    assert weights.load_file(named).labels == ('0', '1', '2')
 
 
 def test_people_read_a_number_where_there_is_no_name(numbered: Path, command: Any) -> None:
