@@ -13,6 +13,7 @@ from flaxmobile.models.network import MobileNet
 from flaxmobile.models.registry import create_model
 from flaxmobile.weights.catalogue import find
 from flaxmobile.weights.class_names import vocabulary
+from flaxmobile.weights.description import understand
 from flaxmobile.weights.download import download
 from flaxmobile.weights.model import Model, task_of
 
@@ -81,6 +82,14 @@ def _read(
     from flaxmobile.weights.files import read_variables
 
     file = formats.read(path, ema=ema)
+    if file.kind == 'flaxmobile' and 'model' in file.metadata:
+        with formats.naming(path):
+            said = understand(file.metadata, file.tensors)
+            if said.model.num_classes != model.num_classes:
+                raise ValueError(
+                    f'holds {said.name} with {said.model.num_classes:,} classes, not the published weights with '
+                    f'{model.num_classes:,}: open the file itself, flaxmobile.load({printable(repr(str(path)), None)})'
+                )
     variables = read_variables(path, file, model, ignore_convention=ignore_convention)
     known = None if labels is None else list(labels)
     if file.kind == 'flaxmobile' and file.metadata.get('classes', known) != known:

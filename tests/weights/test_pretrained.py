@@ -102,6 +102,16 @@ def test_a_file_of_ours_with_other_classes_is_not_the_published_one(variables: d
             flaxmobile.load_pretrained(NAME, file=path)
 
 
+def test_a_file_of_ours_with_another_number_of_classes_is_opened_by_itself(tmp_path: Path) -> None:
+    module, path = flaxmobile.create_model('mobilenetv3_small_050', num_classes=3), tmp_path / 'pets.safetensors'
+    variables, preprocessing = random_variables(module, (1, 64, 64, 3)), weights.find(NAME).preprocessing()
+    weights.Model(module, variables, preprocessing, ('a', 'b', 'c'), name='mobilenetv3_small_050').save(path)
+    wanted = rf"pets\.safetensors: holds mobilenetv3_small_050 with 3 classes, .* itself, flaxmobile\.load\('{path}'\)$"
+    with pytest.raises(ValueError, match=wanted):
+        flaxmobile.load_pretrained('mobilenetv3_small_050', file=path)
+    assert flaxmobile.load(path).labels == ('a', 'b', 'c')
+
+
 def test_without_a_classifier(variables: dict[str, Any], published: Path) -> None:
     loaded = flaxmobile.load_pretrained(NAME, 0, file=published)
     assert (loaded.module.num_classes, loaded.labels, loaded.task) == (0, None, None)
