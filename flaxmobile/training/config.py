@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import runpy
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -12,7 +12,7 @@ from flax import linen as nn
 
 from flaxmobile.data.preprocessing import Augmentation, Preprocessing
 from flaxmobile.layers.convention import CONVENTIONS
-from flaxmobile.messages import listing, unknown
+from flaxmobile.messages import printable, unknown
 from flaxmobile.models import create_model
 from flaxmobile.rules import (
     Count,
@@ -59,9 +59,14 @@ def _check_places(config: Any, given: Mapping[str, Any]) -> None:
         usual = {name: value for name, value in vars(default).items() if value != getattr(type(default), name)}
         words, change = (', '.join(f'{name}={value!r}' for name, value in some.items()) for some in (usual | own, own))
         raise TypeError(
-            f'{listing(own)}: a field of TrainConfig.{part}. Write {part}={type(default).__name__}({words}) in a new '
+            f'{_listed(own)} of TrainConfig.{part}. Write {part}={type(default).__name__}({words}) in a new '
             f'configuration, or config.with_options({change}) to change one'
         )
+
+
+def _listed(names: Collection[str]) -> str:
+    *first, last = map(printable, names)
+    return f'{", ".join(first)} and {last} are fields' if first else f'{last} is a field'
 
 
 @_tells_where_fields_are
