@@ -38,7 +38,7 @@ _PARTS = ('preprocessing', 'augmentation')
 
 
 def _tells_where_fields_are(config: type[_Config]) -> type[_Config]:
-    """Make a field of a part, given to `config` itself, a TypeError that says what to write."""
+    """Make a field of a part, or of nothing, that is given to `config` itself a TypeError that says what to write."""
     build = config.__init__
 
     @functools.wraps(build)
@@ -51,6 +51,11 @@ def _tells_where_fields_are(config: type[_Config]) -> type[_Config]:
 
 
 def _check_places(config: Any, given: Mapping[str, Any]) -> None:
+    known = {field.name for field in dataclasses.fields(config)}
+    anywhere = known.union(*(vars(getattr(config, part)) for part in _PARTS))
+    for name in given:
+        if name not in anywhere:
+            raise TypeError(unknown('field of TrainConfig', name, anywhere))
     for part in _PARTS:
         default = getattr(config, part)
         own = {name: given[name] for name in vars(default) if name in given}
