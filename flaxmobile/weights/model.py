@@ -133,6 +133,12 @@ def _check_images(model: Model, images: np.ndarray) -> None:
     if not model.num_classes:
         raise ValueError('this model has no classifier (num_classes=0), so it cannot name anything')
     side, channels = model.preprocessing.image_size, model.preprocessing.channels
+    if isinstance(images, str | bytes | Path):
+        raise ValueError(
+            f'images are pixels, and a {type(images).__name__} was given: '
+            'flaxmobile.data.prepare_for_evaluation(path, model.preprocessing) makes an image of a file, and np.stack '
+            'a batch of several'
+        )
     given = np.shape(images)
     if len(given) != 4 or given[1:] != (side, side, channels):
         raise ValueError(

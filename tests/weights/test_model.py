@@ -66,6 +66,8 @@ def test_probabilities(unnamed: Model) -> None:
         (np.zeros((32, 32, 3), np.uint8), r'images are \[32, 32, 3\]: this model takes uint8 \[images, 32, 32, 3\]'),
         (np.zeros((1, 33, 32, 3), np.uint8), r'images are \[1, 33, 32, 3\]'),
         (np.zeros((1, 32, 32, 1), np.uint8), r'images are \[1, 32, 32, 1\]'),
+        ('photo.jpg', r'a str was given: flaxmobile\.data\.prepare_for_evaluation\(path, model\.preprocessing\) makes'),
+        (b'\xff\xd8', r'a bytes was given: '),
         (np.zeros((1, 32, 32, 3), np.float32), r'cannot normalise float32 .*uint8'),
     ],
 )
