@@ -75,6 +75,7 @@ def test_help_of_a_config_shows_its_own_defaults(command: Run) -> None:
         (['benchmark', 'mobilenetv1_025', '--rounds', '0'], 'rounds is 0: it has to be 1 or more'),
         (['benchmark', 'mobilenetv1_025', '--batch-size', '-1', '--train'], 'batch_size is -1: it has to be 1 or more'),
         (['benchmark', 'mobilenetv1_025', '--image-size', '0'], 'image_size must be a whole number from 1 to 16,384'),
+        (['train', 'image_folder'], '/images: --dataset FOLDER names the one with your images'),
         (['compile'], 'flaxmobile compile needs a CONFIG first: cifar10'),
         (
             ['compile', 'cifar10', '--target', 'tpu:v7:2x2'],

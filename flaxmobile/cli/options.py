@@ -4,6 +4,7 @@ import re
 
 OPTIONS = {
     'data_dir': '--data-dir',
+    'dataset': '--dataset',
     'download': '--download',
     'ema': '--ema',
     'file': '--weights',

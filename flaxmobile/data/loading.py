@@ -5,6 +5,9 @@ from pathlib import Path
 from flaxmobile.data.dataset import Dataset
 from flaxmobile.messages import unknown
 
+OWN_IMAGES = 'images'
+"""The folder that a config for images of one's own names until it is told another."""
+
 
 def load_dataset(
     name: str,
@@ -55,6 +58,10 @@ def load_dataset(
         return _open_folder(folder, split, seed, max_unreadable)
     if is_path:
         raise FileNotFoundError(f'there is no folder {name}')
+    if name == OWN_IMAGES:
+        raise FileNotFoundError(
+            f'there is no folder {folder.absolute()}: dataset=FOLDER names the one with your images'
+        )
     raise ValueError(
         unknown('data set', name, tfds_sets.known_names()) + f'. Nor is there a folder {Path(name).absolute()}'
     )
