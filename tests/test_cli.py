@@ -107,6 +107,15 @@ def test_a_value_that_a_config_refuses_is_said_in_a_line(command: Run, words: li
     assert command('train', *words) == (2, '', f'flaxmobile: {wanted}\n')
 
 
+def test_a_run_is_no_config(command: Run, tmp_path: Path) -> None:
+    (tmp_path / 'run.json').touch()
+    status, out, err = command('train', tmp_path)
+    assert (status, out) == (2, '')
+    assert err.startswith(f'flaxmobile: {tmp_path} is the folder of a run, and no config. ')
+    assert 'this folder (--run-dir) and --resume; to train anew from its weights, ' in err
+    assert err.endswith('this folder as --init\n')
+
+
 HOSTILE = 'x\x1b]0;owned\x07\nflaxmobile: all is well\u202e'
 HARMLESS = r'x\x1b]0;owned\x07\nflaxmobile: all is well\u202e'
 

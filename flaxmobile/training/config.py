@@ -287,6 +287,12 @@ def load_config(name_or_path: str | Path) -> TrainConfig:
         ValueError: there is no such file, or it defines no `config`.
     """
     path = Path(name_or_path)
+    if (path / 'run.json').is_file():
+        raise ValueError(
+            f'{printable(path, None)} is the folder of a run, and no config. To go on with the run, give its config, '
+            'this folder (run_dir) and resume=True; to train anew from its weights, give a config and this folder as '
+            'init=...'
+        )
     if path.suffix != '.py':
         shipped = {file.stem: file for file in _config_folder().glob('*.py')}
         if str(name_or_path) not in shipped:
