@@ -65,7 +65,7 @@ def check(**numbers: int) -> None:
     """Raise a ValueError for a number below 1, by its name."""
     for name, number in numbers.items():
         if number < 1:
-            raise ValueError(f'{name} is {number}: it has to be 1 or more')
+            raise ValueError(f'{name} must be 1 or more, not {number}')
 
 
 def summarize(milliseconds: Sequence[float]) -> Times:
