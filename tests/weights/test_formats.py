@@ -306,7 +306,7 @@ def test_our_own_format(tmp_path):
     path = tmp_path / 'ours.safetensors'
     path.write_bytes(safetensors_file.encode_ours(OURS, {'model': {'name': 'x'}, 'classes': ['a']}))
     file = formats.read(path)
-    assert (file.kind, file.metadata) == ('flaxmobile', {'format': 2, 'model': {'name': 'x'}, 'classes': ['a']})
+    assert (file.kind, file.metadata) == ('flaxmobile', {'format': 3, 'model': {'name': 'x'}, 'classes': ['a']})
     same(file.tensors, OURS)
     with safetensors.safe_open(path, 'numpy') as opened:
         content = json.loads(opened.metadata()['flaxmobile'])
@@ -314,7 +314,7 @@ def test_our_own_format(tmp_path):
     digits = content['sha256'].encode()
     zeroed = path.read_bytes().replace(digits, b'0' * 64)
     assert hashlib.sha256(zeroed).hexdigest().encode() == digits
-    assert content['format'] == 2
+    assert content['format'] == 3
 
 
 def test_our_names_need_our_checksum(tmp_path):
@@ -334,10 +334,10 @@ def test_our_names_need_our_checksum(tmp_path):
         path.write_bytes(safetensors_file.encode(OURS, {'flaxmobile': json.dumps(description | {'sha256': checksum})}))
         with pytest.raises(ValueError, match=r'ours\.safetensors: is damaged: '):
             formats.read(path)
-    for written in (3, 0, True, '1', [1]):
+    for written in (4, 0, True, '1', [1]):
         path.write_bytes(safetensors_file.encode_ours(OURS, {'model': {}, 'format': written}))
         with pytest.raises(
-            ValueError, match=r'has format .*, and this version of flaxmobile reads format 2 and before: '
+            ValueError, match=r'has format .*, and this version of flaxmobile reads format 3 and before: '
         ):
             formats.read(path)
     path.write_bytes(safetensors_file.encode_ours(OURS, {'model': {}, 'format': 1}))

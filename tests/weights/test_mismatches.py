@@ -23,7 +23,7 @@ def test_all_faults_are_said_at_once(model, arrays):
         'unexpected (1): blocks.1.0.bn9.weight; '
         f'misshapen (2): {stem}, classifier.bias is (1000,) instead of (3,); '
         'not floating point (2): bn1.weight is int32, classifier.weight is int64. '
-        "from_torch, from_keras and load_file may leave out or replace some: excuse=['classifier*'], initial=..."
+        "from_torch, from_keras and load_variables may leave out or replace some: excuse=['classifier*'], initial=..."
     )
 
 

@@ -260,7 +260,14 @@ def test_a_block_with_variables_of_its_own():
         to_torch(filled(model), model)
 
 
-@pytest.mark.parametrize('unknown', [nn.Dense(3), WithOwnBlock(module=nn.Conv)])
+class UnknownBlock(nn.Module):
+    features: int
+
+    def __call__(self, images, *, train=False):
+        return images
+
+
+@pytest.mark.parametrize('unknown', [nn.Dense(3), WithOwnBlock(module=UnknownBlock)])
 def test_networks_without_torch_names(unknown):
     for call in (lambda: to_torch({}, unknown), lambda: from_torch({}, unknown)):
         assert message(call).startswith(f'no torch names for {type(unknown).__name__}')

@@ -32,7 +32,7 @@ def shifted(arrays):
 
 
 AVERAGED = {'n_averaged': np.array(3)}
-EMA = 'the moving average state_dict_ema (ema=True; --ema, train --init-ema)'
+EMA = 'the moving average state_dict_ema (ema=True, or init_ema=True of a run)'
 
 
 @pytest.mark.parametrize(
