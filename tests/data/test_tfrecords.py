@@ -1,5 +1,6 @@
 """tfrecord files against array_record files of the same examples. Needs TensorFlow."""
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -110,15 +111,15 @@ def test_start_step_goes_on_where_it_stopped(both, start):
 
 def test_the_next_readable_image_stands_in(both):
     records, _ = both('train')
-    example = records._example
+    sample = records._sample
     broken = {5, 6, 200}
 
     def sometimes_broken(index, record):
-        found = example(index, record)
-        return found._replace(image=found.image[:40]) if index in broken else found
+        found = sample(index, record)
+        return dataclasses.replace(found, image=found.image[:40]) if index in broken else found
 
     expected = joined(itertools.islice(records.train_batches(10, GREY, CROPS, seed=0), 46))
-    records._example, records._allowed = sometimes_broken, 3
+    records._sample, records._allowed = sometimes_broken, 3
     found = joined(itertools.islice(records.train_batches(10, GREY, CROPS, seed=0), 46))
     for place, index in enumerate(expected):
         if index in broken:
