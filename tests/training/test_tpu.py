@@ -48,6 +48,7 @@ def test_no_more_bytes_and_flops_than_plain_flax() -> None:
 
 
 @pytest.mark.tpu
+@pytest.mark.thorough
 @pytest.mark.timeout(3600)
 def test_recomputed_blocks_need_less_memory() -> None:
     """`remat`: less memory, for at most half as many FLOPs more; `pytest -s` shows the figures."""
