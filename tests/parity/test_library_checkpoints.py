@@ -63,7 +63,7 @@ def test_what_timms_saver_writes(tmp_path, networks, ema):
     assert file.metadata['arch'] == NAME
     assert file.metadata['epoch'] == 3
     assert said.startswith(
-        f'{path}: took state_dict, not the moving average state_dict_ema (ema=True; --ema, train --init-ema); passed '
+        f'{path}: took state_dict, not the moving average state_dict_ema (ema=True, or init_ema=True of a run); passed '
     )
     assert 'args (argparse.Namespace)' in said
     file, said = read(path, ema=True)
@@ -101,7 +101,7 @@ def test_what_torchvisions_references_write(tmp_path, networks):
             direct = weights.from_torch(checkpoint, model, ema=ema)
         prefix = "took the prefix 'module.' off all names"
         taken = f'took model_ema, the moving average, not model; {prefix}'
-        left = 'took model, not the moving average model_ema (ema=True; --ema, train --init-ema)'
+        left = 'took model, not the moving average model_ema (ema=True, or init_ema=True of a run)'
         assert [str(warning.message) for warning in caught] == ([prefix, taken] if ema else [left])
         for found in (variables, direct):
             arrays = weights.to_torch(found, model)
