@@ -77,15 +77,7 @@ class Learner:
 
     def train_step(self) -> Step:
         """The training step; see `make_train_step`."""
-        return make_train_step(
-            self.model,
-            self.optimizer,
-            self.task,
-            seed=self.seed,
-            mesh=self.mesh,
-            ema_decay=self.ema_decay,
-            frozen=self.frozen,
-        )
+        return make_train_step(**vars(self))
 
 
 def make_train_step(
