@@ -64,10 +64,12 @@ MAY_IMPORT = {
         'runs',
     },
     'zoo': {'layers', 'models', 'analysis', 'weights'},
+    'export': {'messages', 'lazy', 'files', 'ops', 'layers', 'models', 'data', 'tasks', 'weights'},
     'cli': {
         'messages',
         'rules',
         'ops',
+        'export',
         'layers',
         'models',
         'data',

@@ -15,7 +15,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from flaxmobile.ops.padding import Pair
-from flaxmobile.ops.primitives import Window, convolve, primitive, transpose, vary_alike
+from flaxmobile.ops.primitives import STANDARD, Window, convolve, primitive, transpose, vary_alike
 from flaxmobile.ops.shifted import accumulator, sum_over_taps
 
 
@@ -67,6 +67,8 @@ def _pointwise_kernel_gradient(values: Array, cotangent: Array, *, sharding: Nam
 
 
 product_p = primitive('pointwise_product', _product, _product, _product, tpu=_pointwise)
+# Converters know a convolution where they would meet a product of images.
+STANDARD[product_p] = _pointwise
 product_kernel_gradient_p = primitive(
     'pointwise_product_kernel_gradient',
     _product_kernel_gradient,

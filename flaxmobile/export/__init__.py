@@ -1,0 +1,1 @@
+"""A model as a file that runs elsewhere: LiteRT, ONNX, JAX without this library, Core ML."""

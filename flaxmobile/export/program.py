@@ -1,0 +1,66 @@
+"""A model as one function of images, which every exporter starts from."""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flaxmobile import ops
+from flaxmobile.layers import fold_batch_norm
+from flaxmobile.layers.folding import is_folded
+from flaxmobile.weights import Model
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A model as one function of images, with its variables inside and BatchNorm folded into the convolutions.
+
+    Attributes:
+        function: from images `[batch, height, width, channels]` to a tuple of arrays, one for each of `outputs`.
+            Its convolutions are XLA's own, pointwise ones too.
+        image: shape and type of one image as a batch, `[1, height, width, channels]`; float32 (normalised) or uint8
+            (pixels as they are in a file).
+        outputs: the names of what it answers: 'logits', 'probabilities' or 'embedding', each `[batch, ...]`.
+    """
+
+    function: Callable[[jax.Array], tuple[jax.Array, ...]]
+    image: jax.ShapeDtypeStruct
+    outputs: tuple[str, ...]
+
+
+def make_program(
+    model: Model, *, image_size: int | None = None, uint8_input: bool = False, softmax: bool = False
+) -> Program:
+    """Make a model one function of images, to be traced by an exporter.
+
+    Args:
+        model: what to export.
+        image_size: side of the images in pixels; None: the model's own.
+        uint8_input: take pixels, uint8 RGB as a file has them, and normalise them inside; otherwise float32 images
+            that are normalised already.
+        softmax: answer probabilities in place of logits.
+
+    Raises:
+        ValueError: the size is not 1 or more, or `softmax` is asked of a network without classes.
+    """
+    side = model.preprocessing.image_size if image_size is None else image_size
+    if not isinstance(side, int) or isinstance(side, bool) or side < 1:
+        raise ValueError(f'image_size is {side!r}: it has to be a whole number of pixels, 1 or more')
+    if softmax and not model.num_classes:
+        raise ValueError('softmax=True asks for probabilities, and this model has no classes (num_classes=0)')
+    shape = (1, side, side, model.preprocessing.channels)
+    variables = model.variables
+    if not is_folded(variables):
+        variables = fold_batch_norm(model.module, variables, jax.ShapeDtypeStruct(shape, jnp.float32))
+    variables = jax.tree.map(np.asarray, variables)
+
+    def answer(images: jax.Array) -> tuple[jax.Array, ...]:
+        values = model.preprocessing.normalize(images) if uint8_input else images
+        values = model.module.apply(variables, values)
+        return (jax.nn.softmax(values) if softmax else values,)
+
+    image = jax.ShapeDtypeStruct(shape, jnp.uint8 if uint8_input else jnp.float32)
+    name = 'probabilities' if softmax else 'logits' if model.num_classes else 'embedding'
+    return Program(ops.standard(answer), image, (name,))
