@@ -5,6 +5,7 @@ import zlib
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import timm
 import torch
 import torchvision
@@ -163,13 +164,29 @@ def jit(function, *, optimized):
     return jax.jit(function, compiler_options=None if optimized else {'xla_backend_optimization_level': 0})
 
 
-def alike(names):
-    """Names of networks of one class, convention and kind of pooling: they differ in width, depth or form."""
+def kind(model):
+    """Networks of one kind differ in width, depth or form."""
+    return type(model), model.convention, getattr(model, 'anti_aliasing', None)
+
+
+def generation(model):
+    """Networks of one generation differ in their tables as well."""
+    return type(model).__module__, model.convention, getattr(model, 'anti_aliasing', None)
+
+
+def alike(names, by=kind):
+    """The names of networks that are the same by that function, together."""
     found = {}
     for name in names:
-        model = create(name)
-        found.setdefault((type(model), model.convention, getattr(model, 'anti_aliasing', None)), []).append(name)
+        found.setdefault(by(create(name)), []).append(name)
     return list(found.values())
+
+
+def first_of_each_kind(names):
+    """The names, those that are not the first of their kind marked thorough."""
+    for first, *siblings in alike(names):
+        yield first
+        yield from (pytest.param(name, marks=pytest.mark.thorough) for name in siblings)
 
 
 def relative(got, want):

@@ -75,13 +75,14 @@ def run(network, maps, batch):
 
 
 def every_name():
-    """All cases of the first network of a kind, one case of its siblings; `make thorough` has their others."""
+    """All cases of the first network of a generation, one case of the first of a kind; `make thorough` has the rest."""
     names = [name for name in peers.NETWORKS if name not in NO_TWIN]
+    whole = {generation[0] for generation in peers.alike(names, by=peers.generation)}
     for first, *siblings in peers.alike(names):
-        yield pytest.param(first, CASES, id=first)
-        for name in siblings:
-            yield pytest.param(name, CASES[:1], id=name)
-            yield pytest.param(name, CASES[1:], id=f'{name}, other cases', marks=pytest.mark.thorough)
+        yield pytest.param(first, CASES if first in whole else CASES[:1], id=first)
+        if first not in whole:
+            yield pytest.param(first, CASES[1:], id=f'{first}, other cases', marks=pytest.mark.thorough)
+        yield from (pytest.param(name, CASES, id=name, marks=pytest.mark.thorough) for name in siblings)
 
 
 @pytest.mark.parametrize(('name', 'cases'), list(every_name()))
