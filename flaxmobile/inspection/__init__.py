@@ -1,4 +1,4 @@
-"""What looks at a run and trains nothing: dry run, preview, input speed, a step by itself."""
+"""Looks at a run without training: dry run, preview, speed of the input, a training step by itself."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""What a config would do, told and drawn before it costs anything: nothing is trained, and no image is read."""
+"""Dry run: what a config would do, in words and as a picture. Nothing is trained and no image is read."""
 
 import dataclasses
 import re
@@ -54,17 +54,17 @@ class Plan(NamedTuple):
 
 
 def plan_run(config: TrainConfig, picture: Path, *, name: str, images: int | None = None) -> str:
-    """Write the picture of the schedules, and say in words what the run would do.
+    """Draw the schedules of a run, and return a description of what it would do.
 
     Args:
-        config: all that decides the run.
-        picture: the PNG to write; one that is there is replaced.
-        name: what the config is called.
-        images: how many training images there are; None: as many as the data set has, which for ImageNet is known
-            without having it.
+        config: the configuration of the run.
+        picture: the PNG to write; an existing file is replaced.
+        name: the name of the config.
+        images: the number of training images; None: that of the data set. ImageNet's is known without its files.
 
     Raises:
-        OSError: the data set is not here, and its number of images not known; or the weights to start from are not.
+        OSError: the data set is not here and its number of images is not known, or the weights to start from are not
+            here.
         ValueError: the configuration or the data does not fit.
     """
     from flaxmobile.drawing import png
@@ -81,7 +81,7 @@ def plan_run(config: TrainConfig, picture: Path, *, name: str, images: int | Non
 
 
 def make_plan(config: TrainConfig, images: int | None) -> Plan:
-    """All that is to be known of a run beforehand; errors as of `plan_run`."""
+    """All that can be known of a run beforehand. Raises as `plan_run` does."""
     for source in (config.init, config.teacher):
         if source is not None:
             locate(source)

@@ -1,4 +1,4 @@
-"""A contact sheet of what a recipe feeds the network: images as evaluation shows them, and as training does."""
+"""A contact sheet of the images that a recipe gives the network, in evaluation and in training."""
 
 import dataclasses
 import textwrap
@@ -25,9 +25,9 @@ class Column(NamedTuple):
 
     Attributes:
         images: uint8 `[count, height, width, channels]`.
-        heading: what images of this kind are.
-        captions: what is said of each image.
-        note: what is said of all of them.
+        heading: what kind of images these are.
+        captions: the caption of each image.
+        note: a line about all of them.
     """
 
     images: np.ndarray
@@ -41,7 +41,7 @@ def write_preview(config: TrainConfig, output: Path, *, name: str, count: int) -
 
     Args:
         config: the recipe.
-        output: the file; one that is there is replaced.
+        output: the file to write; an existing one is replaced.
         name: of the config, for the title.
         count: how many images, 1 or more.
 
@@ -91,9 +91,9 @@ def _rand_augment(augmentation: Augmentation) -> str:
 
 
 def read_columns(config: TrainConfig, count: int) -> tuple[Column, list[Column]]:
-    """The first training images as evaluation shows them, and as many batches of them as variants are shown.
+    """The first training images as in evaluation, and `VARIANTS` training batches of them.
 
-    They come as training's own do, from `Dataset.train_batches` and `Mixing`; each batch holds every image once.
+    The batches come from `Dataset.train_batches` and `Mixing`, as in training. Each holds every image once.
     """
     dataset = first_images(config, count)
     count = len(dataset)
@@ -133,7 +133,7 @@ def mix(images: np.ndarray, names: Sequence[str], config: TrainConfig, step: int
 
 
 def shares(own: str, other: str, percent: int) -> str:
-    """What an image is mixed of, a line for each class in it."""
+    """The share of each class in a mixed image, a line for each."""
     parts = {own: 100} if own == other else {own: percent, other: 100 - percent}
     return '\n'.join(f'{part} % {name}' for name, part in parts.items() if part)
 

@@ -1,4 +1,4 @@
-"""A training step with no run around it, to be timed or looked at."""
+"""A training step without a run, to be timed or inspected."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -22,14 +22,14 @@ OPTIMIZER = optax.sgd(0.01, momentum=0.9)
 
 Batch = dict[str, jax.ShapeDtypeStruct]
 STEPS_PER_EPOCH = 1000
-"""For the schedule of a step that belongs to no run: it changes constants of the program alone."""
+"""For the schedule of a step without a run; only constants of the program depend on it."""
 
 
 def rehearse(model: Model, batch: Mapping[str, np.ndarray]) -> tuple[Step, TrainState, dict[str, jax.Array]]:
-    """The step that `flaxmobile train` compiles, with SGD of momentum 0.9, on the default device; its state, its batch.
+    """The training step of `flaxmobile train` with SGD of momentum 0.9 on the default device, its state and its batch.
 
     Args:
-        model: its variables are copied, since a step consumes its state.
+        model: the model; its variables are copied, since a step consumes its state.
         batch: `image` uint8 `[batch, height, width, channels]`, `label` int32 `[batch]`.
 
     Raises:
@@ -46,11 +46,11 @@ def rehearse(model: Model, batch: Mapping[str, np.ndarray]) -> tuple[Step, Train
 def planned_step(config: TrainConfig, num_classes: int, devices: Sequence[jax.Device]) -> tuple[Any, TrainState, Batch]:
     """The step that `flaxmobile train` compiles for `config` on `devices`, and the shapes of its state and its batch.
 
-    Nothing is computed, so that the devices need not be there: `step.lower(state, batch)` takes shapes.
+    Nothing is computed, so the devices need not be there: `step.lower(state, batch)` takes shapes.
 
     Raises:
-        ValueError: the devices cannot share a batch evenly; the configuration does not fit its network, or has a
-            teacher, of which the step would need more than its name.
+        ValueError: the devices cannot share a batch evenly; the configuration does not fit its network, or names a
+            teacher, whose network is not known here.
     """
     if config.teacher is not None:
         raise ValueError(f'the part of the teacher {config.teacher} is not known here: teacher=None leaves it out')

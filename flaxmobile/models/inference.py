@@ -20,7 +20,7 @@ CPU_OPTIONS = {
 """Eigen's products and convolutions, YNN's sums, and the machine's whole vectors; measured in `docs/performance.md`."""
 
 PIXELS = 2 * 224 * 224
-"""Of the images that a CPU takes through the network at once: their maps stay in the cache."""
+"""Pixels of the images that a CPU takes through the network at once, so that their maps stay in the cache."""
 
 
 def forward(model: nn.Module, variables: Any, images: Array, *, platform: str | None) -> Array:
@@ -56,7 +56,7 @@ def _in_groups(apply: Callable[[Array], Array], images: Array) -> Array:
 
 @functools.cache
 def compiler_options(platform: str | None) -> dict[str, str] | None:
-    """What `jax.jit` takes as `compiler_options` for inference on `platform`, of that what this XLA knows."""
+    """The `compiler_options` of `jax.jit` for inference on `platform`, without those that this XLA does not know."""
     if platform != 'cpu':
         return None
     return {name: value for name, value in CPU_OPTIONS.items() if is_known({name: value})}
@@ -72,7 +72,7 @@ def is_known(options: dict[str, str]) -> bool:
 
 
 def inference_function(model: nn.Module, variables: Any) -> Any:
-    """Of `compile_inference` what is compiled: jitted, for images `[batch, height, width, channels]` of any size."""
+    """The jitted function behind `compile_inference`, for images `[batch, height, width, channels]` of any size."""
     platform = jax.default_backend()
     return jax.jit(
         lambda images: forward(model, variables, images, platform=platform), compiler_options=compiler_options(platform)

@@ -159,7 +159,7 @@ class MobileNet(CheckedModule):
 
     @property
     def feature_strides(self) -> tuple[int, ...]:
-        """Of each map that `features` returns, pixels of the image to one of the map, as `(2, 4, 8, 16, 32)`."""
+        """The stride of each map that `features` returns, in pixels of the image: `(2, 4, 8, 16, 32)`."""
         return tuple(self.plan.last_at_each_stride())
 
     @property
@@ -175,7 +175,7 @@ class MobileNet(CheckedModule):
         return tuple(self.plan.taps())
 
     def tap_strides(self, names: Sequence[str]) -> tuple[int, ...]:
-        """Of each of those maps, pixels of the image to one of the map, known without a trace."""
+        """The stride of each of those maps in pixels of the image, known without a trace."""
         return tuple(tap.stride for tap in self._tapped(names))
 
     def tap_channels(self, names: Sequence[str]) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""What is learnt: the protocol of a task, classification with its losses, mixing and distillation, and evaluation."""
+"""The protocol of a task; classification with its losses, mixing and distillation; evaluation."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""Distillation: a frozen teacher, whose answers a network learns from besides the labels or in their place.
+"""Distillation: a network learns from the outputs of a frozen teacher, beside the labels or in their place.
 
 Sources: Hinton et al. 2015 (1503.02531), section 2, for the loss; Qin et al. 2024 (2404.10518), section 8, for
 MobileNetV4, and Beyer et al. 2021 (2106.05237): the teacher sees what the student sees, augmented and mixed.
@@ -18,16 +18,16 @@ from flaxmobile.tasks.losses import cross_entropy
 
 @dataclasses.dataclass(frozen=True)
 class Distillation:
-    """What a step needs of a teacher.
+    """What a training step needs of a teacher.
 
     Args:
         model: the teacher.
-        variables: its own. The compiled step takes them as an argument, and uses those alone.
-        preprocessing: its own. The student's images are enlarged or reduced to its size and normalised anew.
-        columns: the teacher's number for each class of the student.
-        seen: the student's preprocessing, by which the images given were normalised.
-        weight: share of the distance to the teacher in the loss, 0 to 1.
-        temperature: divides both logits.
+        variables: the teacher's variables. The compiled step is given them as an argument and uses that argument only.
+        preprocessing: the teacher's. The student's images are resized to its size and normalised by it.
+        columns: the teacher's class number of each class of the student.
+        seen: the student's preprocessing, by which the images of a batch are normalised.
+        weight: share of the divergence from the teacher in the loss, 0 to 1.
+        temperature: divides the logits of both.
     """
 
     model: nn.Module

@@ -1,4 +1,4 @@
-"""Every image of a data set through a network once, and what the task makes of it."""
+"""Evaluation: every image of a data set goes through a network once, and the task sums up."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -26,16 +26,16 @@ def evaluate(
     *,
     pictures: int = 0,
 ) -> Any:
-    """Evaluate every example of `dataset` once; gives what `task.summarise` does.
+    """Evaluate every example of `dataset` once. Returns what `task.summarise` returns.
 
     Args:
         task: what the model has learnt.
-        step: what `make_evaluation_step` gave for the model and the task.
-        variables: the model's, on the mesh.
+        step: the evaluation step that `make_evaluation_step` made for the model and the task.
+        variables: the model's variables, on the mesh.
         dataset: the examples.
-        batch_size: over all processes.
+        batch_size: images of a batch over all processes.
         mesh: the devices.
-        pictures: how many examples of a kind come back with their images.
+        pictures: how many examples of each kind are returned with their images.
 
     Raises:
         ValueError: no example could be read; the data has other classes than the task scores; a row of the scores is
@@ -59,7 +59,7 @@ def evaluate(
             )
         rows: Rows = multihost_utils.process_allgather(own | scores.rows, True)
         parts.append({name: column[rows['mask']] for name, column in rows.items()})
-        # A process has the images of its own part of the batch alone.
+        # A process has only the images of its own part of the batch.
         gallery.add(batch['image'], rows, jax.process_index() * len(batch['image']))
         sums = _added(sums, jax.device_get(scores.sums))
     if not sums.get('count'):

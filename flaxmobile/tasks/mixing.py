@@ -31,9 +31,8 @@ class Mixture(NamedTuple):
 class Mixing:
     """Mixes each image of a batch with the one `distance` places before it.
 
-    A batch that is rolled moves no more than `distance` images of each device, in one exchange between neighbours,
-    where a flipped batch would send all of them. Next to each other lie the copies that repeated augmentation makes of
-    an image, so it is by their number that the batch has to be rolled.
+    Rolling the batch moves at most `distance` images from each device to its neighbour; reversing it would move all of
+    them. Repeated augmentation puts the copies of an image next to each other, so there `distance` is their number.
 
     Args:
         mixup_alpha: of the distribution Beta(alpha, alpha) of Mixup's share; 0: no Mixup.

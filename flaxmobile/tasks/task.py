@@ -1,4 +1,4 @@
-"""What is learnt, as far as training, evaluation and reports have to know it: the protocol `Task`."""
+"""The protocol `Task`: all that training, evaluation and reports know of what a network learns."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
@@ -38,11 +38,11 @@ class Measure(NamedTuple):
 
 
 LOSS = Measure('loss', 'loss', 'number')
-"""What every task lowers: the mean of its loss over images."""
+"""The mean of the loss over images, which every task minimises."""
 
 
 class Best(NamedTuple):
-    """What picks the best checkpoint: the highest or the lowest value of a measure on the validation images."""
+    """How the best checkpoint is picked: by the highest or the lowest value of a measure on the validation images."""
 
     measure: Measure
     highest: bool = True
@@ -52,9 +52,10 @@ class Scores(NamedTuple):
     """What an evaluation step computes of a batch, on the device.
 
     Attributes:
-        sums: what adds up over the batches, with `count`, the images whose mask is True; those without count nowhere.
-        rows: `[B, ...]` each, for every image, masked or not. `mask` and `index` are not among their names: those are
-            the batch's, and `evaluate` adds them.
+        sums: scalars and arrays that are added up over the batches. `count` is the number of images whose mask is True;
+            the others do not count in any sum.
+        rows: arrays `[B, ...]` with an entry for every image, whatever its mask. The names `mask` and `index` are
+            taken: `evaluate` adds these rows from the batch.
     """
 
     sums: dict[str, jax.Array]
@@ -62,19 +63,19 @@ class Scores(NamedTuple):
 
 
 class Result(Protocol):
-    """What a data set has been summed up to."""
+    """The result of an evaluation over a data set."""
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The figures alone, by the names of the task's `measured`, in their order."""
+        """The figures by name, in the order of the task's `measured`."""
         ...
 
 
 class Gallery(Protocol):
-    """Keeps the images that a result may show; each process those that it sees."""
+    """Keeps the images that a result may show. Each process keeps those of its own part of the batch."""
 
     def add(self, images: np.ndarray, rows: Rows, first: int) -> None:
-        """Consider `images`, uint8 `[n, height, width, channels]`, which are those of `rows` from `first` on."""
+        """Consider `images`, uint8 `[n, height, width, channels]`. They belong to `rows[first:first + n]`."""
         ...
 
 
@@ -99,14 +100,14 @@ class Task(Protocol):
     """What an evaluation measures: `LOSS`, the measure of `best`, and whatever else."""
     best: ClassVar[Best]
     label_layers: ClassVar[frozenset[str]]
-    """The layers, by their names at the top of the parameters, whose last axis is that of the classes. They mean
-    something for these classes alone: another task or other classes cannot take them over by position."""
+    """The layers whose last axis is the classes, by their names at the top of the parameters. Another task, or other
+    classes, cannot take their parameters over by position."""
     pictures: ClassVar[tuple[str, ...]]
     """The files of all pictures that a report may have."""
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """What the network tells apart, in the order of its outputs."""
+        """The names of the classes, in the order of the network's outputs."""
         ...
 
     @property
@@ -116,16 +117,16 @@ class Task(Protocol):
 
     @property
     def variables(self) -> Any:
-        """Those of further networks, an argument of the compiled training step; None where there are none."""
+        """Variables of further networks (a teacher's), an argument of the training step; None if there are none."""
         ...
 
     def prepare(self, batch: Batch, key: jax.Array, variables: Any) -> tuple[jax.Array, Any]:
-        """In a training step: images `[B, H, W, C]`, normalised and mixed, and the targets, any tree, of a batch.
+        """In a training step: make images `[B, H, W, C]`, normalised and mixed, and targets (any tree) of a batch.
 
         Args:
             batch: what `shard_batch` gave: `image` uint8 `[B, H, W, C]`, and the labels.
-            key: for what is drawn; a function of the seed and the step alone.
-            variables: those of `variables`, as the step was given them.
+            key: for random draws; a function of the seed and the step alone.
+            variables: the task's `variables`, as the step was given them.
         """
         ...
 
@@ -138,7 +139,7 @@ class Task(Protocol):
         ...
 
     def check_data(self, classes: Sequence[str]) -> None:
-        """Before an evaluation: see that the task can score data whose labels stand for these classes, in this order.
+        """Before an evaluation: check that the task can score labels that number these classes, in this order.
 
         Raises:
             ValueError: they are other classes, or in another order.
@@ -146,31 +147,31 @@ class Task(Protocol):
         ...
 
     def score(self, outputs: Any, batch: Batch) -> Scores:
-        """In an evaluation step: how good the outputs are for a batch that has `mask` `[B]` as well."""
+        """In an evaluation step: score the outputs for a batch, which has `mask`, bool `[B]`, as well."""
         ...
 
     def gallery(self, pictures: int) -> Gallery:
-        """An empty one, for so many examples of a kind."""
+        """An empty gallery for `pictures` examples of each kind."""
         ...
 
     def summarise(self, rows: Rows, sums: Mapping[str, np.ndarray], gallery: Any) -> Result:
-        """What a data set comes to: the rows of all its images, in its order, and the sums over all batches.
+        """The result over a data set, from the rows of all its images, in its order, and the sums over all batches.
 
-        Called on all processes at once, with the same rows and sums.
+        All processes call this at once, with the same rows and sums.
         """
         ...
 
     @staticmethod
     def predict(outputs: Any) -> Any:
-        """On the device: what is said of images, `[B, ...]`, by any network of the task."""
+        """On the device: the predictions `[B, ...]` that outputs of a network of this task stand for."""
         ...
 
     def shown(self) -> tuple[Measure, ...]:
-        """Those of `measured` that a report's table has, in its order."""
+        """The columns of a report's table: some of `measured`, in order."""
         ...
 
     def results(self, result: Any) -> dict[str, Any]:
-        """What `results.json` holds besides the figures: plain values, fit for JSON."""
+        """Further entries of `results.json` beside the figures, as plain values for JSON."""
         ...
 
     def sections(self, result: Any) -> Iterable[str | Picture]:

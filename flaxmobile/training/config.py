@@ -99,7 +99,7 @@ class TrainConfig:
     classifier is taken, and the classifier too where the weights know every class by name. On the command line, model
     and preprocessing follow the weights unless they are given as well."""
     init_ema: bool = False
-    """Of a checkpoint of torch to start from, take the moving average of the weights."""
+    """Start from the moving average of the weights in a torch checkpoint."""
     ignore_convention: bool = False
     """Start from weights that were made for another padding or BatchNorm epsilon than the network's."""
     freeze: tuple[str, ...] = ()
@@ -165,7 +165,7 @@ class TrainConfig:
     """Added to the denominator (rmsprop: under the root); None: 1e-3 for rmsprop, 1e-6 for lamb, 1e-8 for
     torch_rmsprop and adamw."""
     weight_decay: NotNegative = 0.0
-    """Of kernels: added to the gradient (both rmsprop, sgd) or to the update (adamw, lamb)."""
+    """Weight decay of the kernels: added to the gradient (both rmsprop, sgd) or to the update (adamw, lamb)."""
     decay_depthwise: bool = False
     """Whether weight decay reaches depthwise kernels; the papers spare them."""
     decay_norms: bool = False

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM during training: heard, and answered between two steps."""
+"""Ctrl-C and SIGTERM during training end the run between two steps, after a checkpoint."""
 
 import os
 import signal
@@ -22,9 +22,10 @@ class TrainingStopped(Exception):
 
 @contextmanager
 def signals() -> Iterator[list[int]]:
-    """A list that SIGINT and SIGTERM append to; a second one does what it would have done without this.
+    """Yield a list to which SIGINT and SIGTERM append their numbers. A second signal acts as it would without this.
 
-    Of several processes JAX hears SIGTERM, and tells all of them (see `processes.asked`); SIGINT becomes one.
+    With several processes JAX handles SIGTERM itself and tells all of them (`processes.asked`). SIGINT is passed on as
+    SIGTERM there.
     """
     received: list[int] = []
     before: dict[signal.Signals, Any] = {}
@@ -39,7 +40,7 @@ def signals() -> Iterator[list[int]]:
     try:
         heard = (signal.SIGINT, signal.SIGTERM) if jax.process_count() == 1 else (signal.SIGINT,)
         before = {number: signal.signal(number, note) for number in heard}
-    except ValueError:  # Python hears signals in the main thread alone.
+    except ValueError:  # Python allows signal handlers in the main thread only.
         before = {}
     try:
         yield received

@@ -20,14 +20,14 @@ from flaxmobile.training.records import PLACE, AnyTask, Record, check_record, pa
 
 
 def read_metrics(path: str | Path, task: AnyTask) -> list[Record]:
-    """The records of a `metrics.jsonl`; a last line that was cut off while being written is left out.
+    """The records of a `metrics.jsonl`. A last line that was cut off while it was written is left out.
 
     Args:
         path: of the file.
-        task: what the run learnt, which says what a record holds.
+        task: what the run learns; it decides what a record holds.
 
     Raises:
-        ValueError: another line is not as it was written, or no record.
+        ValueError: any other line was changed since it was written, or is no record.
     """
     records = []
     for number, line in enumerate(_lines(path)[0], 1):
@@ -48,7 +48,7 @@ def is_cut_off(path: str | Path) -> bool:
 
 
 def _lines(path: str | Path) -> tuple[list[str], str]:
-    """The lines of a file, and what there is of a last one whose JSON does not come to its end."""
+    """The lines of a file, and a last line apart if its JSON is incomplete."""
     path = Path(path)
     *lines, last = path.read_text(errors='replace').split('\n') if path.exists() else ('',)
     try:
@@ -68,7 +68,7 @@ class Window:
 
     Args:
         batch_size: images a step.
-        earlier: the `sums` of a window that a stop cut short, which this one goes on with.
+        earlier: the `sums` of a window that a stop cut short; this one continues it.
     """
 
     def __init__(self, batch_size: int, earlier: Mapping[str, Any] | None = None):
@@ -79,11 +79,11 @@ class Window:
         self.restart()
 
     def restart(self) -> None:
-        """Start the clock anew: what went before was no training."""
+        """Start the clock again: the time before was not spent on training."""
         self._started, self._timed = time.monotonic(), 0
 
     def add(self, metrics: Mapping[str, jax.Array]) -> None:
-        """Take in a step that may still be running; waits for the one two before it, so that batches do not pile up."""
+        """Add a step that may still be running. Waits for the step two before it, so that batches do not pile up."""
         self._metrics.append(metrics)
         self._timed += 1
         if not self._compiled:
@@ -94,10 +94,10 @@ class Window:
             jax.block_until_ready(self._metrics[-3])
 
     def close(self) -> dict[str, float]:
-        """The means of the steps so far, which are then forgotten.
+        """The means over the steps so far. The next window starts empty.
 
-        `skipped_updates` is that of the last step. The means are those of the other steps; where all were skipped,
-        there are none.
+        Skipped steps are left out of the means; if all were skipped, there are none. `skipped_updates` is the last
+        step's.
         """
         found, last = self.sums(), self._metrics[-1]
         seconds = time.monotonic() - self._started
@@ -111,9 +111,9 @@ class Window:
         return means
 
     def sums(self) -> dict[str, Any]:
-        """What the steps so far add up to, but for those that were skipped: `steps`, their number, and `totals`.
+        """The sums over the steps so far that were not skipped: `steps`, their number, and `totals`, by name.
 
-        Plain values, from which another window goes on to the same means, to the bit.
+        These are plain values. Another window that starts from them gives the same means, to the bit.
         """
         steps, totals = self._earlier['steps'], dict(self._earlier['totals'])
         for step in map(dict, jax.device_get(self._metrics)):
@@ -126,9 +126,9 @@ class Window:
 class MetricsLog:
     """Writes records to `run_dir/metrics.jsonl` and to a TensorBoard file in `run_dir/tensorboard`.
 
-    `start_step` is the step a run goes on from: what an earlier process wrote past it is dropped, so that no step is
-    there twice, and TensorBoard's file is made anew of what is left. With `run_dir=None` (every process but the first)
-    nothing is written.
+    `start_step` is the step a run goes on from. Records that an earlier process wrote after it are dropped, so that no
+    step is there twice, and TensorBoard's file is written again from the rest. With `run_dir=None` (every process but
+    the first) nothing is written.
     """
 
     def __init__(self, run_dir: str | Path | None, task: AnyTask, start_step: int = 0):

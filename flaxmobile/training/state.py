@@ -18,8 +18,8 @@ class TrainState(struct.PyTreeNode):
     `model_state` holds the network's other collections of variables by name: `{'batch_stats': ...}`, `{}` where it has
     none. `ema` is the average of both, with the collections that `variables` has; None: there is no average.
 
-    `skipped_updates` counts the steps whose loss or gradient was not finite, so that nothing but `step` changed, and
-    `skipped_in_a_row` those of them since the last other one; both int32 [].
+    `skipped_updates` counts the steps whose loss or gradient was not finite, in which only `step` changed.
+    `skipped_in_a_row` counts how many of these came last, without a good step between them. Both are int32 [].
     """
 
     step: jax.Array
@@ -67,7 +67,7 @@ def create_state(
 ) -> TrainState:
     """A fresh state for images of `[batch, height, width, channels]`; the batch does not matter and may be 1.
 
-    The rest: see `start_state`.
+    The other arguments are those of `start_state`.
     """
     return start_state(initial_variables(model, key, images_shape), optimizer, ema_decay, frozen)
 
@@ -80,8 +80,8 @@ def start_state(
 ) -> TrainState:
     """The state before the first step, from the variables of a network.
 
-    The moving average starts at the initial values. Any `ema_decay` but None asks for it. The optimizer's state is for
-    the parameters that are not in `frozen`.
+    The moving average starts at the initial values; there is none where `ema_decay` is None. The optimizer's state
+    covers the parameters that are not in `frozen`.
     """
     params = variables.get('params', {})
     return TrainState(
@@ -110,7 +110,7 @@ def update_ema(state: TrainState, decay: float) -> Any:
     """The moving average after the step that led to `state`, whose `ema` is still the old one.
 
     It moves once an update, with the decay of `ema_decay_at`. Steps that only accumulate gradients leave it alone.
-    Whole numbers and truth values (a counter in the model state) have no average: they are those of the new state.
+    Integers and booleans (a counter in the model state) are not averaged: the new state's are taken.
     """
     accumulates = isinstance(state.opt_state, optax.MultiStepsState)
     moves = state.opt_state.mini_step == 0 if accumulates else jnp.array(True)

@@ -92,12 +92,12 @@ def make_train_step(
 ) -> Step:
     """Compile `(state, batch) -> (state, metrics)`; the state given is consumed.
 
-    Where the task has variables of further networks (a teacher's) the step takes them too, on the mesh: `(state, batch,
-    task.variables)`.
+    If the task has variables of further networks (a teacher's), the step takes them as well, on the mesh: `(state,
+    batch, task.variables)`.
 
     Metrics are scalars on the device: `loss`, the mean over the batch; what the task logs; `gradient_norm`, before
-    clipping; `skipped_updates` and `skipped_in_a_row`, of the new state. Where the loss, the gradient or what they lead
-    to is not finite, the state keeps all but its step, and counts that.
+    clipping; `skipped_updates` and `skipped_in_a_row`, of the new state. If the loss, the gradient or the update is not
+    finite, only the step of the state changes, and `skipped_updates` grows by one.
 
     Args:
         model: the network.
@@ -144,7 +144,7 @@ def _next_state(
     ema_decay: float | None,
     frozen: Paths,
 ) -> TrainState:
-    """The state after an update, or the old one and a step more where `finite` or what the update leads to is not."""
+    """The state after an update; the old one, one step later, if `finite` or the update holds a number that is not."""
     training = trained(state.params, frozen)
     changes, opt_state = optimizer.update(gradients, state.opt_state, training)
     new_state = state.replace(
@@ -161,9 +161,9 @@ def _next_state(
 def make_evaluation_step(
     model: nn.Module, task: Task, mesh: Mesh
 ) -> Callable[[Mapping[str, Any], Mapping[str, jax.Array]], Scores]:
-    """Compile `(variables, batch) -> scores`: what the task scores the network's answers by, on every device.
+    """Compile `(variables, batch) -> scores`: the task's scores of the network's outputs, on every device.
 
-    Images whose mask is False count for nothing in the sums, and have rows like the others.
+    Images whose mask is False do not count in the sums. They have rows like the others.
     """
     replicated, sharded = (NamedSharding(mesh, spec) for spec in (PartitionSpec(), PartitionSpec('data')))
     platform = mesh.devices.flat[0].platform

@@ -1,4 +1,4 @@
-"""Classification, the first task: one class an image."""
+"""Classification: one class for each image."""
 
 from flaxmobile.tasks.classification.summary import Evaluation, JudgedExample
 from flaxmobile.tasks.classification.task import Classification

@@ -1,4 +1,4 @@
-"""What an evaluation of a classifier comes to: accuracy, loss, confusion, and which examples it gets wrong."""
+"""The result of evaluating a classifier: accuracy, loss, confusion, and the examples that it gets wrong."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -24,9 +24,9 @@ class JudgedExample:
     label: int
     prediction: int
     probability: float
-    """Of the prediction."""
+    """The probability of the predicted class."""
     label_probability: float
-    """Of the true class."""
+    """The probability of the true class."""
 
 
 @dataclass(frozen=True)
@@ -78,9 +78,9 @@ def summarise(rows: Rows, sums: Mapping[str, np.ndarray], classes: int, gallery:
 
 
 class ExampleGallery:
-    """The examples to show: the worst mistakes, and the first right ones of each class.
+    """The examples to show: the worst mistakes, and the first correct ones of each class.
 
-    Each process keeps the images that may be among them of those that it sees.
+    Each process keeps the candidates among the images of its own part of the batch.
     """
 
     def __init__(self, size: int, classes: int):
@@ -112,7 +112,7 @@ class ExampleGallery:
         del self._mistakes[self._size :]
 
     def choose(self, columns: Rows) -> tuple[np.ndarray, np.ndarray]:
-        """The places in `columns` of the mistakes and of the right ones, one of each class before a second of any."""
+        """The rows of the mistakes and of the correct examples to show, the latter one of each class first."""
         labels, wrong = columns['label'], columns['label'] != columns['prediction']
         mistakes, right = np.flatnonzero(wrong), np.flatnonzero(~wrong)
         mistakes = mistakes[np.argsort(columns['label_probability'][mistakes], kind='stable')]
@@ -127,7 +127,7 @@ class ExampleGallery:
         return mistakes[: self._size], right[: self._size]
 
     def show(self, columns: Rows, places: np.ndarray) -> tuple[JudgedExample, ...]:
-        """The examples at `places`, on every process with their images, of which one process has each."""
+        """The examples at `places`. One process has each image; all processes get all of them."""
         names = ('label', 'prediction', 'probability', 'label_probability')
         examples = []
         for place in places:
