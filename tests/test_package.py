@@ -1,6 +1,7 @@
 import ast
 import importlib.metadata
 import importlib.util
+import json
 import pkgutil
 import re
 import subprocess
@@ -168,10 +169,34 @@ def packages() -> list[str]:
     return ['flaxmobile', *(module.name for module in inside if module.ispkg and 'formats' not in module.name)]
 
 
-@pytest.mark.parametrize('name', packages())
-def test_every_name_that_a_package_lists_is_there(name: str) -> None:
-    """In a process of its own, before anything else has imported what is imported late; `__all__` is listed too."""
-    program = f"""
+FORKS = """
+import json, os, sys, traceback, warnings
+import jax, flax.linen, optax
+warnings.filterwarnings('ignore', 'os.fork', RuntimeWarning)  # JAX has no threads before its first array.
+for name, program in json.load(sys.stdin).items():
+    print(f'@{name}', flush=True)
+    if not os.fork():
+        try:
+            exec(program, {})
+        except BaseException:
+            traceback.print_exc(file=sys.stdout)
+        sys.stdout.flush()
+        os._exit(0)
+    os.wait()
+"""
+
+
+def each_by_itself(programs: dict[str, str]) -> dict[str, str]:
+    """What each program prints, a traceback too, in a process of its own in which JAX, Flax and Optax are imported."""
+    words = [sys.executable, '-c', FORKS]
+    printed = subprocess.run(
+        words, input=json.dumps(programs), stdout=subprocess.PIPE, text=True, check=True, timeout=300
+    ).stdout
+    return dict(part.split('\n', 1) for part in printed.split('@')[1:])
+
+
+def uses_of_names(name: str) -> str:
+    return f"""
 import {name} as package
 listed = dir(package)
 assert set(getattr(package, '__all__', ())) <= set(listed), listed
@@ -186,8 +211,14 @@ except AttributeError as error:
 names = {{}}
 exec('from {name} import *', names)
 assert set(getattr(package, '__all__', ())) <= names.keys()
+print('all there')
 """
-    subprocess.run([sys.executable, '-c', program], check=True, timeout=300)
+
+
+def test_every_name_that_a_package_lists_is_there() -> None:
+    """Each in a process of its own, before anything else imports what is imported late; `__all__` is listed too."""
+    printed = each_by_itself({name: uses_of_names(name) for name in packages()})
+    assert printed == dict.fromkeys(packages(), 'all there\n')
 
 
 @pytest.mark.parametrize('name', packages())
@@ -224,23 +255,25 @@ def test_no_function_has_more_than_eight_parameters() -> None:
     assert {path: names for path, names in found.items() if names} == {}
 
 
-@pytest.mark.parametrize(
-    'module',
-    [
-        'flaxmobile',
-        *(f'flaxmobile.{part}' for part in ('models', 'layers', 'ops', 'tasks', 'training', 'parallel', 'runs')),
-    ],
-)
-def test_import_is_light(module: str) -> None:
-    program = f"""
-import sys, jax, flax.linen, optax
+LIGHT = ('models', 'layers', 'ops', 'tasks', 'training', 'parallel', 'runs')
+
+
+def imports_of(module: str) -> str:
+    return f"""
+import sys
 before = set(sys.modules)
 import {module}
 print(*{{name.split('.')[0] for name in set(sys.modules) - before}})
 """
-    loaded = subprocess.check_output([sys.executable, '-c', program], text=True, timeout=120).split()
-    assert 'flaxmobile' in loaded
-    assert not HEAVY & set(loaded)
+
+
+def test_import_is_light() -> None:
+    modules = ['flaxmobile', *(f'flaxmobile.{part}' for part in LIGHT)]
+    printed = each_by_itself({module: imports_of(module) for module in modules})
+    assert list(printed) == modules
+    for module, loaded in printed.items():
+        assert 'flaxmobile' in loaded.split(), module
+        assert not HEAVY & set(loaded.split()), module
 
 
 def test_version_agrees() -> None:

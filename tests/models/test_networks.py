@@ -23,6 +23,7 @@ from flaxmobile.models import (
     MobileNetV4HybridMedium,
     SemNASNet,
 )
+from flaxmobile.models.mobilenetv4 import attention, extra_dw
 
 # Channels of the last map at each halving of the image, and what the classifier is given (the papers' tables).
 CHANNELS = {
@@ -43,17 +44,55 @@ def image(size=(32, 32), channels=3, dtype=jnp.float32):
     return jax.ShapeDtypeStruct((1, *size, channels), dtype)
 
 
+class ShortV2(MobileNetV2):
+    """Stem, a block and the head."""
+
+    def stages(self):
+        return super().stages()[:1]
+
+
+class ShortV3(MobileNetV3Small):
+    """Stem, a block and the head, which is of another kind."""
+
+    table = MobileNetV3Small.table[:1]
+
+
+class ShortHybrid(MobileNetV4HybridMedium):
+    """The first block of each stage, and attention."""
+
+    table = (
+        *(stage[:1] for stage in MobileNetV4HybridMedium.table[:-1]),
+        (extra_dw(5, 5, 6, 256, s=2), attention(4, 64)),
+    )
+
+
+@functools.cache
 def shapes(model, images, method='__call__'):
     """Of the outputs and of the variables."""
     return jax.eval_shape(functools.partial(model.init_with_output, method=method), KEY, images)
 
 
 # From 32x32 up and odd sizes; a stem stride of 1 shows at the full depth and where it first is cut.
-@pytest.mark.parametrize(
-    ('stem_stride', 'output_stride', 'size'),
-    [(2, 32, (32, 32)), (2, 32, (97, 131)), (2, 16, (97, 131)), (2, 8, (97, 131)), (1, 32, (33, 45)), (1, 8, (33, 45))],
-)
-@pytest.mark.parametrize('network', CLASSES)
+STRIDES = [
+    (2, 32, (32, 32)),
+    (2, 32, (97, 131)),
+    (2, 16, (97, 131)),
+    (2, 8, (97, 131)),
+    (1, 32, (33, 45)),
+    (1, 8, (33, 45)),
+]
+
+
+def every_stride():
+    """All of the first network, the full depth of the others, and where it is cut of three of them."""
+    for network in CLASSES:
+        default = STRIDES if network is MobileNetV1 else STRIDES[1:2]
+        default = STRIDES[1::4] if network in (MobileNetV3Small, MobileNetV4HybridMedium, SemNASNet) else default
+        for case in STRIDES:
+            yield pytest.param(network, *case, marks=() if case in default else pytest.mark.thorough)
+
+
+@pytest.mark.parametrize(('network', 'stem_stride', 'output_stride', 'size'), every_stride())
 def test_the_last_map_at_each_stride(network, stem_stride, output_stride, size):
     channels, _ = CHANNELS[network]
     strides = [stem_stride * 2**n for n in range(5)]
@@ -70,7 +109,7 @@ def test_the_last_map_at_each_stride(network, stem_stride, output_stride, size):
 
 
 def test_strides_and_channels_of_a_folded_network_are_its_own():
-    model = MobileNetV4HybridMedium(width_multiplier=0.5, stem_stride=1, output_stride=8)
+    model = ShortHybrid(width_multiplier=0.5, stem_stride=1, output_stride=8)
 
     def maps(images):
         variables = layers.fold_batch_norm(model, model.init(KEY, images), images)
@@ -122,7 +161,11 @@ def test_only_torchvision_dilates_the_block_that_loses_its_stride(convention, di
 @pytest.mark.parametrize(
     ('side', 'maps', 'torch_s'),
     # Keras's stem rounds up, its strided depthwise convolutions round down.
-    [(224, [112, 56, 28, 14, 7], 7), (200, [100, 50, 25, 12, 6], 7), (225, [113, 56, 28, 14, 7], 8)],
+    [
+        pytest.param(224, [112, 56, 28, 14, 7], 7, marks=pytest.mark.thorough),
+        (200, [100, 50, 25, 12, 6], 7),
+        (225, [113, 56, 28, 14, 7], 8),
+    ],
 )
 def test_maps_of_keras_s_mobilenetv1(side, maps, torch_s):
     found, _ = shapes(flaxmobile.create_model('tf_mobilenetv1_025'), image((side, 132)), 'features')
@@ -149,9 +192,15 @@ def test_average_pooling_floors_odd_sizes_and_gives_way_to_dilation():
     'network',
     [
         # V3Small has the head of the one, V2 that of the other.
-        network if network in (MobileNetV2, MobileNetV3Small) else pytest.param(network, marks=pytest.mark.slow)
-        for network in CLASSES
-        if network not in (MobileNetV4HybridMedium, SemNASNet)
+        ShortV2,
+        ShortV3,
+        *(
+            pytest.param(network, marks=[pytest.mark.thorough, pytest.mark.slow])
+            if network in (MobileNetV2, MobileNetV3Small)
+            else pytest.param(network, marks=pytest.mark.slow)
+            for network in CLASSES
+            if network not in (MobileNetV4HybridMedium, SemNASNet)
+        ),
     ],
 )
 def test_num_classes_0_returns_the_classifier_s_input(network):
@@ -167,14 +216,15 @@ def test_num_classes_0_returns_the_classifier_s_input(network):
 
     logits, pooled = run(variables, images)
     assert logits.shape == (2, 5)
-    assert pooled.shape == (2, CHANNELS[network][1] if network is not MobileNetV1 else 256)
+    channels = {MobileNetV1: 256, ShortV2: 1280, ShortV3: 1024}
+    assert pooled.shape == (2, channels.get(network) or CHANNELS[network][1])
     want = np.asarray(pooled, np.float64) @ np.asarray(classifier['kernel'], np.float64) + classifier['bias']
     np.testing.assert_allclose(logits, want, atol=1e-5 * np.abs(want).max())
 
 
 def test_dropout_acts_on_the_classifier_s_input():
     images = np.random.default_rng(0).normal(size=(4, 32, 32, 3)).astype(np.float32)
-    model = MobileNetV1(num_classes=0, width_multiplier=0.25, dropout_rate=0.75)
+    model = ShortV2(num_classes=0, width_multiplier=0.25, dropout_rate=0.75)
     variables = random_variables(model, images.shape)
     training = {'train': True, 'mutable': ['batch_stats']}
 
@@ -191,10 +241,21 @@ def test_dropout_acts_on_the_classifier_s_input():
     np.testing.assert_allclose(dropped[kept], 4 * plain[kept], rtol=1e-3)
 
 
-@pytest.mark.parametrize('network', CLASSES)
-@pytest.mark.parametrize('method', ['__call__', 'features'])
+def half_grey(network, method='__call__'):
+    return shapes(network(num_classes=5, dtype=jnp.bfloat16), image(channels=1), method)
+
+
+def every_map():
+    """The maps of some; they are what the logits are computed of."""
+    for network in CLASSES:
+        yield network, '__call__'
+        some = network in (MobileNetV1, MobileNetV4HybridMedium)
+        yield pytest.param(network, 'features', marks=() if some else pytest.mark.thorough)
+
+
+@pytest.mark.parametrize(('network', 'method'), every_map())
 def test_computation_in_bfloat16_keeps_float32_parameters(network, method):
-    outputs, variables = shapes(network(num_classes=5, dtype=jnp.bfloat16), image(), method)
+    outputs, variables = half_grey(network, method)
     assert {leaf.dtype for leaf in jax.tree.leaves(outputs)} == {jnp.dtype('bfloat16')}
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype('float32')}
 
@@ -212,17 +273,17 @@ def test_bfloat16_comes_close_to_float32():
 
 @pytest.mark.parametrize('network', CLASSES)
 def test_grey_images(network):
-    _, variables = shapes(network(), image(channels=1))
+    _, variables = half_grey(network)
     assert variables['params']['stem']['conv']['kernel'].shape[:3] == (3, 3, 1)
 
 
 def test_grey_images_are_colour_images_with_the_stem_summed():
     grey = np.random.default_rng(0).normal(size=(2, 33, 47, 1)).astype(np.float32)
-    model = MobileNetV1(num_classes=5, width_multiplier=0.25)
+    model = ShortV2(num_classes=5, width_multiplier=0.25)
     variables = random_variables(model, (1, 32, 32, 3))
     colour = jax.jit(model.apply)(variables, grey.repeat(3, axis=-1))
     stem = variables['params']['stem']['conv']
-    stem['kernel'] = stem['kernel'].sum(axis=2, keepdims=True)
+    stem['kernel'] = np.asarray(stem['kernel']).sum(axis=2, keepdims=True)
     np.testing.assert_allclose(jax.jit(model.apply)(variables, grey), colour, rtol=1e-3, atol=1e-4)
 
 
@@ -282,7 +343,12 @@ FORMS = [
 ]
 
 
-@pytest.mark.parametrize('name', FORMS)
+REPEATED = ('mobilenetv2_110d', 'mobilenetv3_large_150d', 'mobilenetv3_rw', 'mobilenetv4_conv_blur_medium')
+
+
+@pytest.mark.parametrize(
+    'name', [pytest.param(name, marks=pytest.mark.thorough if name in REPEATED else ()) for name in FORMS]
+)
 def test_every_form_keeps_the_contract_of_paths(name):
     variables = jax.eval_shape(flaxmobile.create_model(name, num_classes=3).init, KEY, image())
     for path, leaf in flatten_dict(variables['params']).items():

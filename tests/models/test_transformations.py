@@ -22,6 +22,12 @@ class FirstBlocks(MobileNetV3Small):
     table = MobileNetV3Small.table[:2]
 
 
+class OneBlock(MobileNetV3Small):
+    """Without `jit` every operation is compiled by itself."""
+
+    table = MobileNetV3Small.table[:1]
+
+
 class UniversalBlocks(MobileNetV4HybridMedium):
     """Every kind of layer that the fourth adds, and blur pools."""
 
@@ -41,6 +47,7 @@ class GroupedBlocks(MobileNetEdgeTPUV2XS):
 
 
 NETWORKS = {
+    'one block': (OneBlock, 0.5),
     'first blocks': (FirstBlocks, 0.5),
     'universal blocks': (UniversalBlocks, 0.5),
     'grouped blocks': (GroupedBlocks, 0.5),
@@ -50,9 +57,9 @@ NETWORKS = {
 }
 # Blocks have every layer; whole networks repeat them.
 MARKS = {'first blocks': (), **dict.fromkeys(('v1', 'v2', 'v3'), (pytest.mark.slow, pytest.mark.thorough))}
+FAMILIES = list(NETWORKS)[1:]
 every_family = pytest.mark.parametrize(
-    'family',
-    [pytest.param(family, marks=MARKS.get(family, pytest.mark.slow)) for family in NETWORKS],
+    'family', [pytest.param(family, marks=MARKS.get(family, pytest.mark.slow)) for family in FAMILIES]
 )
 LIMIT = 1e-10
 jit = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})  # Compiled in less time.
@@ -112,7 +119,7 @@ def assert_close(got, want, limit=LIMIT):
     floor = 1e-3 * max(np.max(np.abs(leaf)) for leaf in jax.tree.leaves(want))
     for (path, value), reference in zip(jax.tree.leaves_with_path(got), jax.tree.leaves(want), strict=True):
         scale = max(np.max(np.abs(reference)), floor)
-        assert np.max(np.abs(value - reference)) <= limit * scale, jax.tree_util.keystr(path)
+        assert np.max(np.abs(np.asarray(value) - np.asarray(reference))) <= limit * scale, jax.tree_util.keystr(path)
 
 
 def direction(params):
@@ -121,7 +128,13 @@ def direction(params):
     return jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape)), params)
 
 
-@every_family
+@pytest.mark.parametrize(
+    'family',
+    [
+        'one block',
+        *(pytest.param(name, marks=MARKS.get(name, pytest.mark.slow) or pytest.mark.thorough) for name in FAMILIES),
+    ],
+)
 def test_jit_and_eval_shape(family):
     this = case(family)
     logits = this.apply(this.variables, this.images)
@@ -141,9 +154,9 @@ def test_vmap_over_images(family):
 @every_family
 def test_vmap_over_parameters_is_an_ensemble(family):
     this = case(family)
-    both = jax.tree.map(lambda *leaves: jnp.stack(leaves), this.variables, this.others)
+    both = jax.tree.map(lambda *leaves: np.stack(leaves), this.variables, this.others)
     ensemble = jit(jax.vmap(this.model.apply, in_axes=(0, None)))(both, this.images)
-    assert_close(ensemble, jnp.stack([this.apply(v, this.images) for v in (this.variables, this.others)]))
+    assert_close(ensemble, np.stack([this.apply(v, this.images) for v in (this.variables, this.others)]))
 
 
 @pytest.mark.slow
