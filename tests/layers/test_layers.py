@@ -189,9 +189,15 @@ def test_stochastic_depth_of_a_block_leaves_the_input_of_dropped_examples():
     images = jnp.asarray(np.random.default_rng(0).normal(size=(64, 3, 3, 6)), jnp.float32)
     variables = random_variables(block, images.shape)
     training = {'train': True, 'mutable': ['batch_stats']}
-    outputs, _ = block.apply(variables, images, **training, rngs={'dropout': jax.random.key(0)})
-    plain, _ = block.clone(stochastic_depth_rate=0.0).apply(variables, images, **training)
-    dropped = np.all(np.asarray(outputs == images), axis=(1, 2, 3))
+
+    @jax.jit
+    def run(variables, images):
+        outputs, _ = block.apply(variables, images, **training, rngs={'dropout': jax.random.key(0)})
+        plain, _ = block.clone(stochastic_depth_rate=0.0).apply(variables, images, **training)
+        return outputs, plain
+
+    outputs, plain = (np.asarray(values) for values in run(variables, images))
+    dropped = np.all(outputs == images, axis=(1, 2, 3))
     assert 0.2 < dropped.mean() < 0.8
     twice = 2 * (plain - images) + images
     np.testing.assert_allclose(outputs[~dropped], twice[~dropped], atol=1e-5)
@@ -212,9 +218,9 @@ def test_computation_in_bfloat16_over_float32_parameters():
     half = block.clone(dtype=jnp.bfloat16)
     shapes = jax.eval_shape(half.init, jax.random.key(0), images)
     assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {jnp.dtype('float32')}
-    outputs = half.apply(variables, images.astype(jnp.bfloat16))
+    outputs = jax.jit(half.apply)(variables, images.astype(jnp.bfloat16))
     assert outputs.dtype == jnp.bfloat16
-    want = block.apply(variables, images)
+    want = jax.jit(block.apply)(variables, images)
     assert jnp.max(jnp.abs(outputs - want)) <= 0.03 * jnp.max(jnp.abs(want))
 
 

@@ -19,7 +19,7 @@ def case(block, shape, seed=0):
     """Images, variables and the block's output."""
     images = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
     variables = random_variables(block, shape, seed=seed)
-    return images, variables, np.asarray(block.apply(variables, images))
+    return images, variables, np.asarray(jax.jit(block.apply)(variables, images))
 
 
 def parts(variables, name):
@@ -119,10 +119,11 @@ def test_what_depthwise_separation_saves(kernel_size, channels, features, size):
 )
 def test_residual_only_when_stride_is_1_and_channels_match(strides, features, residual, added):
     block = layers.InvertedResidual(features=features, strides=strides, residual=residual)
-    images, variables, _ = case(block, (2, 6, 6, 16))
+    images = np.random.default_rng(0).normal(size=(2, 6, 6, 16)).astype(np.float32)
+    variables = random_variables(block, images.shape)
     projection = variables['params']['project']['norm']
     projection['scale'], projection['bias'] = jnp.zeros(features), jnp.full(features, -1.5)
-    outputs = block.apply(variables, images)
+    outputs = jax.jit(block.apply)(variables, images)
     # The projection's norm now says -1.5 everywhere; a ReLU behind it would say 0: the bottleneck is linear.
     np.testing.assert_array_equal(outputs, images - 1.5 if added else np.full(outputs.shape, -1.5))
 
@@ -148,7 +149,7 @@ def test_squeeze_excite_by_hand():
 
 
 def test_squeeze_excite_s_squeeze_is_relu_and_its_width_a_quarter():
-    images = -jnp.ones((1, 2, 2, 72))
+    images = -np.ones((1, 2, 2, 72), np.float32)
     variables = random_variables(layers.SqueezeExcite(), images.shape)
     chex.assert_shape(
         variables['params']['reduce']['kernel'], (1, 1, 72, 24)
@@ -156,4 +157,4 @@ def test_squeeze_excite_s_squeeze_is_relu_and_its_width_a_quarter():
     params = variables['params']
     params['reduce'] = {'kernel': jnp.ones((1, 1, 72, 24)), 'bias': jnp.zeros(24)}  # relu(-72) = 0
     want = images * reference.hard_sigmoid(np.asarray(params['expand']['bias']))
-    np.testing.assert_allclose(layers.SqueezeExcite().apply(variables, images), want, rtol=1e-6)
+    np.testing.assert_allclose(jax.jit(layers.SqueezeExcite().apply)(variables, images), want, rtol=1e-6)

@@ -53,6 +53,22 @@ def test_every_config_is_expected():
 
 @pytest.mark.parametrize('name', sorted(EXPECTED))
 def test_every_config_builds_its_model(name: str):
+    config, (num_classes, _) = load_config(name), EXPECTED[name]
+    model = config.build_model(num_classes)
+    assert (model.num_classes, model.plan.blocks != ()) == (num_classes, True)
+
+
+# One of each generation's; the counts of every network are in tests/models/reference_counts.json.
+TRACED = (
+    *('cifar10', 'fashion_mnist', 'image_folder', 'imagenet_mobilenetv1', 'imagenet_mobilenetv2'),
+    *('imagenet_mobilenetv3_small', 'imagenet_mobilenetv4_conv_small_distilled'),
+)
+
+
+@pytest.mark.parametrize(
+    'name', [pytest.param(name, marks=() if name in TRACED else pytest.mark.thorough) for name in sorted(EXPECTED)]
+)
+def test_the_model_of_a_config_answers_its_classes_with_the_paper_s_parameters(name: str):
     config, (num_classes, parameters) = load_config(name), EXPECTED[name]
     model = config.build_model(num_classes)
     side = config.preprocessing.image_size

@@ -39,7 +39,7 @@ def tiny_state(ema_decay: float | None = 0.9) -> TrainState:
 
 def tiny_weights(classes: tuple[str, ...], width: int = 8) -> Model:
     model = TinyNet(len(classes), width)
-    variables = model.init(jax.random.key(7), jnp.zeros((1, 8, 8, 1)))
+    variables = jax.jit(model.init)(jax.random.key(7), jnp.zeros((1, 8, 8, 1)))
     return Model(model, variables, TrainConfig(model='a', dataset='b').preprocessing, classes)
 
 

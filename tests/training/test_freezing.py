@@ -87,7 +87,7 @@ def test_gradients_are_those_of_the_rest() -> None:
     (_, (logits, statistics)), gradients = jax.jit(loss_and_gradients, static_argnums=(0, 5, 6))(
         MODEL, variables, IMAGES, TARGETS, jax.random.key(0), cross_entropy, frozen
     )
-    features = np.asarray(MODEL.clone(num_classes=0).apply(variables, IMAGES), np.float64)
+    features = np.asarray(jax.jit(MODEL.clone(num_classes=0).apply)(variables, IMAGES), np.float64)
     kernel, bias = (np.asarray(params['classifier'][name], np.float64) for name in ('kernel', 'bias'))
     expected = features @ kernel + bias
     powers = np.exp(expected - expected.max(axis=1, keepdims=True))
@@ -142,7 +142,7 @@ def test_the_optimizer_holds_nothing_for_what_is_frozen(optimizer: str) -> None:
     training = trained(params, frozen)
     state = rule.init(training)
     assert (7, 7) not in {leaf.shape for leaf in jax.tree.leaves(state)}
-    changes, _ = rule.update(training, state, training)
+    changes, _ = jax.jit(rule.update)(training, state, training)
     after = merge(params, optax.apply_updates(training, changes))
     np.testing.assert_array_equal(after['stem']['kernel'], params['stem']['kernel'])
     assert np.all(np.asarray(after['block_00']['kernel']) != 1)
