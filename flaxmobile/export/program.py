@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -58,8 +59,8 @@ def make_program(
 
     def answer(images: jax.Array) -> tuple[jax.Array, ...]:
         values = model.preprocessing.normalize(images) if uint8_input else images
-        values = model.module.apply(variables, values)
-        return (jax.nn.softmax(values) if softmax else values,)
+        answers: Any = model.module.apply(variables, values)
+        return (jax.nn.softmax(answers) if softmax else answers,)
 
     image = jax.ShapeDtypeStruct(shape, jnp.uint8 if uint8_input else jnp.float32)
     name = 'probabilities' if softmax else 'logits' if model.num_classes else 'embedding'
