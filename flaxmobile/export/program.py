@@ -21,12 +21,15 @@ class Program:
     Attributes:
         function: from images `[batch, height, width, channels]` to a tuple of arrays, one for each of `outputs`.
             Its convolutions are XLA's own, pointwise ones too.
+        by_platform: the same in this library's convolutions: where it is lowered, each platform gets the form that is
+            fast there, which XLA's own is not on a CPU.
         image: shape and type of one image as a batch, `[1, height, width, channels]`; float32 (normalised) or uint8
             (pixels as they are in a file).
         outputs: the names of what it answers: 'logits', 'probabilities' or 'embedding', each `[batch, ...]`.
     """
 
     function: Callable[[jax.Array], tuple[jax.Array, ...]]
+    by_platform: Callable[[jax.Array], tuple[jax.Array, ...]]
     image: jax.ShapeDtypeStruct
     outputs: tuple[str, ...]
 
@@ -64,4 +67,4 @@ def make_program(
 
     image = jax.ShapeDtypeStruct(shape, jnp.uint8 if uint8_input else jnp.float32)
     name = 'probabilities' if softmax else 'logits' if model.num_classes else 'embedding'
-    return Program(ops.standard(answer), image, (name,))
+    return Program(ops.standard(answer), answer, image, (name,))
