@@ -6,34 +6,9 @@ from typing import Any
 import numpy as np
 
 from flaxmobile.export.checks import Check
-from flaxmobile.files import check_free
-from flaxmobile.messages import listing, printable
+from flaxmobile.export.target import check_target
+from flaxmobile.messages import printable
 from flaxmobile.weights import Model
-
-SUFFIXES = {'.tflite': 'LiteRT', '.jax': 'a program for plain JAX'}
-"""What may be written, by the end of the file's name."""
-
-
-def check_target(path: str | Path, *, float16: bool = False, overwrite: bool = False) -> str:
-    """See that such a file may be written, before anything costly; its suffix.
-
-    Raises:
-        FileExistsError: it is there, and `overwrite` is not set, or it is a folder.
-        ValueError: no such suffix, or it does not go with float16.
-    """
-    path = Path(path)
-    suffix = path.suffix.lower()
-    if suffix not in SUFFIXES:
-        allowed = listing([f'{suffix} ({what})' for suffix, what in SUFFIXES.items()])
-        raise ValueError(
-            f'{printable(path, None)}: the suffix says which format to write, and {printable(repr(path.suffix))} is none '
-            f'of {allowed}'
-        )
-    if float16 and suffix != '.tflite':
-        raise ValueError(f'float16=True goes with a .tflite file, and {printable(path, None)} is none')
-    check_free(path, overwrite=overwrite)
-    return suffix
-
 
 def export(
     model: Model,
@@ -67,7 +42,9 @@ def export(
         ModuleNotFoundError: the packages for the format are not installed.
         ValueError: no such suffix, or see `to_litert` and `to_jax`.
     """
-    suffix = check_target(path, float16=float16, overwrite=overwrite)
+    suffix = check_target(path, overwrite=overwrite)
+    if float16 and suffix != '.tflite':
+        raise ValueError(f'float16=True goes with a .tflite file, and {printable(path, None)} is none')
     options: dict[str, Any] = {
         'image_size': image_size,
         'uint8_input': uint8_input,

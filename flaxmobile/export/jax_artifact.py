@@ -10,7 +10,7 @@ import numpy as np
 from flaxmobile.export.checks import Check, Runtime, answer_of, write_checked
 from flaxmobile.export.description import describe, to_json
 from flaxmobile.export.program import Program, make_program
-from flaxmobile.files import check_free
+from flaxmobile.export.target import check_target
 from flaxmobile.weights import Model
 
 PLATFORMS = ('cpu', 'cuda', 'tpu')
@@ -57,7 +57,7 @@ def to_jax(
         ValueError: a bad size, softmax without classes, or the file answers otherwise than the model.
     """
     path = Path(path)
-    check_free(path, overwrite=overwrite)
+    check_target(path, {'.jax': 'plain JAX'}, overwrite=overwrite)
     program = make_program(model, image_size=image_size, uint8_input=uint8_input, softmax=softmax)
     answer = answer_of(model, program, images)
     made = {'format': 'jax', 'platforms': list(PLATFORMS), 'jax': jax.__version__}

@@ -10,7 +10,7 @@ from flaxmobile.export.litert.conversion import convert, to_float16, versions
 from flaxmobile.export.litert.metadata import MODEL_METADATA, check_labels, model_metadata, with_labels
 from flaxmobile.export.litert.running import LITERT, operations
 from flaxmobile.export.program import make_program
-from flaxmobile.files import check_free
+from flaxmobile.export.target import check_target
 from flaxmobile.weights import Model
 
 __all__ = ['to_litert']
@@ -54,7 +54,7 @@ def to_litert(
             the file answers otherwise than the model.
     """
     path = Path(path)
-    check_free(path, overwrite=overwrite)
+    check_target(path, {'.tflite': 'LiteRT'}, overwrite=overwrite)
     labels = check_labels(model.labels)
     program = make_program(model, image_size=image_size, uint8_input=uint8_input, softmax=softmax)
     made = {'format': 'litert', 'weights': 'float16' if float16 else 'float32', **versions()}
