@@ -54,7 +54,9 @@ def make_program(
     shape = (1, side, side, model.preprocessing.channels)
     variables = model.variables
     if not is_folded(variables):
-        variables = fold_batch_norm(model.module, variables, jax.ShapeDtypeStruct(shape, jnp.float32))
+        images = jax.ShapeDtypeStruct(shape, jnp.float32)
+        # In one program: by itself each shape would be compiled.
+        variables = jax.jit(lambda variables: fold_batch_norm(model.module, variables, images))(variables)
     variables = jax.tree.map(np.asarray, variables)
 
     def answer(images: jax.Array) -> tuple[jax.Array, ...]:
@@ -65,3 +67,17 @@ def make_program(
     image = jax.ShapeDtypeStruct(shape, jnp.uint8 if uint8_input else jnp.float32)
     name = 'probabilities' if softmax else 'logits' if model.num_classes else 'embedding'
     return Program(ops.standard(answer), image, (name,))
+
+
+def in_float32(model: Model) -> Model:
+    """The same model computing in float32, for formats whose runtimes have no narrower type.
+
+    The network's `dtype` and its variables become float32, whatever floats they are; float16 and bfloat16 lose nothing.
+    """
+    fields = {name: jnp.float32 for name in ('dtype', 'param_dtype') if hasattr(model.module, name)}
+    variables = jax.tree.map(_to_float32, dict(model.variables))
+    return dataclasses.replace(model, module=model.module.clone(**fields), variables=variables)
+
+
+def _to_float32(array: Any) -> Any:
+    return np.asarray(array, np.float32) if jnp.issubdtype(jnp.asarray(array).dtype, jnp.floating) else array
