@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
 def export(
     model: Positional[ModelName],
-    path: Positional[Annotated[Path, arg(metavar='OUT', help='File to write: .tflite (LiteRT) or .jax (plain JAX).')]],
+    path: Positional[
+        Annotated[Path, arg(metavar='OUT', help='File to write: .tflite (LiteRT), .onnx or .jax (plain JAX).')]
+    ],
     float16: Annotated[
         FlagCreatePairsOff[bool], arg(help='Keep the weights as float16, half the size; .tflite only.')
     ] = False,
@@ -28,8 +30,9 @@ def export(
 ) -> int:
     """Write a model as a file that runs elsewhere, and compare what it answers there with JAX."""
     from flaxmobile.export import by_suffix
+    from flaxmobile.export.target import check_target
 
-    by_suffix.check_target(path, float16=float16, overwrite=overwrite)
+    check_target(path, float16=float16, overwrite=overwrite)
     exported = open_model(model, opened)
     check = by_suffix.export(
         exported, path, float16=float16, uint8_input=uint8_input, softmax=softmax, overwrite=overwrite

@@ -7,8 +7,8 @@ import numpy as np
 
 from flaxmobile.export.checks import Check
 from flaxmobile.export.target import check_target
-from flaxmobile.messages import printable
 from flaxmobile.weights import Model
+
 
 def export(
     model: Model,
@@ -21,7 +21,7 @@ def export(
     images: np.ndarray | None = None,
     overwrite: bool = False,
 ) -> Check:
-    """Write a model in the format of the suffix: `.tflite` for LiteRT, `.jax` for plain JAX; whole, or not at all.
+    """Write a model in its suffix's format, `.tflite` (LiteRT), `.onnx` or `.jax` (plain JAX): whole, or not at all.
 
     Args:
         model: what to export.
@@ -40,11 +40,9 @@ def export(
     Raises:
         FileExistsError: `path` is there, and `overwrite` is not set.
         ModuleNotFoundError: the packages for the format are not installed.
-        ValueError: no such suffix, or see `to_litert` and `to_jax`.
+        ValueError: no such suffix, or see `to_litert`, `to_onnx` and `to_jax`.
     """
-    suffix = check_target(path, overwrite=overwrite)
-    if float16 and suffix != '.tflite':
-        raise ValueError(f'float16=True goes with a .tflite file, and {printable(path, None)} is none')
+    suffix = check_target(path, float16=float16, overwrite=overwrite)
     options: dict[str, Any] = {
         'image_size': image_size,
         'uint8_input': uint8_input,
@@ -56,6 +54,10 @@ def export(
         from flaxmobile.export.litert import to_litert
 
         return to_litert(model, path, float16=float16, **options)
+    if suffix == '.onnx':
+        from flaxmobile.export.onnx.saving import to_onnx
+
+        return to_onnx(model, path, **options)
     from flaxmobile.export.jax_artifact import to_jax
 
     return to_jax(model, path, **options)

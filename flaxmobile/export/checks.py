@@ -82,8 +82,8 @@ def check_images(program: Program, images: np.ndarray | None) -> np.ndarray:
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != wanted or not len(images):
         shape = ', '.join(map(str, wanted))
         raise ValueError(
-            f'images are {printable(images.dtype)} {list(images.shape)}: pixels are needed, uint8 [images, {shape}] with '
-            'at least one image'
+            f'images are {printable(images.dtype)} {list(images.shape)}: pixels are needed, uint8 [images, {shape}], one '
+            'image or more'
         )
     return images
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from flaxmobile.export.checks import Check, Runtime, answer_of, write_checked
 from flaxmobile.export.description import describe, to_json
-from flaxmobile.export.program import Program, make_program
+from flaxmobile.export.program import Program, in_float32, make_program
 from flaxmobile.export.target import check_target
 from flaxmobile.weights import Model
 
@@ -30,7 +30,8 @@ def to_jax(
 ) -> Check:
     """Write a model as a program for plain JAX, for batches of any size: whole, or not at all.
 
-    The file is a zip. In it are `program`, what `jax.export` serialises, and `description.json`, what `describe` says:
+    The file is a zip. In it are `program`, what `jax.export` serialises, and `description.json`, what the model is and
+    how images are prepared for it. It computes in float32, and JAX alone runs it:
 
         file = zipfile.ZipFile('model.jax')
         program = jax.export.deserialize(bytearray(file.read('program')))
@@ -58,7 +59,8 @@ def to_jax(
     """
     path = Path(path)
     check_target(path, {'.jax': 'plain JAX'}, overwrite=overwrite)
-    program = make_program(model, image_size=image_size, uint8_input=uint8_input, softmax=softmax)
+    model = in_float32(model)
+    program = make_program(model, image_size=image_size, uint8_input=uint8_input, softmax=softmax, standard=False)
     answer = answer_of(model, program, images)
     made = {'format': 'jax', 'platforms': list(PLATFORMS), 'jax': jax.__version__}
     file = io.BytesIO()
@@ -72,8 +74,8 @@ def serialize(program: Program) -> bytes:
     """A program for all platforms and batches of any size, as `jax.export.deserialize` reads it."""
     (batch,) = jax.export.symbolic_shape('batch')
     images = jax.ShapeDtypeStruct((batch, *program.image.shape[1:]), program.image.dtype)
-    # In our convolutions: a platform's form is chosen as each is lowered, and what is written is StableHLO alone.
-    exported = jax.export.export(jax.jit(program.by_platform), platforms=PLATFORMS)(images)
+    # Our convolutions are StableHLO by now, in a form for each platform, and nothing of ours is needed to run them.
+    exported = jax.export.export(jax.jit(program.function), platforms=PLATFORMS)(images)
     return bytes(exported.serialize())
 
 

@@ -12,7 +12,7 @@ from flaxmobile.export.checks import TOLERANCE, answer_of, largest_error
 from flaxmobile.export.description import describe, to_json
 from flaxmobile.export.extras import needed
 from flaxmobile.export.jax_artifact import PLATFORMS
-from flaxmobile.export.program import Program, make_program
+from flaxmobile.export.program import Program, in_float32, make_program
 from flaxmobile.messages import printable
 from flaxmobile.weights import Model
 
@@ -32,7 +32,8 @@ def to_saved_model(
     """Write a model as a SavedModel, a folder that TensorFlow loads: whole, or not at all.
 
     It takes batches of any size, on a CPU, NVIDIA's GPUs and TPUs, and has one signature, 'serving_default', from
-    'image' to 'logits', 'probabilities' or 'embedding'. What `describe` says lies in it as `assets.extra/flaxmobile.json`.
+    'image' to 'logits', 'probabilities' or 'embedding'. It computes in float32. What the model is and how images are
+    prepared for it lies in it as JSON, `assets.extra/flaxmobile.json`.
 
     Args:
         model: what to export.
@@ -55,9 +56,12 @@ def to_saved_model(
         raise FileExistsError(f'{printable(path, None)} is already there: name a folder that is not')
     for module in ('tensorflow', 'orbax.export'):
         needed(module, 'a SavedModel', 'saved-model')
-    program = make_program(model, image_size=image_size, uint8_input=uint8_input, softmax=softmax)
+    model = in_float32(model)
+    program = make_program(model, image_size=image_size, uint8_input=uint8_input, softmax=softmax, standard=False)
     answer = answer_of(model, program, None)
-    description = describe(model, program, {'format': 'saved_model', 'platforms': list(PLATFORMS), 'jax': jax.__version__})
+    description = describe(
+        model, program, {'format': 'saved_model', 'platforms': list(PLATFORMS), 'jax': jax.__version__}
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(prefix=f'.{path.name}.', dir=path.parent))
     try:
@@ -68,8 +72,8 @@ def to_saved_model(
         error = largest_error(_run(beside / 'model', answer.inputs), answer.outputs)
         if not error <= TOLERANCE:
             raise ValueError(
-                f'{printable(path, None)} was not written: TensorFlow answers otherwise than the model in JAX. The error '
-                f'is {error:.2g} of the largest answer, and {TOLERANCE:.2g} is allowed'
+                f'{printable(path, None)} was not written: TensorFlow answers otherwise than the model in JAX. The '
+                f'error is {error:.2g} of the largest answer, and {TOLERANCE:.2g} is allowed'
             )
         (beside / 'model').rename(path)
     finally:
@@ -82,7 +86,7 @@ def _save(program: Program, folder: Path) -> None:
     from orbax.export import ExportManager, JaxModule, ServingConfig
 
     def answer(_: Any, images: jax.Array) -> dict[str, jax.Array]:
-        return dict(zip(program.outputs, program.by_platform(images), strict=True))
+        return dict(zip(program.outputs, program.function(images), strict=True))
 
     module = JaxModule(
         {},

@@ -16,8 +16,9 @@ INLINED = {'jit', 'closed_call', 'remat2'}
 def standard(function: Callable[..., Any]) -> Callable[..., Any]:
     """`function` without the primitives of this library: a depthwise convolution is XLA's grouped one on a CPU as well.
 
-    Calls within calls are inlined. Names of scopes (`jax.named_scope`, Flax's layers), loops and conditions stay, and so
-    do derivatives that a function has of its own (`jax.custom_jvp`, `jax.custom_vjp`). A derivative to be exported is taken first: `standard(jax.grad(function))`.
+    Calls within calls are inlined. Loops and conditions stay, and so do names of scopes (`jax.named_scope`, Flax's
+    layers) and derivatives that a function has of its own (`jax.custom_jvp`, `jax.custom_vjp`). A derivative to be
+    exported is taken first: `standard(jax.grad(function))`.
 
     Args:
         function: of arrays and trees of them, by position or name, as `jax.jit` takes it.

@@ -9,7 +9,7 @@ from flaxmobile.export.description import KEY, describe, to_json
 from flaxmobile.export.litert.conversion import convert, to_float16, versions
 from flaxmobile.export.litert.metadata import MODEL_METADATA, check_labels, model_metadata, with_labels
 from flaxmobile.export.litert.running import LITERT, operations
-from flaxmobile.export.program import make_program
+from flaxmobile.export.program import in_float32, make_program
 from flaxmobile.export.target import check_target
 from flaxmobile.weights import Model
 
@@ -29,9 +29,13 @@ def to_litert(
 ) -> Check:
     """Write a model as a LiteRT file, for one image at a time: whole, or not at all.
 
-    The file has one signature, 'serving_default', from 'image' to 'logits', 'probabilities' or 'embedding'. It holds the
-    metadata that MediaPipe and Android's ImageClassifier read (size and normalisation of the image, labels), its
-    labels as `labels.txt` in a zip at its end, and under the name 'flaxmobile' what `describe` says, as JSON.
+    The file has one signature, 'serving_default', from 'image' to 'logits', 'probabilities' or 'embedding'. It computes
+    in float32. In it are the metadata that MediaPipe and Android's ImageClassifier read (size and normalisation of the
+    image, labels), the labels as `labels.txt` in a zip at its end, and under the name 'flaxmobile' what the model is and
+    how images are prepared for it, as JSON.
+
+    MediaPipe shows the outputs as scores, so it wants `softmax=True`; it normalises all channels alike, so a model with
+    a mean or standard deviation for each needs `uint8_input=True` there.
 
     Args:
         model: what to export.
@@ -56,6 +60,7 @@ def to_litert(
     path = Path(path)
     check_target(path, {'.tflite': 'LiteRT'}, overwrite=overwrite)
     labels = check_labels(model.labels)
+    model = in_float32(model)
     program = make_program(model, image_size=image_size, uint8_input=uint8_input, softmax=softmax)
     made = {'format': 'litert', 'weights': 'float16' if float16 else 'float32', **versions()}
     description = describe(model, program, made)
@@ -67,6 +72,4 @@ def to_litert(
     if float16:
         content = to_float16(content)
     tolerance = FLOAT16_TOLERANCE if float16 else TOLERANCE
-    return write_checked(
-        path, with_labels(content, labels), counts, answer=answer, runtime=LITERT, tolerance=tolerance
-    )
+    return write_checked(path, with_labels(content, labels), counts, answer=answer, runtime=LITERT, tolerance=tolerance)

@@ -38,8 +38,8 @@ def check_labels(labels: Sequence[str] | None) -> Sequence[str] | None:
     for number, label in enumerate(labels or ()):
         if len(label.splitlines()) != 1:
             raise ValueError(
-                f'label {number} is {printable(repr(label))}: a LiteRT file has its labels one a line, so a label has to '
-                'be one line of text'
+                f'label {number} is {printable(repr(label))}: a LiteRT file has its labels one a line, so a label '
+                'has to be one line of text'
             )
     return labels
 
