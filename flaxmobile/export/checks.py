@@ -82,8 +82,7 @@ def check_images(program: Program, images: np.ndarray | None) -> np.ndarray:
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != wanted or not len(images):
         shape = ', '.join(map(str, wanted))
         raise ValueError(
-            f'images are {printable(images.dtype)} {list(images.shape)}: pixels are needed, uint8 [images, {shape}], one '
-            'image or more'
+            f'images are {printable(images.dtype)} {list(images.shape)}: give pixels, uint8 [images, {shape}]'
         )
     return images
 
@@ -111,7 +110,12 @@ def write_checked(
         ValueError: the file answers otherwise than the model. It is not written.
     """
     version, error, partitions = runtime.version, None, None
-    if version is not None:
+    if version is None:
+        warnings.warn(
+            f'{printable(path, None)} was not compared with JAX: {runtime.package} is not installed, which runs it',
+            stacklevel=3,
+        )
+    else:
         got, partitions = runtime.run(content, answer.inputs)
         error = largest_error(got, answer.outputs)
         if not error <= tolerance:

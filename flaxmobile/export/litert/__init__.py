@@ -31,8 +31,8 @@ def to_litert(
 
     The file has one signature, 'serving_default', from 'image' to 'logits', 'probabilities' or 'embedding'. It computes
     in float32. In it are the metadata that MediaPipe and Android's ImageClassifier read (size and normalisation of the
-    image, labels), the labels as `labels.txt` in a zip at its end, and under the name 'flaxmobile' what the model is and
-    how images are prepared for it, as JSON.
+    image, labels), the labels as `labels.txt` in a zip at its end, and under the name 'flaxmobile' a JSON text: what
+    the model is, and how images are prepared for it.
 
     MediaPipe shows the outputs as scores, so it wants `softmax=True`; it normalises all channels alike, so a model with
     a mean or standard deviation for each needs `uint8_input=True` there.

@@ -7,16 +7,27 @@ import numpy as np
 from flaxmobile.export.checks import Runtime
 from flaxmobile.export.extras import needed
 from flaxmobile.export.litert.conversion import INPUT, SIGNATURE
+from flaxmobile.messages import listing
+
+NOT_RUN = ('STABLEHLO_', 'CUSTOM', 'DELEGATE', 'PLACEHOLDER')
+"""How the names begin of what the converter leaves where LiteRT has nothing of its own."""
 
 
 def operations(content: bytes) -> dict[str, int]:
-    """How often each operation is in a LiteRT file's graph, by the names of LiteRT's schema."""
+    """How often each operation is in a LiteRT file's graph, by the names of LiteRT's schema.
+
+    Raises:
+        ValueError: there is an operation in it that LiteRT does not run.
+    """
     schema = needed('litert_converter.schema_py_generated', 'LiteRT', 'litert')
     model = schema.Model.GetRootAs(content, 0)
     names = {number: name for name, number in vars(schema.BuiltinOperator).items() if isinstance(number, int)}
     graph = model.Subgraphs(0)
     codes = (graph.Operators(number).OpcodeIndex() for number in range(graph.OperatorsLength()))
-    return dict(collections.Counter(names[model.OperatorCodes(code).BuiltinCode()] for code in codes))
+    found = collections.Counter(names[model.OperatorCodes(code).BuiltinCode()] for code in codes)
+    if foreign := sorted(name for name in found if name.startswith(NOT_RUN)):
+        raise ValueError(f'LiteRT has no operation for {listing(foreign)}, which the network needs')
+    return dict(found)
 
 
 def run(content: bytes, images: np.ndarray) -> tuple[np.ndarray, int | None]:
