@@ -13,7 +13,7 @@ from flaxmobile.weights.model import task_of
 
 LABELS = ('tench, Tinca tinca', 'große Katze', 'c', '猫', 'e')
 SIZE = 48
-"""Side of the images in pixels: the last maps are 2x2, so that padding and pooling count."""
+"""Side of the images in pixels: the last maps are 2x2 (Keras's V1: 1x1), so that padding and pooling count."""
 FAMILIES = {
     'v1': ('tf_mobilenetv1_025', {}),
     'v2': ('mobilenetv2_035', {}),
