@@ -104,7 +104,7 @@ WRONG = {
     'suffix': ('model.tflite', {}, ValueError, r"model\.tflite: an ONNX file has the suffix \.onnx, not '\.tflite'"),
     'no suffix': ('model', {}, ValueError, r"model: an ONNX file has the suffix \.onnx, not ''"),
     'folder': ('folder.onnx', {}, FileExistsError, r'folder\.onnx is a folder: name a file in it'),
-    'layout': ('model.onnx', {'layout': 'chwn'}, ValueError, "unknown layout 'chwn'. There are: nchw, nhwc"),
+    'layout': ('model.onnx', {'layout': 'chwn'}, ValueError, "unknown layout 'chwn'. Did you mean: nchw, nhwc"),
 }
 
 

@@ -99,6 +99,13 @@ def test_what_differs_stays_plain(name):
     assert kind not in kinds(same(function, IMAGES, tolerance=2e-6))
 
 
+@jax.custom_vjp
+def halved(x):
+    return x / 2
+
+
+halved.defvjp(lambda x: (halved(x), None), lambda _, cotangent: (cotangent,))
+
 PLAIN = {
     'arithmetic': lambda x: (x + 1) * x - x / 3 + 2 / (x + 40) - (-x),
     'extremes': lambda x: (jnp.maximum(x, x[:, ::-1]), jnp.minimum(x, 1.0), abs(x), jnp.sign(x), x % 2.0),
@@ -111,6 +118,8 @@ PLAIN = {
     'choice': lambda x: (jnp.where(x > 0, x, -2.0), jnp.where(x > 0, 1.0, jnp.float32(0))),
     'types': lambda x: (x.astype(jnp.int32), (x > 0).astype(jnp.float32), x.astype(bool)),
     'whole numbers': lambda x: ((y := x.astype(jnp.int32)) // 2, y % 3, lax.div(y, 2), lax.rem(y, 3), y * y, -y),
+    'extremes of whole numbers': lambda x: jnp.minimum(jnp.maximum(x.astype(jnp.int32), 0), 6).max(3) + 3,
+    'calls within calls': lambda x: jax.checkpoint(jax.jit(lambda y: jax.nn.relu(halved(y))))(x),
     'bounds that are no numbers': lambda x: lax.clamp(-x * x, x, x * x),
     'reductions': lambda x: (
         x.sum(1),
