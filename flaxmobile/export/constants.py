@@ -46,9 +46,11 @@ def evaluate(
         given: the shapes of the operands.
         made: the shapes of the results.
     """
-    if (result := _in_numpy(primitive.name, arrays, params, given, made)) is not None:
+    with np.errstate(all='ignore'):
+        result = _in_numpy(primitive.name, arrays, params, given, made)
+    if result is not None:
         return [result]
-    if not all(isinstance(side, int) for shape in (*given, *made) for side in shape):
+    if not arrays or not all(isinstance(side, int) for shape in (*given, *made) for side in shape):
         return None
     operands = [np.broadcast_to(array, shape) for array, shape in zip(arrays, given, strict=True)]
     with jax.ensure_compile_time_eval():

@@ -131,7 +131,7 @@ def into_weights(graph: Graph, operation: Operation) -> bool:
 def _by_feature(value: Value, feature: int, shape: tuple[Any, ...]) -> np.ndarray | None:
     """The constant `[features]`, where it is the same for all else."""
     array = value.constant
-    if array is None or len(shape) not in (array.ndim, array.ndim or len(shape)):
+    if array is None or array.ndim not in (0, len(shape)):
         return None
     if any(side != 1 and axis != feature for axis, side in enumerate(array.shape)):
         return None

@@ -10,9 +10,11 @@ from typing import Any
 import jax
 import numpy as np
 from jax import export
+from jax.errors import InconclusiveDimensionOperation
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 
 from flaxmobile.export.constants import evaluate
+from flaxmobile.layers.basic import FOLDED
 from flaxmobile.messages import listing, printable
 
 BATCH = 'batch'
@@ -43,9 +45,9 @@ UNTOLD: dict[str, tuple[Any, ...]] = {
 
 # fmt: off
 ELEMENTWISE = (
-    'abs', 'add', 'and', 'ceil', 'clamp', 'cos', 'div', 'eq', 'erf', 'erfc', 'exp', 'floor', 'ge', 'gt', 'le', 'log',
-    'logistic', 'lt', 'max', 'min', 'mul', 'ne', 'neg', 'not', 'or', 'pow', 'rem', 'rsqrt', 'select_n', 'sign', 'sin',
-    'sqrt', 'square', 'sub', 'tanh', 'xor',
+    'abs', 'add', 'and', 'ceil', 'clamp', 'cos', 'div', 'eq', 'erf', 'erfc', 'exp', 'floor', 'ge', 'gt',
+    'is_finite', 'le', 'log', 'logistic', 'lt', 'max', 'min', 'mul', 'ne', 'neg', 'not', 'or', 'pow', 'rem',
+    'rsqrt', 'select_n', 'sign', 'sin', 'sqrt', 'square', 'sub', 'tanh', 'xor',
 )
 # fmt: on
 UNDERSTOOD: dict[str, set[str]] = {
@@ -59,6 +61,8 @@ UNDERSTOOD: dict[str, set[str]] = {
     'iota': {'dtype', 'shape', 'dimension'},
     'pad': {'padding_config'},
     'reshape': {'new_sizes'},
+    'rev': {'dimensions'},
+    'stack': {'axis'},
     'slice': {'start_indices', 'limit_indices', 'strides'},
     'squeeze': {'dimensions'},
     'transpose': {'permutation'},
@@ -217,11 +221,17 @@ def trace(function: Callable[..., Sequence[Any]], image: jax.ShapeDtypeStruct) -
 
     Raises:
         ValueError: it computes in a type that exported files do not hold, or has a primitive or a parameter of one that
-            exporters do not know.
+            exporters do not know, or goes by how many images there are.
     """
     (batch,) = export.symbolic_shape(BATCH)
     images = jax.ShapeDtypeStruct((batch, *image.shape[1:]), image.dtype)
-    closed = jax.make_jaxpr(function)(images)
+    try:
+        closed = jax.make_jaxpr(function)(images)
+    except (TypeError, InconclusiveDimensionOperation) as error:
+        raise ValueError(
+            'export: the network cannot be traced for any number of images (where it says len(images), '
+            f'images.shape[0] serves): {printable(error)}'
+        ) from error
     graph = Graph()
     graph.inputs = [Value(tuple(aval.shape), np.dtype(aval.dtype)) for aval in closed.in_avals]
     graph.outputs = _flatten(closed, graph.inputs, graph, '')
@@ -276,6 +286,8 @@ def _aval(atom: Any) -> Any:
 
 
 def _check_understood(operation: Operation) -> None:
+    if operation.kind == 'dim_as_value':
+        raise refuse(operation, 'computes with the number of images, which a file leaves open')
     if operation.kind not in UNDERSTOOD:
         raise refuse(operation, 'is none that exporters know')
     if unknown := sorted(operation.params.keys() - UNDERSTOOD[operation.kind]):
@@ -289,8 +301,11 @@ def constant(array: np.ndarray) -> Value:
 
 
 def layer_of(scope: str) -> str:
-    """The path of a layer in the parameters: JAX's scopes without the names of classes and their methods."""
-    return '/'.join(part for part in scope.split('/') if '.' not in part and not part[:1].isupper())
+    """The path of a layer in the parameters: JAX's scopes without the network's class and names of methods."""
+    first, *rest = scope.split('/')
+    own_class = first[:1].isupper() and not first.rpartition('_')[2].isdigit()
+    parts = rest if own_class else [first, *rest]
+    return '/'.join(part for part in parts if part != FOLDED and '.' not in part)
 
 
 def title(kind: str, layer: str) -> str:

@@ -30,7 +30,7 @@ def number(value: Value) -> np.ndarray | None:
 def is_number(value: Value, wanted: float) -> bool:
     """Whether it is that number, to the last bit of its type."""
     found = number(value)
-    return found is not None and found == value.dtype.type(wanted)
+    return found is not None and float(found) == (float(np.float32(wanted)) if value.dtype.kind == 'f' else wanted)
 
 
 def either(operation: Operation) -> Iterator[tuple[Value, Value]]:

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 
+from flaxmobile.export.gathers import constant_gather
 from flaxmobile.export.graph import Graph, Operation, Value
 from flaxmobile.export.matching import Rule, either, is_number, made_by, only
 
@@ -45,63 +46,6 @@ def nothing_done(graph: Graph, operation: Operation) -> bool:
     if value is None or value.dtype != operation.output.dtype or value.shape != operation.output.shape:
         return False
     graph.bypass(operation, value)
-    return True
-
-
-def constant_gather(graph: Graph, operation: Operation) -> bool:
-    """Constant indices: of one place a `slice`; of several along one axis `take`, or `slice` by their distance."""
-    if operation.kind != 'gather' or operation.inputs[1].constant is None:
-        return False
-    numbers, indices = operation.params['dimension_numbers'], operation.inputs[1].full().astype(np.int64)
-    if numbers.operand_batching_dims or numbers.start_indices_batching_dims:
-        return False
-    if indices.ndim == 1:
-        return _gather_one(graph, operation, indices)
-    axes, shape, values = numbers.start_index_map, operation.output.shape, operation.inputs[0]
-    if len(axes) != 1 or indices.ndim != 2 or not indices.size:
-        return False
-    others = tuple(each for each in range(len(shape)) if each != axes[0])
-    kept = tuple(1 if each == axes[0] else side for each, side in enumerate(values.shape))
-    if numbers.collapsed_slice_dims != axes or operation.params['slice_sizes'] != kept or numbers.offset_dims != others:
-        return False
-    return _gather_along(graph, operation, axes[0], indices[:, 0])
-
-
-def _gather_one(graph: Graph, operation: Operation, indices: np.ndarray) -> bool:
-    """One place of some axes, as `x[:, 0, 0]` has."""
-    numbers, sizes = operation.params['dimension_numbers'], operation.params['slice_sizes']
-    values, output = operation.inputs[0], operation.output
-    starts = [0] * len(values.shape)
-    for axis, start in zip(numbers.start_index_map, indices.tolist(), strict=True):
-        if not isinstance(values.shape[axis], int) or not 0 <= start <= values.shape[axis] - sizes[axis]:
-            return False
-        starts[axis] = start
-    if numbers.offset_dims != tuple(range(len(output.shape))):
-        return False
-    if sizes != values.shape:
-        limits = tuple(start + size for start, size in zip(starts, sizes, strict=True))
-        told = {'start_indices': tuple(starts), 'limit_indices': limits, 'strides': (1,) * len(starts)}
-        values = graph.insert(operation, 'slice', [values], Value(tuple(sizes), values.dtype), **told)
-    if values.shape == output.shape:
-        graph.bypass(operation, values)
-    else:
-        graph.replace(operation, 'reshape', [values])
-    return True
-
-
-def _gather_along(graph: Graph, operation: Operation, axis: int, indices: np.ndarray) -> bool:
-    values = operation.inputs[0]
-    if not isinstance(values.shape[axis], int) or indices.min() < 0 or indices.max() >= values.shape[axis]:
-        return False
-    steps = np.unique(np.diff(indices)).tolist() or [1]
-    if len(steps) > 1 or steps[0] < 1:
-        graph.replace(operation, 'take', [values], axis=axis, indices=indices)
-        return True
-    starts, limits, strides = [0] * len(values.shape), list(values.shape), [1] * len(values.shape)
-    starts[axis], limits[axis], strides[axis] = int(indices[0]), int(indices[-1]) + 1, steps[0]
-    told = {'start_indices': tuple(starts), 'limit_indices': tuple(limits), 'strides': tuple(strides)}
-    graph.replace(operation, 'slice', [values], **told)
-    nothing_done(graph, operation)
     return True
 
 

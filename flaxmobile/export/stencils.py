@@ -57,6 +57,8 @@ def _stencil(graph: Graph, operation: Operation) -> None:
     weights = np.zeros(size, np.float32)
     for term in terms:
         weights[term.start] += term.factor
+    if not weights.all():
+        return
     kernel = np.broadcast_to(
         weights.reshape((-1, 1, 1, 1) if axis == 1 else (1, -1, 1, 1)), _sides(axis, size, channels)
     )

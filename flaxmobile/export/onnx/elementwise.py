@@ -135,6 +135,14 @@ def complement(writer: Writer, operation: Operation) -> Tensor:
     return renamed(tensor, writer.node('Sub', [writer.number(1), writer.node('Erf', [tensor.name])]))
 
 
+@handles('is_finite')
+def finite(writer: Writer, operation: Operation) -> Tensor:
+    """Neither infinite nor not a number."""
+    tensor = writer.lazy(operation.inputs[0])
+    infinite, undefined = (writer.node(kind, [tensor.name]) for kind in ('IsInf', 'IsNaN'))
+    return renamed(tensor, writer.node('Not', [writer.node('Or', [infinite, undefined])]))
+
+
 @handles('square')
 def square(writer: Writer, operation: Operation) -> Tensor:
     """A product with itself."""

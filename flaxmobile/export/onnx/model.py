@@ -58,9 +58,9 @@ def onnx_model(
     check_layout(layout)
     graph = trace(program.function, program.image)
     fuse(graph)
-    writer = Writer(opset_of(graph), IMAGES)
+    writer = Writer(opset_of(graph), IMAGES, program.outputs)
     _write(graph, writer, layout)
-    outputs = _name_outputs(graph, writer, program.outputs, layout)
+    outputs = _answer(graph, writer, program.outputs, layout)
     size = sum(array.nbytes for array in writer.constants.values())
     if size > LARGEST:
         raise ValueError(
@@ -108,17 +108,15 @@ def _write(graph: Graph, writer: Writer, layout: str) -> None:
         writer.set(operation.output, HANDLERS[operation.kind](writer, operation))
 
 
-def _name_outputs(graph: Graph, writer: Writer, names: tuple[str, ...], layout: str) -> list[Any]:
+def _answer(graph: Graph, writer: Writer, names: tuple[str, ...], layout: str) -> list[Any]:
     """Give what the graph answers its names; the types of the outputs."""
     from onnx import helper
 
     writer.end()
-    infos = []
-    for value, name in zip(graph.outputs, names, strict=True):
-        tensor = writer.full(value, _order(value, layout))
-        writer.rename(tensor.name, name)
-        infos.append(helper.make_tensor_value_info(name, _type(value), _sides(tensor)))
-    return infos
+    tensors = [writer.full(value, _order(value, layout)) for value in graph.outputs]
+    writer.answer({name: tensor.name for name, tensor in zip(names, tensors, strict=True)})
+    told = zip(names, graph.outputs, tensors, strict=True)
+    return [helper.make_tensor_value_info(name, _type(value), _sides(tensor)) for name, value, tensor in told]
 
 
 def _type(value: Value) -> int:

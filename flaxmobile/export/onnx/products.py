@@ -110,6 +110,8 @@ def _merged_product(writer: Writer, operation: Operation, free: list[list[int]])
         names.append(writer.reshape(operation, tensor, [*sides, *map(_count, merged)]))
     made = Tensor(writer.node('MatMul', names), (), ())
     output = operation.output.shape
+    if len(output) == len(batch[0]) + 2:
+        return Tensor(made.name, tuple(range(len(output))), output)
     whole = Tensor(made.name, tuple(range(len(batch[0]))), output[: len(batch[0])])
     name = writer.reshape(operation, whole, output)
     return Tensor(name, tuple(range(len(output))), output)

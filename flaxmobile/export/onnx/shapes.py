@@ -107,10 +107,34 @@ def transpose(writer: Writer, operation: Operation) -> Tensor:
 @handles('concatenate')
 def concatenate(writer: Writer, operation: Operation) -> Tensor:
     """One after the other along an axis."""
-    order = next(writer.lazy(value).order for value in operation.inputs if value.constant is None)
+    orders = (writer.lazy(value).order for value in operation.inputs if value.constant is None)
+    order = next(orders, plain_order(len(operation.output.shape)))
     tensors = [writer.full(value, order) for value in operation.inputs]
     axis = order.index(operation.params['dimension'])
     return Tensor(writer.node('Concat', [each.name for each in tensors], axis=axis), order, operation.output.shape)
+
+
+@handles('stack')
+def stack(writer: Writer, operation: Operation) -> Tensor:
+    """One after the other along a new axis."""
+    tensors = [writer.full(value, plain_order(len(value.shape))) for value in operation.inputs]
+    axis = operation.params['axis']
+    names = [writer.node('Unsqueeze', [tensor.name, writer.numbers(axis)]) for tensor in tensors]
+    order = plain_order(len(operation.output.shape))
+    return Tensor(writer.node('Concat', names, axis=axis), order, operation.output.shape)
+
+
+@handles('rev')
+def reversed_axes(writer: Writer, operation: Operation) -> Tensor:
+    """From the last to the first along some axes."""
+    tensor = writer.full(operation.inputs[0])
+    axes = [tensor.axis(axis) for axis in operation.params['dimensions']]
+    if not axes:
+        return tensor
+    # Slices end before the place that they end at: before the first is as far down as numbers go.
+    told = ([-1] * len(axes), [np.iinfo(np.int64).min] * len(axes), axes, [-1] * len(axes))
+    name = writer.node('Slice', [tensor.name, *(writer.numbers(*each) for each in told)])
+    return Tensor(name, tensor.order, operation.output.shape)
 
 
 @handles('slice')

@@ -6,7 +6,7 @@ takes over the order, so that nothing is transposed between them.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -55,15 +55,14 @@ class Writer:
         images: name of the graph's input, whose first side is the batch.
     """
 
-    def __init__(self, opset: int, images: str) -> None:
+    def __init__(self, opset: int, images: str, outputs: Sequence[str]) -> None:
         self.opset, self.images = opset, images
         self.nodes: list[Any] = []
         self.constants: dict[str, np.ndarray] = {}
         self._tensors: dict[Value, Tensor] = {}
         self._transposed: dict[tuple[Value, Order], Tensor] = {}
         self._known: dict[tuple[str, tuple[int, ...], bytes], str] = {}
-        self._names: set[str] = {images}
-        self._outputs: set[str] = set()
+        self._names: set[str] = {images, *outputs}
         self._layer = ''
 
     def begin(self, operation: Operation) -> None:
@@ -74,20 +73,25 @@ class Writer:
         """What is written from here on belongs to no layer."""
         self._layer = ''
 
-    def rename(self, tensor: str, output: str) -> None:
-        """Make a tensor the output of that name: by its own node where that makes nothing else, or by an `Identity`."""
+    def answer(self, outputs: Mapping[str, str]) -> None:
+        """Give tensors the names of the graph's outputs: by their own node, or by an `Identity` where it has none.
+
+        Args:
+            outputs: the output's name to the tensor's.
+        """
         from onnx import helper
 
-        made = [node for node in self.nodes if tensor in node.output]
-        if not made or tensor in self._outputs:
-            self.nodes.append(helper.make_node('Identity', [tensor], [output], name=output))
-        else:
-            for node in self.nodes:
-                for names in (node.input, node.output):
-                    for place, name in enumerate(names):
-                        if name == tensor:
-                            names[place] = output
-        self._outputs.add(output)
+        made = {name for node in self.nodes for name in node.output}
+        new: dict[str, str] = {}
+        for output, tensor in outputs.items():
+            if tensor in made and tensor not in new:
+                new[tensor] = output
+        for node in self.nodes:
+            for names in (node.input, node.output):
+                names[:] = [new.get(name, name) for name in names]
+        for output, tensor in outputs.items():
+            if new.get(tensor) != output:
+                self.nodes.append(helper.make_node('Identity', [new.get(tensor, tensor)], [output], name=output))
 
     def set(self, value: Value, tensor: Tensor) -> None:
         """Say which tensor holds a value."""
