@@ -21,7 +21,7 @@ MAY_IMPORT = {
     'messages': set(),
     'lazy': set(),
     'rules': {'messages'},
-    'files': set(),
+    'files': {'messages'},
     'compilation': set(),
     'memory': set(),
     'drawing': {'messages'},

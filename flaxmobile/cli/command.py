@@ -16,6 +16,7 @@ from typing import Any
 import tyro
 
 import flaxmobile
+from flaxmobile.cli.exporting import export
 from flaxmobile.cli.models import evaluate, predict, probe
 from flaxmobile.cli.networks import benchmark, list_models, summary
 from flaxmobile.cli.options import with_options
@@ -120,6 +121,7 @@ def _run(words: list[str]) -> int:
         'list': list_models,
         'weights': list_weights,
         'convert': convert,
+        'export': export,
         'summary': summary,
         'benchmark': benchmark,
     }

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shlex
 import sys
 from collections.abc import Iterator
@@ -94,6 +95,25 @@ def title_of(given: str, model: 'Model', how: Opened = AS_IT_IS) -> str:
 def tell(text: str) -> None:
     """Say something on the side, as one line on stderr."""
     print(printable(with_options(text), None), file=sys.stderr)
+
+
+@contextmanager
+def silent_libraries() -> Iterator[None]:
+    """Keep off the terminal what libraries in C++ write to stderr by themselves; Python's own stderr stays."""
+    sys.stderr.flush()
+    terminal, python = os.dup(2), sys.stderr
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        if python is sys.__stderr__:
+            sys.stderr = os.fdopen(terminal, 'w', 1, 'utf-8', 'backslashreplace', closefd=False)
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        sys.stderr.flush()
+        sys.stderr = python
+        os.dup2(terminal, 2)
+        os.close(terminal)
+        os.close(nowhere)
 
 
 def as_json(content: Any) -> str:

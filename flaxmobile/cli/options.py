@@ -8,6 +8,7 @@ OPTIONS = {
     'download': '--download',
     'ema': '--ema',
     'file': '--weights',
+    'float16': '--float16',
     'ignore_convention': '--ignore-convention',
     'images': '--images',
     'init': '--init',
@@ -16,6 +17,7 @@ OPTIONS = {
     'overwrite': '--overwrite',
     'resume': '--resume',
     'run_dir': '--run-dir',
+    'softmax': '--softmax',
     'teacher': '--teacher',
     'warmup_epochs': '--warmup-epochs',
 }

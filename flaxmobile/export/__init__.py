@@ -1,1 +1,27 @@
 """A model as a file that runs elsewhere: LiteRT, ONNX, JAX without this library, Core ML."""
+
+from typing import TYPE_CHECKING
+
+from flaxmobile.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from flaxmobile.export.by_suffix import export
+    from flaxmobile.export.checks import Check
+    from flaxmobile.export.jax_artifact import to_jax
+    from flaxmobile.export.litert import to_litert
+    from flaxmobile.export.onnx.saving import to_onnx
+    from flaxmobile.export.saved_model import to_saved_model
+
+__all__ = ['Check', 'export', 'to_jax', 'to_litert', 'to_onnx', 'to_saved_model']
+
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        '.by_suffix': ('export',),
+        '.checks': ('Check',),
+        '.jax_artifact': ('to_jax',),
+        '.litert': ('to_litert',),
+        '.onnx.saving': ('to_onnx',),
+        '.saved_model': ('to_saved_model',),
+    },
+)

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,7 @@ class Program:
 
     Attributes:
         function: from images `[batch, height, width, channels]` to a tuple of arrays, one for each of `outputs`.
-            Its convolutions are XLA's own, pointwise ones too.
+            Its convolutions are XLA's own, pointwise ones too, unless `make_program` was told otherwise.
         image: shape and type of one image as a batch, `[1, height, width, channels]`; float32 (normalised) or uint8
             (pixels as they are in a file).
         outputs: the names of what it answers: 'logits', 'probabilities' or 'embedding', each `[batch, ...]`.
@@ -31,7 +32,12 @@ class Program:
 
 
 def make_program(
-    model: Model, *, image_size: int | None = None, uint8_input: bool = False, softmax: bool = False
+    model: Model,
+    *,
+    image_size: int | None = None,
+    uint8_input: bool = False,
+    softmax: bool = False,
+    standard: bool = True,
 ) -> Program:
     """Make a model one function of images, to be traced by an exporter.
 
@@ -41,6 +47,8 @@ def make_program(
         uint8_input: take pixels, uint8 RGB as a file has them, and normalise them inside; otherwise float32 images
             that are normalised already.
         softmax: answer probabilities in place of logits.
+        standard: in XLA's own operations. False: in this library's convolutions, which XLA's own are far slower than on
+            a CPU: lowered for several platforms, each gets the form that is fast there.
 
     Raises:
         ValueError: the size is not 1 or more, or `softmax` is asked of a network without classes.
@@ -53,14 +61,30 @@ def make_program(
     shape = (1, side, side, model.preprocessing.channels)
     variables = model.variables
     if not is_folded(variables):
-        variables = fold_batch_norm(model.module, variables, jax.ShapeDtypeStruct(shape, jnp.float32))
+        images = jax.ShapeDtypeStruct(shape, jnp.float32)
+        # In one program: by itself each shape would be compiled.
+        variables = jax.jit(lambda variables: fold_batch_norm(model.module, variables, images))(variables)
     variables = jax.tree.map(np.asarray, variables)
 
     def answer(images: jax.Array) -> tuple[jax.Array, ...]:
         values = model.preprocessing.normalize(images) if uint8_input else images
-        values = model.module.apply(variables, values)
-        return (jax.nn.softmax(values) if softmax else values,)
+        answers: Any = model.module.apply(variables, values)
+        return (jax.nn.softmax(answers) if softmax else answers,)
 
     image = jax.ShapeDtypeStruct(shape, jnp.uint8 if uint8_input else jnp.float32)
     name = 'probabilities' if softmax else 'logits' if model.num_classes else 'embedding'
-    return Program(ops.standard(answer), image, (name,))
+    return Program(ops.standard(answer) if standard else answer, image, (name,))
+
+
+def in_float32(model: Model) -> Model:
+    """The same model computing in float32, for formats whose runtimes have no narrower type.
+
+    The network's `dtype` and its variables become float32, whatever floats they are; float16 and bfloat16 lose nothing.
+    """
+    fields = {name: jnp.float32 for name in ('dtype', 'param_dtype') if hasattr(model.module, name)}
+    variables = jax.tree.map(_to_float32, dict(model.variables))
+    return dataclasses.replace(model, module=model.module.clone(**fields), variables=variables)
+
+
+def _to_float32(array: Any) -> Any:
+    return np.asarray(array, np.float32) if jnp.issubdtype(jnp.asarray(array).dtype, jnp.floating) else array

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import jax
@@ -15,8 +16,9 @@ INLINED = {'jit', 'closed_call', 'remat2'}
 def standard(function: Callable[..., Any]) -> Callable[..., Any]:
     """`function` without the primitives of this library: a depthwise convolution is XLA's grouped one on a CPU as well.
 
-    Calls within calls are inlined, loops and conditions stay, and so do derivatives that a function has of its own
-    (`jax.custom_jvp`, `jax.custom_vjp`). A derivative to be exported is taken first: `standard(jax.grad(function))`.
+    Calls within calls are inlined. Loops and conditions stay, and so do names of scopes (`jax.named_scope`, Flax's
+    layers) and derivatives that a function has of its own (`jax.custom_jvp`, `jax.custom_vjp`). A derivative to be
+    exported is taken first: `standard(jax.grad(function))`.
 
     Args:
         function: of arrays and trees of them, by position or name, as `jax.jit` takes it.
@@ -45,9 +47,16 @@ def _evaluate(closed: ClosedJaxpr | Jaxpr, operands: Sequence[Any]) -> list[Any]
         return atom.val if isinstance(atom, Literal) else values[atom]
 
     for equation in program.eqns:
-        results = _apply(equation, [read(atom) for atom in equation.invars])
+        with _names_of(equation):
+            results = _apply(equation, [read(atom) for atom in equation.invars])
         values.update(zip(equation.outvars, results, strict=True))
     return [read(atom) for atom in program.outvars]
+
+
+def _names_of(equation: JaxprEqn) -> AbstractContextManager[Any]:
+    """The scopes that an equation was traced in, as Flax names its layers."""
+    names = str(equation.source_info.name_stack)
+    return jax.named_scope(names) if names else nullcontext()
 
 
 def _apply(equation: JaxprEqn, operands: list[Any]) -> Sequence[Any]:

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 import jax
 import numpy as np
 
-from flaxmobile.files import write_whole
+from flaxmobile.files import check_free, write_whole
 from flaxmobile.messages import printable, unknown
 from flaxmobile.models.network import MobileNet
 from flaxmobile.models.registry import create_model
@@ -86,10 +86,7 @@ def check_target(path: str | Path, layout: Layout | None = None, *, overwrite: b
         raise ValueError(
             f'{printable(path, None)}: {suffix} does not hold the names of {layout}: .safetensors and .npz hold any'
         )
-    if path.is_dir():
-        raise FileExistsError(f'{printable(path, None)} is a folder: name a file in it')
-    if path.exists() and not overwrite:
-        raise FileExistsError(f'{printable(path, None)} is already there: overwrite=True replaces it')
+    check_free(path, overwrite=overwrite)
     return suffix
 
 

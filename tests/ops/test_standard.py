@@ -110,6 +110,24 @@ def test_a_derivative_that_a_function_has_of_its_own_stays():
     assert jax.grad(ops.standard(jax.nn.relu))(0.0) == jax.grad(jax.nn.relu)(0.0) == 0
 
 
+def test_names_of_scopes_stay():
+    ours, _, shape = example('depthwise')
+
+    @jax.jit
+    def inner(images, kernel):
+        with jax.named_scope('inner'):
+            return jnp.sin(ours(images, kernel))
+
+    def function(images, kernel):
+        with jax.named_scope('outer'):
+            return inner(images, kernel) + 1
+
+    equations = jax.make_jaxpr(ops.standard(function))(*operands_of(shape)).eqns
+    names = {equation.primitive.name: str(equation.source_info.name_stack) for equation in equations}
+    assert names['sin'] == names['conv_general_dilated'] == 'outer/inner'
+    assert names['add'] == 'outer'
+
+
 def test_trees_names_and_closures():
     ours, _, shape = example('depthwise')
     images, kernel = operands_of(shape)

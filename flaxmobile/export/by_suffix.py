@@ -1,0 +1,63 @@
+"""A model into the format that a file's name asks for."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flaxmobile.export.checks import Check
+from flaxmobile.export.target import check_target
+from flaxmobile.weights import Model
+
+
+def export(
+    model: Model,
+    path: str | Path,
+    *,
+    image_size: int | None = None,
+    float16: bool = False,
+    uint8_input: bool = False,
+    softmax: bool = False,
+    images: np.ndarray | None = None,
+    overwrite: bool = False,
+) -> Check:
+    """Write a model in its suffix's format, `.tflite` (LiteRT), `.onnx` or `.jax` (plain JAX): whole, or not at all.
+
+    Args:
+        model: what to export.
+        path: of the file to write.
+        image_size: side of the images in pixels; None: the model's own.
+        float16: keep the weights as float16; a `.tflite` file alone may.
+        uint8_input: take pixels, uint8 RGB, and normalise them inside; otherwise float32 images, normalised already.
+        softmax: answer probabilities in place of logits.
+        images: pixels to compare the file with the model on, uint8 `[images, height, width, channels]`; None: seeded
+            noise.
+        overwrite: replace a file that is there.
+
+    Returns:
+        What was found out about the file.
+
+    Raises:
+        FileExistsError: `path` is there, and `overwrite` is not set.
+        ModuleNotFoundError: the packages for the format are not installed.
+        ValueError: no such suffix, or see `to_litert`, `to_onnx` and `to_jax`.
+    """
+    suffix = check_target(path, float16=float16, overwrite=overwrite)
+    options: dict[str, Any] = {
+        'image_size': image_size,
+        'uint8_input': uint8_input,
+        'softmax': softmax,
+        'images': images,
+        'overwrite': overwrite,
+    }
+    if suffix == '.tflite':
+        from flaxmobile.export.litert import to_litert
+
+        return to_litert(model, path, float16=float16, **options)
+    if suffix == '.onnx':
+        from flaxmobile.export.onnx.saving import to_onnx
+
+        return to_onnx(model, path, **options)
+    from flaxmobile.export.jax_artifact import to_jax
+
+    return to_jax(model, path, **options)

@@ -1,0 +1,178 @@
+"""What an exported file answers in its own runtime, beside what the model answers in JAX."""
+
+import dataclasses
+import importlib.metadata
+import importlib.util
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from flaxmobile.export.program import Program
+from flaxmobile.files import write_whole
+from flaxmobile.messages import printable
+from flaxmobile.weights import Model
+
+TOLERANCE = 2e-4
+"""Largest error of a float32 file that is written. Those of the zoo are below 5e-5; a wrong operation is far above."""
+FLOAT16_TOLERANCE = 3e-2
+"""The same of a file with float16 weights; 3e-3 is usual."""
+NOISE_IMAGES = 2
+"""Images of seeded noise that a file is run on where none are given."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """What there is to say of an exported file.
+
+    Attributes:
+        path: of the file.
+        size: of the file, in bytes.
+        operations: how often each operation of the format is in the file, the most frequent first; empty for JAX, whose
+            file has a program for each platform.
+        runtime: what the file was run in, 'ai-edge-litert 2.3.0'; None where that is not installed: then nothing was
+            compared.
+        error: the largest difference from what the model answers in JAX, as a share of its largest answer; None where
+            nothing was compared.
+        partitions: into how many pieces LiteRT's XNNPACK takes the graph, 1 where it takes it whole; None elsewhere.
+    """
+
+    path: Path
+    size: int
+    operations: Mapping[str, int]
+    runtime: str | None
+    error: float | None
+    partitions: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Runtime:
+    """How a file of one format is run here.
+
+    Attributes:
+        package: the distribution that runs it.
+        module: what is imported of it.
+        run: from the file's bytes and a batch of images to what it answers, and the number of XNNPACK's partitions.
+    """
+
+    package: str
+    module: str
+    run: Callable[[bytes, np.ndarray], tuple[np.ndarray, int | None]]
+
+    @property
+    def version(self) -> str | None:
+        """Package and version; None where it is not installed."""
+        if importlib.util.find_spec(self.module) is None:
+            return None
+        return f'{self.package} {importlib.metadata.version(self.package)}'
+
+
+def check_images(program: Program, images: np.ndarray | None) -> np.ndarray:
+    """The images to compare on, uint8 `[images, height, width, channels]`: those given, or seeded noise.
+
+    Raises:
+        ValueError: they have another type or shape than the program takes.
+    """
+    wanted = program.image.shape[1:]
+    if images is None:
+        return np.random.default_rng(0).integers(0, 256, (NOISE_IMAGES, *wanted), np.uint8)
+    images = np.asarray(images)
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != wanted or not len(images):
+        shape = ', '.join(map(str, wanted))
+        raise ValueError(
+            f'images are {printable(images.dtype)} {list(images.shape)}: give pixels, uint8 [images, {shape}]'
+        )
+    return images
+
+
+def write_checked(
+    path: Path,
+    content: bytes,
+    operations: Mapping[str, int],
+    *,
+    answer: 'Answer',
+    runtime: Runtime,
+    tolerance: float = TOLERANCE,
+) -> Check:
+    """Run an exported file before it is written, and write it if it answers as the model does.
+
+    Args:
+        path: where to write; what is there is replaced.
+        content: the file's bytes.
+        operations: how often each operation is in it.
+        answer: what the model answers.
+        runtime: what runs it.
+        tolerance: the largest error, see `Check`.
+
+    Raises:
+        ValueError: the file answers otherwise than the model. It is not written.
+    """
+    version, error, partitions = runtime.version, None, None
+    if version is None:
+        warnings.warn(
+            f'{printable(path, None)} was not compared with JAX: {runtime.package} is not installed, which runs it',
+            stacklevel=3,
+        )
+    else:
+        got, partitions = runtime.run(content, answer.inputs)
+        error = largest_error(got, answer.outputs)
+        if not error <= tolerance:
+            raise ValueError(
+                f'{printable(path, None)} was not written: in {version} it answers otherwise than the model in JAX. '
+                f'The error is {error:.2g} of the largest answer, and {tolerance:.2g} is allowed'
+            )
+        if partitions not in (None, 1):
+            warnings.warn(
+                f'{printable(path, None)}: XNNPACK takes the graph in {partitions} pieces and not in one, so it will '
+                'be slow on a CPU',
+                stacklevel=3,
+            )
+    write_whole(path, content)
+    ordered = dict(sorted(operations.items(), key=lambda item: (-item[1], item[0])))
+    return Check(path, len(content), ordered, version, error, partitions)
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What goes into an exported file, and what the model makes of it in JAX.
+
+    Attributes:
+        inputs: a batch of images as the file takes them.
+        outputs: the model's answers to them.
+    """
+
+    inputs: np.ndarray
+    outputs: np.ndarray
+
+
+def answer_of(model: Model, program: Program, images: np.ndarray | None) -> Answer:
+    """What a model answers in JAX, computed without anything that the export changed in it.
+
+    Args:
+        model: what is exported.
+        program: what was made of it, which says the form of its images and what it answers.
+        images: see `check_images`.
+
+    Raises:
+        ValueError: the images are not right, or the model's answers are no finite numbers.
+    """
+    pixels = check_images(program, images)
+    values = np.asarray(model.preprocessing.normalize(pixels))
+    with jax.default_matmul_precision('highest'):
+        outputs = jax.jit(model.module.apply)(model.variables, values)
+        if program.outputs == ('probabilities',):
+            outputs = jax.nn.softmax(outputs)
+    found = np.asarray(outputs, np.float32)
+    if not np.isfinite(found).all():
+        raise ValueError('the model answers numbers that are not finite, so there is nothing to compare a file with')
+    return Answer(pixels if program.image.dtype == np.uint8 else values, found)
+
+
+def largest_error(got: np.ndarray, wanted: np.ndarray) -> float:
+    """The largest difference as a share of the largest of `wanted`; infinite where the shapes differ."""
+    if got.shape != wanted.shape:
+        return float('inf')
+    scale = np.abs(wanted).max() or 1.0
+    return float(np.abs(got.astype(np.float64) - wanted).max() / scale)

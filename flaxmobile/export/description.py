@@ -1,0 +1,84 @@
+"""What an exported file says of itself, as JSON: the same in every format."""
+
+import importlib.metadata
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from flaxmobile.export.program import Program
+from flaxmobile.messages import printable
+from flaxmobile.weights import Model
+
+FORMAT = 1
+"""The number of what `describe` makes; another number, another set of entries."""
+KEY = 'flaxmobile'
+"""Under what name a file of any format holds it."""
+CHANNEL_ORDER = {1: 'grey', 3: 'RGB'}
+
+
+def describe(model: Model, program: Program, made: Mapping[str, Any]) -> dict[str, Any]:
+    """What travels inside an exported file, fit for JSON.
+
+    Args:
+        model: what is exported.
+        program: the function of images that was made of it.
+        made: what this file's format adds, as `{'format': 'onnx', 'opset': 17}`.
+
+    Returns:
+        A dictionary of
+
+        - `format`: `FORMAT`; `version`: flaxmobile's; `made`: as given;
+        - `name`: the published weight, or the network; '' where neither is known;
+        - `task`: 'classification', or None without classes; `outputs`: names, in the file's order;
+        - `labels`: the names of the classes in the order of the logits; None where they are not known;
+        - `preprocessing`: `image_size` (pixels), `channels`, `channel_order` ('RGB' or 'grey'), `interpolation`,
+          `crop_fraction`, `mean` and `std` (pixels counted from 0 to 1), and `normalized_inside`: whether the file
+          takes uint8 pixels and does `(pixels / 255 - mean) / std` itself;
+        - `license` and `source`: of the published weight and its address; None where it comes from none.
+    """
+    weight, own = model.weight, model.preprocessing
+    return {
+        'format': FORMAT,
+        'version': importlib.metadata.version('flaxmobile'),
+        'made': dict(made),
+        'name': weight.name if weight else model.name,
+        'task': model.task,
+        'outputs': list(program.outputs),
+        'labels': None if model.labels is None else list(model.labels),
+        'preprocessing': {
+            'image_size': int(program.image.shape[1]),
+            'channels': own.channels,
+            'channel_order': CHANNEL_ORDER[own.channels],
+            'interpolation': own.interpolation,
+            'crop_fraction': own.crop_fraction,
+            'mean': list(own.mean),
+            'std': list(own.std),
+            'normalized_inside': program.image.dtype == 'uint8',
+        },
+        'license': weight.license if weight else None,
+        'source': weight.address if weight else None,
+    }
+
+
+def to_json(description: Mapping[str, Any]) -> str:
+    """The text that a file holds under `KEY`, ASCII."""
+    return json.dumps(description, allow_nan=False)
+
+
+def from_json(text: str | bytes) -> dict[str, Any]:
+    """What `to_json` wrote.
+
+    Raises:
+        ValueError: it is no description, or one of another format number.
+    """
+    try:
+        description = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f'what the file says of itself is no JSON ({printable(error)})') from error
+    number = description.get('format') if isinstance(description, dict) else None
+    if number != FORMAT:
+        raise ValueError(
+            f'what the file says of itself has format {printable(repr(number))}, and this flaxmobile reads {FORMAT}: '
+            'export the model again'
+        )
+    return dict(description)

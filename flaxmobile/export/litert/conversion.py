@@ -1,0 +1,76 @@
+"""From a program to the bytes of a LiteRT file, by the packages litert-converter and litert-quantizer."""
+
+import contextlib
+import importlib.metadata
+import io
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from flaxmobile.export.extras import needed
+from flaxmobile.export.program import Program
+from flaxmobile.messages import printable
+
+SIGNATURE = 'serving_default'
+"""The name of the file's only signature, which readers take where none is named."""
+INPUT = 'image'
+"""The name of the signature's input."""
+FLOAT16_OPERATIONS = ('CONV_2D', 'DEPTHWISE_CONV_2D', 'FULLY_CONNECTED')
+"""Those whose weights become float16."""
+
+
+def versions() -> dict[str, str]:
+    """What makes the file, and its version, as a description's `made` has it."""
+    _package('litert_converter')
+    return {'litert-converter': importlib.metadata.version('litert-converter'), 'jax': jax.__version__}
+
+
+def convert(program: Program, metadata: Mapping[str, bytes]) -> bytes:
+    """A float32 LiteRT file of a program.
+
+    Args:
+        program: what to convert.
+        metadata: buffers that the file holds besides, by name.
+
+    Raises:
+        ModuleNotFoundError: litert-converter is not installed.
+        ValueError: the program has an operation that LiteRT has not.
+    """
+    api = _package('litert_converter.converter_api_ext')
+    ir, passmanager = _package('litert_converter.mlir.ir'), _package('litert_converter.mlir.passmanager')
+    exported = jax.export.export(jax.jit(program.function), platforms=['cpu'])(program.image)
+    context = ir.Context()
+    api.prepare_mlir_context(context)
+    with context:
+        module = ir.Module.parse(exported.mlir_module())
+        api.set_signature(module.operation, SIGNATURE, [INPUT], list(program.outputs))
+        try:
+            api.run_convert_to_tfl_passes(module, passmanager.PassManager(), api.ConvertToTFLConfig())
+            # The exporter writes a buffer for each entry, where re-packing the file would lose its alignment.
+            held = {name: ir.StringAttr.get(value) for name, value in metadata.items()}
+            module.operation.attributes['tfl.metadata'] = ir.DictAttr.get(held)
+            return bytes(api.export_flatbuffer_to_bytes(module.operation))
+        except (ir.MLIRError, RuntimeError, ValueError) as error:
+            raise ValueError(f'LiteRT cannot hold this model: {printable(error)}') from error
+
+
+def to_float16(content: bytes) -> bytes:
+    """A LiteRT file with the weights of convolutions and dense layers as float16, from which it computes in float32.
+
+    Raises:
+        ModuleNotFoundError: litert-quantizer is not installed.
+    """
+    quantizer, manager = _package('litert_quantizer.quantizer'), _package('litert_quantizer.recipe_manager')
+    types, algorithms = _package('litert_quantizer.qtyping'), _package('litert_quantizer.algorithm_manager')
+    recipe = manager.RecipeManager()
+    for name in FLOAT16_OPERATIONS:
+        operation, algorithm = types.TFLOperationName(name), algorithms.AlgorithmName.FLOAT_CASTING
+        recipe.add_weight_only_config('.*', operation, num_bits=16, algorithm_key=algorithm)
+    made = quantizer.Quantizer(bytearray(content), recipe.get_quantization_recipe())
+    with contextlib.redirect_stderr(io.StringIO()):  # It draws a bar of its progress whatever it is told.
+        return bytes(made.quantize(enable_progress_bar=False, enable_progress_report=False).quantized_model)
+
+
+def _package(module: str) -> Any:
+    return needed(module, 'LiteRT', 'litert')

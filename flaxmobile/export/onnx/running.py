@@ -1,0 +1,38 @@
+"""An ONNX file's operations, and the file in ONNX Runtime."""
+
+import collections
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from flaxmobile.export.checks import Runtime
+
+if TYPE_CHECKING:
+    import onnx
+
+TO_NCHW, TO_NHWC = (0, 3, 1, 2), (0, 2, 3, 1)
+
+
+def operations(model: 'onnx.ModelProto') -> Mapping[str, int]:
+    """How often each operator is in a model's graph."""
+    return collections.Counter(node.op_type for node in model.graph.node)
+
+
+def runtime(layout: str) -> Runtime:
+    """ONNX Runtime for files of that layout."""
+
+    def run(content: bytes, images: np.ndarray) -> tuple[np.ndarray, int | None]:
+        from onnxruntime import InferenceSession
+
+        session = InferenceSession(content, providers=['CPUExecutionProvider'])
+        (given,) = session.get_inputs()
+        (answers,) = session.run(None, {given.name: _turned(images, layout, TO_NCHW)})
+        return _turned(answers, layout, TO_NHWC), None
+
+    return Runtime('onnxruntime', 'onnxruntime', run)
+
+
+def _turned(maps: Any, layout: str, order: tuple[int, ...]) -> np.ndarray:
+    values = np.asarray(maps)
+    return values.transpose(order) if layout == 'nchw' and values.ndim == 4 else values

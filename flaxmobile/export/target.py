@@ -1,0 +1,38 @@
+"""Whether an export may be written where it is asked for."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from flaxmobile.files import check_free
+from flaxmobile.messages import printable
+
+FORMATS = {'.tflite': 'LiteRT', '.onnx': 'ONNX', '.jax': 'plain JAX'}
+"""What is written, by the suffix of the file."""
+
+
+def check_target(
+    path: str | Path, allowed: Mapping[str, str] = FORMATS, *, float16: bool = False, overwrite: bool = False
+) -> str:
+    """See that such a file may be written, before anything costly; its suffix.
+
+    Args:
+        path: of the file to write.
+        allowed: the suffixes, and the formats that they stand for.
+        float16: whether it is to hold float16 weights.
+        overwrite: whether a file that is there may be replaced.
+
+    Raises:
+        FileExistsError: it is there, and `overwrite` is not set, or it is a folder.
+        ValueError: no such suffix, or its format has no float16 weights here.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix not in allowed:
+        choice = ', '.join(f'{each} ({what})' for each, what in allowed.items())
+        raise ValueError(
+            f'{printable(path, None)}: the suffix says which format to write, and {path.suffix!r} is not among {choice}'
+        )
+    if float16 and suffix != '.tflite':
+        raise ValueError(f'{printable(path, None)}: float16=True goes with a .tflite file alone')
+    check_free(path, overwrite=overwrite)
+    return suffix

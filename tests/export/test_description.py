@@ -1,0 +1,69 @@
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from flaxmobile.data import Preprocessing
+from flaxmobile.export.description import describe, from_json, to_json
+from flaxmobile.export.program import Program
+from flaxmobile.weights import Model, find
+from tests.networks import Linear
+
+GREY = Preprocessing(image_size=4, channels=1, mean=(0.25,), std=(0.5,), crop_fraction=1, interpolation='bilinear')
+
+
+def program(side: int, channels: int, dtype: object) -> Program:
+    return Program(lambda images: (images,), jax.ShapeDtypeStruct((1, side, side, channels), dtype), ('logits',))
+
+
+def test_a_description_says_all_that_an_application_needs() -> None:
+    model = Model(Linear(), {'params': {}}, GREY, labels=('a', 'b', 'ü'), name='mine')
+    assert describe(model, program(8, 1, jnp.uint8), {'format': 'onnx'}) == {
+        'format': 1,
+        'version': '0.1.0',
+        'made': {'format': 'onnx'},
+        'name': 'mine',
+        'task': 'classification',
+        'outputs': ['logits'],
+        'labels': ['a', 'b', 'ü'],
+        'preprocessing': {
+            'image_size': 8,  # of the program, not the model's own
+            'channels': 1,
+            'channel_order': 'grey',
+            'interpolation': 'bilinear',
+            'crop_fraction': 1.0,
+            'mean': [0.25],
+            'std': [0.5],
+            'normalized_inside': True,
+        },
+        'license': None,
+        'source': None,
+    }
+
+
+def test_a_published_weight_brings_name_licence_and_source() -> None:
+    weight = find('mobilenetv2_100.tv_in1k')
+    model = Model(Linear(1000), {'params': {}}, weight.preprocessing(), name='mobilenetv2_100', weight=weight)
+    said = describe(model, program(224, 3, jnp.float32), {})
+    assert said['name'] == 'mobilenetv2_100.tv_in1k'
+    assert said['license'] == 'BSD-3-Clause'
+    assert said['source'] == 'https://download.pytorch.org/models/mobilenet_v2-b0353104.pth'
+    assert said['labels'] is None
+    assert said['preprocessing']['channel_order'] == 'RGB'
+    assert said['preprocessing']['normalized_inside'] is False
+
+
+def test_a_description_comes_back_as_it_was() -> None:
+    model = Model(Linear(), {'params': {}}, dataclasses.replace(GREY, mean=(1 / 3,)), labels=('a', 'b', 'ü'))
+    said = describe(model, program(4, 1, jnp.float32), {'opset': 17})
+    text = to_json(said)
+    assert text.isascii()
+    assert from_json(text) == from_json(text.encode()) == said
+
+
+@pytest.mark.parametrize('text', ['', '[]', '7', 'null', '{}', json.dumps({'format': 2})])
+def test_another_description_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match='what the file says of itself'):
+        from_json(text)

@@ -1,0 +1,146 @@
+"""What is done with a file that answers otherwise, or cannot be run, or is asked for in vain."""
+
+import dataclasses
+import errno
+import os
+import sys
+import warnings
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from small_networks import SIZE, small
+
+from flaxmobile import files
+from flaxmobile.export import Check, export, to_jax
+from flaxmobile.export.checks import Answer, Runtime, answer_of, largest_error, write_checked
+from flaxmobile.export.program import make_program
+
+WANTED = np.array([[1.0, -4.0], [2.0, 0.5]], np.float32)
+ANSWER = Answer(np.zeros((2, 1)), WANTED)
+
+
+def runtime(answers: np.ndarray, partitions: int | None = None, module: str = 'numpy') -> Runtime:
+    return Runtime('numpy', module, lambda content, images: (answers, partitions))
+
+
+def test_the_error_is_a_share_of_the_largest_answer() -> None:
+    assert largest_error(WANTED + np.float32([[0, 0], [-0.5, 0.25]]), WANTED) == 0.125
+    assert largest_error(WANTED.reshape(-1), WANTED) == np.inf
+    assert largest_error(np.zeros(2), np.zeros(2)) == 0
+
+
+def test_a_right_file_is_written_and_described(tmp_path: Path) -> None:
+    path, answers = tmp_path / 'model', WANTED + np.float32(2**-14)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        found = write_checked(
+            path, b'file', {'Add': 1, 'Conv': 3, 'Abs': 1}, answer=ANSWER, runtime=runtime(answers, 1)
+        )
+    assert path.read_bytes() == b'file'
+    assert found == Check(path, 4, {'Conv': 3, 'Abs': 1, 'Add': 1}, f'numpy {np.__version__}', 2**-16, 1)
+    assert list(found.operations) == ['Conv', 'Abs', 'Add']
+
+
+@pytest.mark.parametrize('wrong', [WANTED * 1.001, WANTED[:1], WANTED * np.nan, -WANTED])
+def test_a_wrong_file_is_not_written(wrong: np.ndarray, tmp_path: Path) -> None:
+    path = tmp_path / 'model'
+    path.write_bytes(b'before')
+    with pytest.raises(ValueError, match=r'model was not written: in numpy .* answers otherwise .* 0.0002 is allowed'):
+        write_checked(path, b'file', {}, answer=ANSWER, runtime=runtime(wrong))
+    assert path.read_bytes() == b'before'
+
+
+def test_a_runtime_that_is_not_there_is_said(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match='was not compared with JAX: numpy is not installed, which runs it'):
+        found = write_checked(tmp_path / 'model', b'file', {}, answer=ANSWER, runtime=runtime(-WANTED, 1, 'no_such'))
+    assert (found.runtime, found.error, found.partitions) == (None, None, None)
+
+
+@pytest.mark.parametrize('pieces', [0, 3])
+def test_a_graph_in_pieces_is_said(pieces: int, tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match=f'XNNPACK takes the graph in {pieces} pieces'):
+        write_checked(tmp_path / 'model', b'', {}, answer=ANSWER, runtime=runtime(WANTED, pieces))
+
+
+def test_the_models_own_answers_have_to_be_finite() -> None:
+    model = small('short')
+    variables = {**model.variables, 'params': {**model.variables['params']}}
+    variables['params']['classifier'] = jax.tree.map(lambda leaf: leaf * jnp.inf, variables['params']['classifier'])
+    program = make_program(model)
+    with pytest.raises(ValueError, match='the model answers numbers that are not finite'):
+        answer_of(dataclasses.replace(model, variables=variables), program, None)
+
+
+@pytest.mark.parametrize(
+    ('images', 'words'),
+    [
+        (np.zeros((2, SIZE, SIZE, 3), np.float32), r'images are float32 \[2, 48, 48, 3\]: give pixels, uint8 \[images'),
+        (np.zeros((2, 32, 32, 3), np.uint8), r'uint8 \[images, 48, 48, 3\]'),
+        (np.zeros((0, SIZE, SIZE, 3), np.uint8), r'uint8 \[0, 48, 48, 3\]'),
+        (np.zeros((SIZE, SIZE, 3), np.uint8), r'uint8 \[48, 48, 3\]'),
+    ],
+)
+def test_other_images_are_refused(images: np.ndarray, words: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=words):
+        to_jax(small('short'), tmp_path / 'model.jax', images=images)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ('name', 'options', 'words'),
+    [
+        ('model.onxx', {}, r"'.onxx' is not among .tflite \(LiteRT\), .onnx \(ONNX\), .jax \(plain JAX\)"),
+        ('model', {}, "'' is not among"),
+        ('model.onnx', {'float16': True}, 'float16=True goes with a .tflite file alone'),
+        ('model.jax', {'image_size': 0}, 'image_size is 0: it has to be a whole number of pixels, 1 or more'),
+    ],
+)
+def test_bad_input_is_refused(name: str, options: dict, words: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=words):
+        export(small('short'), tmp_path / name, **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_softmax_needs_classes(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match='this model has no classes'):
+        export(small('no classes'), tmp_path / 'model.jax', softmax=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize('name', ['model.tflite', 'model.onnx', 'model.jax'])
+def test_a_file_that_is_there_stays(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_bytes(b'mine')
+    with pytest.raises(FileExistsError, match='is already there: overwrite=True replaces it'):
+        export(small('short'), path)
+    assert path.read_bytes() == b'mine'
+
+
+@pytest.mark.parametrize(
+    ('name', 'package', 'words'),
+    [
+        ('model.tflite', 'litert_converter', r"LiteRT needs the package litert_converter: .*'flaxmobile\[litert\]'"),
+        ('model.onnx', 'onnx', r"'flaxmobile\[onnx\]'"),
+    ],
+)
+def test_a_missing_extra_is_named(
+    name: str, package: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ImportError, match=words):
+        export(small('short'), tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(files.os, 'fsync', full)
+    with pytest.raises(OSError, match='No space left') as failed:
+        write_checked(tmp_path / 'model.jax', b'file', {}, answer=ANSWER, runtime=runtime(WANTED))
+    assert failed.value.filename == str(tmp_path / 'model.jax')
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,108 @@
+"""The command `flaxmobile export`: what it writes, prints and refuses."""
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from small_networks import SIZE, small
+
+from flaxmobile.cli.common import silent_libraries
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope='module')
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp('weights') / 'small.safetensors'
+    small('v1').save(path)
+    return path
+
+
+def test_the_command_writes_a_program_for_jax(command: Run, weights: Path, tmp_path: Path) -> None:
+    path = tmp_path / 'model.jax'
+    status, out, err = command('export', weights, path, '--image-size', 32, '--uint8-input', '--softmax')
+    assert (status, err) == (0, '')
+    first, second = out.splitlines()
+    assert first == f'{path}: tf_mobilenetv1_025 from {weights}, 32x32 pixels, {path.stat().st_size / 1e6:.2f} MB'
+    assert second.startswith(f'jax {jax.__version__} answers as the model in JAX, to ')
+    with zipfile.ZipFile(path) as file:
+        assert json.loads(file.read('description.json'))['outputs'] == ['probabilities']
+        program = jax.export.deserialize(bytearray(file.read('program')))
+    pixels = np.random.default_rng(1).integers(0, 256, (1, 32, 32, 3), np.uint8)
+    model = small('v1')
+    logits = jax.jit(model.module.apply)(model.variables, model.preprocessing.normalize(pixels))
+    np.testing.assert_allclose(program.call(pixels)[0], jax.nn.softmax(logits), atol=1e-5)
+
+
+@pytest.mark.export
+def test_the_command_writes_a_litert_file(command: Run, weights: Path, tmp_path: Path) -> None:
+    path = tmp_path / 'model.tflite'
+    status, out, err = command('export', weights, path, '--float16')
+    assert (status, err) == (0, '')
+    first, second, third = out.splitlines()
+    assert first.startswith(f'{path}: tf_mobilenetv1_025 from {weights}, {SIZE}x{SIZE} pixels, 0.')
+    assert second.startswith('ai-edge-litert ')
+    assert second.endswith(' of the largest answer; pieces that XNNPACK takes it in: 1')
+    assert third == '14 CONV_2D, 13 DEPTHWISE_CONV_2D, 1 FULLY_CONNECTED, 1 PAD, 1 SUM'
+
+
+@pytest.mark.export
+def test_the_command_writes_an_onnx_file(command: Run, weights: Path, tmp_path: Path) -> None:
+    status, out, err = command('export', weights, tmp_path / 'model.onnx')
+    assert (status, err) == (0, '')
+    assert out.splitlines()[1].startswith('onnxruntime ')
+    assert out.splitlines()[2].startswith('27 Clip, 27 Conv, ')
+
+
+@pytest.mark.parametrize(
+    ('words', 'wanted'),
+    [
+        (['model.pb'], "model.pb: the suffix says which format to write, and '.pb' is not among .tflite (LiteRT), "),
+        (['model.onnx', '--float16'], 'model.onnx: --float16 goes with a .tflite file alone'),
+        (['there.jax'], 'there.jax is already there: --overwrite replaces it'),
+        (['model.jax', '--image-size', '0'], 'image_size must be a whole number from 1 to 16,384, not 0'),
+    ],
+)
+def test_what_the_command_refuses(
+    words: list[str], wanted: str, command: Run, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path('there.jax').write_bytes(b'')
+    status, out, err = command('export', weights, *words)
+    assert (status, out) == (2, '')
+    assert err.startswith('flaxmobile: ')
+    assert wanted in err
+    assert len(err.splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ['there.jax']
+
+
+def test_a_bad_target_is_said_before_the_model_is_looked_for(command: Run) -> None:
+    status, _, err = command('export', 'no_such_model', 'model.pb')
+    assert status == 2
+    assert "'.pb' is not among" in err
+
+
+def test_what_libraries_write_is_kept_off_the_terminal(capfd: pytest.CaptureFixture[str]) -> None:
+    program = """
+import os, sys
+from flaxmobile.cli.common import silent_libraries
+os.write(2, b'one ')
+with silent_libraries():
+    os.write(2, b'two ')
+    print('three ', file=sys.stderr, end='')
+os.write(2, b'four ')
+print('five', file=sys.stderr, end='')
+"""
+    done = subprocess.run([sys.executable, '-c', program], stderr=subprocess.PIPE, text=True, check=True, timeout=120)
+    assert done.stderr == 'one three four five'
+    with silent_libraries():
+        os.write(2, b'lost')
+    os.write(2, b'shown')
+    assert capfd.readouterr().err == 'shown'

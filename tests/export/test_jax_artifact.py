@@ -1,0 +1,62 @@
+"""The `.jax` file in a process that has JAX and not this library."""
+
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import jax
+import numpy as np
+from small_networks import LABELS, SIZE, small
+
+from flaxmobile.export import to_jax
+
+PLAIN_JAX = """
+import json, sys, zipfile
+sys.modules['flaxmobile'] = sys.modules['flax'] = None  # To import either raises ImportError.
+import jax, numpy as np
+
+file = zipfile.ZipFile(sys.argv[1])
+program = jax.export.deserialize(bytearray(file.read('program')))
+images = np.load(sys.argv[2])
+(answers,) = jax.jit(program.call)(images)
+alone = np.concatenate([program.call(image[None])[0] for image in images])
+np.save(sys.argv[3], np.stack([answers, alone]))
+print(json.dumps([program.platforms, json.loads(file.read('description.json'))]))
+try:
+    import flaxmobile
+except ImportError:
+    print('alone')
+"""
+
+
+def test_plain_jax_runs_a_file(tmp_path: Path) -> None:
+    model, path = small('short'), tmp_path / 'model.jax'
+    check = to_jax(model, path, uint8_input=True, softmax=True)
+    assert (check.error < 5e-5, check.runtime, check.operations) == (True, f'jax {jax.__version__}', {})
+    pixels = np.random.default_rng(1).integers(0, 256, (3, SIZE, SIZE, 3), np.uint8)
+    np.save(tmp_path / 'pixels.npy', pixels)
+    words = [sys.executable, '-c', PLAIN_JAX, path, tmp_path / 'pixels.npy', tmp_path / 'answers.npy']
+    printed = subprocess.check_output(words, text=True, timeout=300, cwd=tmp_path).splitlines()
+    platforms, description = json.loads(printed[0])
+    assert printed[1] == 'alone'
+    assert platforms == ['cpu', 'cuda', 'tpu']
+    assert description['labels'] == list(LABELS)
+    assert description['preprocessing']['normalized_inside'] is True
+    mean, std = (np.asarray(values, np.float32) for values in (model.preprocessing.mean, model.preprocessing.std))
+    logits = jax.jit(model.module.apply)(model.variables, (pixels / np.float32(255) - mean) / std)
+    for answers in np.load(tmp_path / 'answers.npy'):
+        np.testing.assert_allclose(answers, jax.nn.softmax(logits), atol=1e-5)
+
+
+def test_a_file_holds_no_more_than_it_says(tmp_path: Path) -> None:
+    path = tmp_path / 'model.jax'
+    size = to_jax(small('short'), path).size
+    weights = sum(leaf.nbytes for leaf in jax.tree.leaves(small('short').variables['params']))
+    assert size == path.stat().st_size < 1.2 * weights
+    with zipfile.ZipFile(path) as file:
+        assert file.namelist() == ['program', 'description.json']
+        program = jax.export.deserialize(bytearray(file.read('program')))
+    assert [str(each) for each in program.in_avals] == ['float32[batch,48,48,3]']
+    assert [str(each) for each in program.out_avals] == ['float32[batch,5]']

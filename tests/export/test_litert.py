@@ -1,0 +1,153 @@
+"""LiteRT files in LiteRT's interpreter, against the model in JAX."""
+
+import collections
+import dataclasses
+import json
+import warnings
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from flax import linen as nn
+from small_networks import FAMILIES, LABELS, SIZE, small
+from tflite_reader import metadata, root
+
+from flaxmobile.export import to_litert
+from flaxmobile.export.program import in_float32
+
+pytestmark = pytest.mark.export
+
+
+class Sorting(nn.Module):
+    """A network with an operation that LiteRT lacks."""
+
+    num_classes: int = len(LABELS)
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
+        return jax.lax.sort(nn.Dense(self.num_classes)(images.mean((1, 2))))
+
+
+def pixels(count: int = 2) -> np.ndarray:
+    return np.random.default_rng(1).integers(0, 256, (count, SIZE, SIZE, 3), np.uint8)
+
+
+def in_jax(family: str, images: np.ndarray) -> np.ndarray:
+    """What the network answers to pixels, by its module alone."""
+    model = in_float32(small(family))
+    mean, std = (np.asarray(values, np.float32) for values in (model.preprocessing.mean, model.preprocessing.std))
+    return np.asarray(jax.jit(model.module.apply)(model.variables, (images / np.float32(255) - mean) / std))
+
+
+def interpreted(path: Path, images: np.ndarray) -> tuple[dict, list[np.ndarray], collections.Counter]:
+    """The file's signatures, its answer to each image, and the operations that are run, a delegate's parts counted."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(str(path))
+    interpreter.allocate_tensors()
+    runner = interpreter.get_signature_runner('serving_default')
+    answers = [next(iter(runner(image=image[None]).values())) for image in images]
+    names = collections.Counter(operation['op_name'] for operation in interpreter._get_ops_details())
+    return interpreter.get_signature_list(), answers, names
+
+
+def normalised(images: np.ndarray) -> np.ndarray:
+    return np.asarray(small('short').preprocessing.normalize(images))
+
+
+@pytest.mark.parametrize('family', [family for family in FAMILIES if family not in ('v5', 'short')])
+def test_a_file_answers_as_the_network(family: str, tmp_path: Path) -> None:
+    model, path = small(family), tmp_path / 'model.tflite'
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        check = to_litert(model, path)
+    output = 'logits' if model.num_classes else 'embedding'
+    signatures, answers, names = interpreted(path, normalised(pixels()))
+    assert signatures == {'serving_default': {'inputs': ['image'], 'outputs': [output]}}
+    wanted = in_jax(family, pixels())
+    error = np.abs(np.concatenate(answers) - wanted).max() / np.abs(wanted).max()
+    assert error < 5e-5
+    assert check.error is not None
+    assert check.error < 5e-5
+    assert check.partitions == names.pop('DELEGATE') == 1
+    assert check.operations == names
+    assert check.size == path.stat().st_size
+    kernels = [key for key in leaves(model.variables['params']) if 'depthwise' in key and key.endswith('kernel')]
+    assert names['DEPTHWISE_CONV_2D'] == len(kernels)
+    assert names['TRANSPOSE'] == 0
+    attentions = sum('query' in key and key.endswith('kernel') for key in leaves(model.variables['params']))
+    assert names['BATCH_MATMUL'] == 2 * attentions
+
+
+def test_v5_is_right_and_comes_with_a_warning(tmp_path: Path) -> None:
+    """Its fusion takes rows and columns by number, which XNNPACK does not."""
+    path = tmp_path / 'model.tflite'
+    with pytest.warns(UserWarning, match=r'model.tflite: XNNPACK takes the graph in 5 pieces and not in one'):
+        check = to_litert(small('v5'), path)
+    _, answers, names = interpreted(path, normalised(pixels()))
+    wanted = in_jax('v5', pixels())
+    assert np.abs(np.concatenate(answers) - wanted).max() / np.abs(wanted).max() < 5e-5
+    assert check.partitions == names['DELEGATE'] == 5
+    assert (names['GATHER_ND'], names['TRANSPOSE']) == (6, 4)
+
+
+def leaves(tree: object) -> list[str]:
+    return [jax.tree_util.keystr(path, simple=True, separator='/') for path, _ in jax.tree.leaves_with_path(tree)]
+
+
+def test_pixels_in_and_probabilities_out(tmp_path: Path) -> None:
+    path = tmp_path / 'model.tflite'
+    to_litert(small('short'), path, uint8_input=True, softmax=True)
+    signatures, answers, _ = interpreted(path, pixels())
+    assert signatures['serving_default']['outputs'] == ['probabilities']
+    np.testing.assert_allclose(np.concatenate(answers), jax.nn.softmax(in_jax('short', pixels())), atol=1e-5)
+
+
+def test_float16_weights_are_half_the_size(tmp_path: Path) -> None:
+    whole, half = tmp_path / 'whole.tflite', tmp_path / 'half.tflite'
+    assert to_litert(small('short'), whole).operations == to_litert(small('short'), half, float16=True).operations
+    _, answers, names = interpreted(half, normalised(pixels()))
+    wanted = in_jax('short', pixels())
+    error = np.abs(np.concatenate(answers) - wanted).max() / np.abs(wanted).max()
+    assert 5e-5 < error < 1e-2
+    assert names['DELEGATE'] == 1
+    weights = sum(leaf.nbytes for leaf in jax.tree.leaves(small('short').variables['params']))
+    assert weights / 2 < half.stat().st_size < whole.stat().st_size - 0.45 * weights
+
+
+@pytest.mark.parametrize('float16', [False, True])
+def test_a_file_says_what_it_is(float16: bool, tmp_path: Path) -> None:
+    path = tmp_path / 'model.tflite'
+    to_litert(small('short'), path, float16=float16, image_size=32)
+    held = metadata(path.read_bytes())
+    said = json.loads(held['flaxmobile'])
+    assert said['labels'] == list(LABELS)
+    assert said['preprocessing']['image_size'] == 32
+    assert said['made']['format'] == 'litert'
+    assert said['made']['weights'] == ('float16' if float16 else 'float32')
+    (graph,) = root(held['TFLITE_METADATA'], b'M001').tables(3)
+    assert graph.tables(2)[0].table(3).table(1).table(1).number(0, '<I') == 32
+
+
+def test_mediapipe_reads_a_file_as_an_image_classifier_does(tmp_path: Path) -> None:
+    mediapipe = pytest.importorskip('mediapipe')
+    path = tmp_path / 'model.tflite'
+    to_litert(small('short'), path, uint8_input=True, softmax=True)
+    vision, options = mediapipe.tasks.vision, mediapipe.tasks.BaseOptions(model_asset_path=str(path))
+    image = mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=pixels(1)[0])
+    with vision.ImageClassifier.create_from_options(vision.ImageClassifierOptions(base_options=options)) as classifier:
+        (found,) = classifier.classify(image).classifications
+    wanted = np.asarray(jax.nn.softmax(in_jax('short', pixels(1))))[0]
+    assert {each.category_name: each.score for each in found.categories} == pytest.approx(
+        dict(zip(LABELS, wanted.tolist(), strict=True)), abs=1e-5
+    )
+
+
+def test_what_litert_has_no_operation_for_is_refused(tmp_path: Path) -> None:
+    network = Sorting()
+    variables = network.init(jax.random.key(0), np.zeros((1, SIZE, SIZE, 3), np.float32))
+    model = dataclasses.replace(small('short'), module=network, variables=variables, name='', overrides={})
+    with pytest.raises(ValueError, match='LiteRT has no operation for STABLEHLO_SORT, which the network needs'):
+        to_litert(model, tmp_path / 'model.tflite')
+    assert list(tmp_path.iterdir()) == []
