@@ -13,7 +13,6 @@ import pytest
 from tiny_run import CLASSES, LENGTHS, Blobs, blob_file, finished_run, tiny  # noqa: F401 - fixtures
 
 import flaxmobile
-from benchmarks.random_variables import random_variables
 from flaxmobile import data
 from flaxmobile.cli import command as command_module
 from flaxmobile.cli import main, networks
@@ -179,10 +178,6 @@ def test_a_model_is_summed_up(command: Run) -> None:
 
 def test_a_network_is_timed_without_weights(command: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, 'socket', None)
-    # What `init` draws takes as long to compile as the network.
-    monkeypatch.setattr(
-        'flaxmobile.training.state.initial_variables', lambda model, _, shape: random_variables(model, shape)
-    )
     status, out, _ = command('benchmark', 'mobilenetv1_025', '--image-size', '32', '--rounds', '2', '--by-layer')
     assert status == 0
     assert 'mobilenetv1_025, 1 at a time of 32x32 pixels' in out

@@ -78,8 +78,8 @@ def test_the_folded_network_equals_the_network(name):
     with jax.enable_x64(True):
         images = np.random.default_rng(0).normal(size=(2, SIZE, SIZE, 3))
         variables = random_variables(model, images.shape, dtype=np.float64)
-        folded = jax.jit(lambda variables: fold_batch_norm(model, variables, images))(variables)
-        got, want = jax.jit(model.apply)(folded, images), jax.jit(model.apply)(variables, images)
+        folded = jax.jit(lambda variables: model.apply(fold_batch_norm(model, variables, images), images))
+        got, want = folded(variables), jax.jit(model.apply)(variables, images)
         assert np.ptp(want, axis=0).min() > 0
         assert relative(got, want) <= 1e-10
 
