@@ -6,6 +6,7 @@ import pytest
 from rich.console import Console
 
 import flaxmobile
+from benchmarks.random_variables import random_variables
 from flaxmobile.analysis import Layer, layers
 from flaxmobile.analysis.latency import in_training
 from flaxmobile.analysis.trace import LayerTable, LayerTime, Program, by_layer, durations_of, op_names, time_layers
@@ -109,8 +110,7 @@ def assert_has_all(times: list[LayerTime], rows: tuple[Layer, ...]) -> None:
 def test_a_traced_network_has_the_layers_that_are_counted(name: str, batch_size: int, image_size: int) -> None:
     model = flaxmobile.create_model(name, num_classes=4)
     images = jnp.ones((batch_size, image_size, image_size, 3))
-    quickly = {'xla_backend_optimization_level': 0}
-    variables = jax.jit(model.init, compiler_options=quickly)(jax.random.key(0), images[:1])
+    variables = random_variables(model, images.shape)
     rows = layers(model, image_size)
     compiled = inference_function(model, variables).lower(images).compile()
     program = Program(lambda: jax.block_until_ready(compiled(images)), compiled.as_text())

@@ -1,5 +1,6 @@
 """Our norms against Flax's, against cases worked by hand, and over a mapped axis."""
 
+import functools
 import re
 import warnings
 
@@ -40,6 +41,7 @@ def drawn(dtype):
     return jax.tree.map(lambda value: jnp.asarray(value, dtype), values)
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def outcome(layer, variables, images, cotangent):
     """Outputs, running statistics after, and the gradients by parameters and images."""
 
@@ -64,7 +66,7 @@ def test_equals_flax(evaluation, dtype):
 def test_the_variables_are_those_of_flax():
     images = jnp.ones((2, 4, 4, 3))
     ours, flax = (
-        layer(use_running_average=False).init(jax.random.key(0), images) for layer in (BatchNorm, nn.BatchNorm)
+        jax.jit(layer(use_running_average=False).init)(jax.random.key(0), images) for layer in (BatchNorm, nn.BatchNorm)
     )
     assert jax.tree.structure(ours) == jax.tree.structure(flax)
     jax.tree.map(np.testing.assert_array_equal, ours, flax)
@@ -76,11 +78,12 @@ def test_by_hand():
     params = {'scale': jnp.asarray([2.0, 3.0]), 'bias': jnp.asarray([0.5, -1.0])}
     statistics = {'mean': jnp.asarray([1.0, 2.0]), 'var': jnp.asarray([1.0, 2.0])}
     layer = BatchNorm(use_running_average=False, momentum=0.75, epsilon=2.25)
-    outputs, updates = layer.apply({'params': params, 'batch_stats': statistics}, images, mutable=['batch_stats'])
+    apply = jax.jit(functools.partial(layer.apply, mutable=['batch_stats']))
+    outputs, updates = apply({'params': params, 'batch_stats': statistics}, images)
     np.testing.assert_allclose(outputs.reshape(2, 2), [[0.5 - 4 / 2.5, -1], [0.5 + 4 / 2.5, -1]], atol=1e-6)
     np.testing.assert_allclose(updates['batch_stats']['mean'], [1.5, 4], rtol=1e-6)
     np.testing.assert_allclose(updates['batch_stats']['var'], [1.75, 1.5], rtol=1e-6)
-    evaluated = BatchNorm(use_running_average=True, epsilon=1.25).apply(
+    evaluated = jax.jit(BatchNorm(use_running_average=True, epsilon=1.25).apply)(
         {'params': params, 'batch_stats': statistics}, images
     )
     np.testing.assert_allclose(evaluated.reshape(2, 2)[:, 0], [0.5, 0.5 + 2 * 4 / 1.5], rtol=1e-6)
@@ -97,7 +100,10 @@ def test_a_large_mean_costs_no_more_than_in_flax(mean):
     want = (exact - exact.mean((0, 1, 2))) / np.sqrt(exact.var((0, 1, 2)) + CONSTANTS['epsilon'])
     ours, flax = (
         relative(
-            layer(use_running_average=False, **CONSTANTS).apply(variables_of(images), images, mutable=True)[0], want
+            jax.jit(functools.partial(layer(use_running_average=False, **CONSTANTS).apply, mutable=True))(
+                variables_of(images), images
+            )[0],
+            want,
         )
         for layer in (BatchNorm, nn.BatchNorm)
     )
@@ -113,15 +119,16 @@ def variables_of(images):
 def test_bfloat16_images_have_float32_statistics():
     images = jnp.asarray(np.random.default_rng(0).normal(1, 2, (8, 14, 14, 3)), jnp.bfloat16)
     layer = BatchNorm(use_running_average=False, **CONSTANTS)
-    outputs, updates = layer.apply(variables_of(images), images, mutable=['batch_stats'])
-    wide, exact = layer.apply(variables_of(images), images.astype(jnp.float32), mutable=['batch_stats'])
+    apply = jax.jit(functools.partial(layer.apply, mutable=['batch_stats']))
+    outputs, updates = apply(variables_of(images), images)
+    wide, exact = apply(variables_of(images), images.astype(jnp.float32))
     assert outputs.dtype == jnp.bfloat16
     np.testing.assert_array_equal(outputs, wide.astype(jnp.bfloat16))
     for value, same in zip(jax.tree.leaves(updates), jax.tree.leaves(exact), strict=True):
         assert value.dtype == jnp.float32
         np.testing.assert_array_equal(value, same)
     gradient = jax.grad(lambda images: layer.apply(variables_of(images), images, mutable=True)[0].astype(float).sum())
-    assert gradient(images).dtype == jnp.bfloat16
+    assert jax.eval_shape(gradient, images).dtype == jnp.bfloat16
 
 
 def training(layer):
@@ -139,7 +146,9 @@ def test_forward_mode_equals_flax():
         variables, images, tangent = drawn('float64')
         primals, tangents = (variables['params'], images), (jax.tree.map(jnp.cos, variables['params']), tangent)
         got, want = (
-            jax.jvp(training(layer(use_running_average=False, **CONSTANTS)), primals, tangents)
+            jax.jit(functools.partial(jax.jvp, training(layer(use_running_average=False, **CONSTANTS))))(
+                primals, tangents
+            )
             for layer in (BatchNorm, nn.BatchNorm)
         )
         assert_close(got, want, 1e-12)
@@ -209,10 +218,12 @@ def test_nothing_is_told_of_more_values_of_evaluation_and_of_a_start():
     training, evaluation = BatchNorm(use_running_average=False), BatchNorm(use_running_average=True)
     with warnings.catch_warnings():
         warnings.simplefilter('error')
-        training.init(jax.random.key(0), one)
-        evaluation.apply(variables_of(one), one)
+        jax.eval_shape(training.init, jax.random.key(0), one)
+        jax.eval_shape(evaluation.apply, variables_of(one), one)
         for shape in ((2, 1, 1, 3), (1, 2, 1, 3), (1, 1, 2, 3), (2, 3)):
-            training.apply(variables_of(one), jnp.ones(shape), mutable=['batch_stats'])
+            jax.eval_shape(
+                functools.partial(training.apply, mutable=['batch_stats']), variables_of(one), np.ones(shape)
+            )
 
 
 def test_training_exports_with_a_symbolic_batch():
@@ -235,7 +246,7 @@ def test_a_mapped_axis_counts(devices):
     )
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
-        apply(jnp.ones((devices, *one.shape)))
+        jax.eval_shape(apply, np.ones((devices, *one.shape)))
     assert [warning.category for warning in caught] == ([SingleValues] if devices == 1 else [])
 
 
@@ -246,10 +257,15 @@ def test_rms_norm_equals_flax(dtype):
         params = {'scale': variables['params']['scale']}
         outcomes = []
         for layer in (RMSNorm(epsilon=1e-3), nn.RMSNorm(epsilon=1e-3)):
-            outputs, transpose = jax.vjp(
-                lambda params, images, layer=layer: layer.apply({'params': params}, images), params, images
-            )
-            outcomes.append((outputs, transpose(cotangent)))
+
+            @jax.jit
+            def both(params, images, cotangent, layer=layer):
+                outputs, transpose = jax.vjp(
+                    lambda params, images: layer.apply({'params': params}, images), params, images
+                )
+                return outputs, transpose(cotangent)
+
+            outcomes.append(both(params, images, cotangent))
         assert_close(*outcomes, LIMITS[dtype])
 
 
@@ -258,7 +274,7 @@ def test_rms_norm_by_hand():
     images = jnp.asarray([[1.0, 5.0, 7.0], [3.0, 3.0, 3.0]]).reshape(1, 2, 1, 3)
     params = {'scale': jnp.asarray([1.0, 2.0, -3.0])}
     for epsilon, roots in ((11.0, (6.0, np.sqrt(20))), (16.0, (np.sqrt(41), 5.0))):
-        outputs = RMSNorm(epsilon=epsilon).apply({'params': params}, images).reshape(2, 3)
+        outputs = jax.jit(RMSNorm(epsilon=epsilon).apply)({'params': params}, images).reshape(2, 3)
         want = np.asarray([[1, 10, -21], [3, 6, -9]]) / np.asarray(roots)[:, None]
         np.testing.assert_allclose(outputs, want, rtol=1e-6)
 
@@ -275,7 +291,7 @@ def test_rms_norm_has_a_scale_of_ones_and_no_statistics():
 def test_rms_norm_of_bfloat16_computes_in_float32():
     images = jnp.asarray(np.random.default_rng(0).normal(1, 200, (2, 3, 3, 16)), jnp.bfloat16)
     variables = {'params': {'scale': jnp.full(16, 1.01)}}
-    outputs, wide = (RMSNorm().apply(variables, values) for values in (images, images.astype(jnp.float32)))
+    outputs, wide = (jax.jit(RMSNorm().apply)(variables, values) for values in (images, images.astype(jnp.float32)))
     assert outputs.dtype == jnp.bfloat16
     np.testing.assert_array_equal(outputs, wide.astype(jnp.bfloat16))
     # Squares of float16 values above 256 are beyond its range; the norm's are not.

@@ -16,11 +16,39 @@ BY_IMAGE_SIZE = [
 ]
 
 
-def slow_where_prefixed(name):
-    return pytest.param(name, marks=pytest.mark.slow if name.startswith(('tf_', 'tv_')) else ())
+# One or two of each table; the others are their widths and depths.
+OF_THEIR_KIND = (
+    'mobilenetv1_100',
+    'mobilenetv1_100h',
+    'mobilenetv2_100',
+    'mobilenetv3_large_100',
+    'mobilenetv3_rw',
+    'mobilenetv3_small_minimal_100',
+    'mobilenetv4_conv_small',
+    'mobilenetv4_conv_aa_medium',
+    'mobilenetv4_hybrid_medium',
+    'mobilenetv5_300m',
+    'mobilenet_edgetpu_100',
+    'mobilenet_edgetpu_v2_s',
+    'mnasnet_small',
+    'semnasnet_100',
+)
+AT_SIZES = (
+    ('mobilenetv1_025', 128),
+    ('mobilenetv2_140', 160),
+    ('mobilenetv3_small_minimal_100', 96),
+    ('mobilenetv4_hybrid_medium', 320),
+    ('mobilenetv4_conv_aa_medium', 97),
+    ('mnasnet_small', 97),
+)
 
 
-@pytest.mark.parametrize('name', [slow_where_prefixed(name) for name in flaxmobile.list_models()])
+def marked(*case, of_its_kind):
+    slow = [pytest.mark.slow] * case[0].startswith(('tf_', 'tv_'))
+    return pytest.param(*case, marks=slow if slow or of_its_kind else pytest.mark.thorough)
+
+
+@pytest.mark.parametrize('name', [marked(name, of_its_kind=name in OF_THEIR_KIND) for name in flaxmobile.list_models()])
 def test_counts_equal_the_reference_and_features_are_those_of_the_trace(name):
     assert name in REFERENCE['models'], f'{name} is registered and has no reference count'
     reference = REFERENCE['models'][name]
@@ -41,6 +69,9 @@ def test_every_reference_is_registered():
     assert set(REFERENCE['models']) == set(flaxmobile.list_models())
 
 
-@pytest.mark.parametrize(('name', 'image_size', 'multiply_adds'), BY_IMAGE_SIZE)
+@pytest.mark.parametrize(
+    ('name', 'image_size', 'multiply_adds'),
+    [marked(*case, of_its_kind=case[:2] in AT_SIZES) for case in BY_IMAGE_SIZE],
+)
 def test_multiply_adds_at_other_sizes(name, image_size, multiply_adds):
     assert count(name, image_size=image_size).multiply_adds == multiply_adds

@@ -1,6 +1,7 @@
 import shutil
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from tiny_run import CLASSES, Blobs
@@ -19,7 +20,9 @@ def test_probabilities_do_not_depend_on_the_batch(tiny: TrainConfig, finished_ru
     loaded = load_run(finished_run)
     images = np.stack([read_image(Blobs('test')[index].image, 1) for index in range(7)])
     probabilities = loaded.predict(images, batch_size=3)
-    logits = np.asarray(loaded.module.apply(loaded.variables, loaded.preprocessing.normalize(images)), np.float64)
+    logits = np.asarray(
+        jax.jit(loaded.module.apply)(loaded.variables, loaded.preprocessing.normalize(images)), np.float64
+    )
     np.testing.assert_allclose(probabilities, np.exp(logits) / np.exp(logits).sum(1, keepdims=True), atol=1e-6)
 
 

@@ -96,7 +96,7 @@ def test_a_run_is_loaded_as_it_was_evaluated(tiny: TrainConfig, finished_run: Pa
     assert model.labels == CLASSES
     images = np.stack([read_image(example.image, 1) for example in map(Blobs('test').__getitem__, range(37))])
     labels = [Blobs('test')[index].label for index in range(37)]
-    logits = model.module.apply(model.variables, model.preprocessing.normalize(images))
+    logits = jax.jit(model.module.apply)(model.variables, model.preprocessing.normalize(images))
     # Every tenth label is false.
     assert np.flatnonzero(np.argmax(np.asarray(logits), -1) != labels).tolist() == [9, 19, 29]
 

@@ -108,7 +108,15 @@ def test_layer_factors_by_hand():
     assert layer_factors(('stem', 'block_10', 'block_02', 'classifier'), 0.1)['block_02'] == pytest.approx(1e-9)
 
 
-@pytest.mark.parametrize('optimizer', ['rmsprop', 'torch_rmsprop', 'sgd', 'adamw', 'lamb'])
+@pytest.mark.parametrize(
+    'optimizer',
+    [
+        'rmsprop',
+        'sgd',
+        'lamb',
+        *(pytest.param(name, marks=pytest.mark.thorough) for name in ('torch_rmsprop', 'adamw')),
+    ],
+)
 def test_layer_decay_scales_the_rate(optimizer: str):
     """Each layer as if it were trained alone, at its own rate: block_01 of 0 to 1 at a half, the stem at an eighth."""
     gradients = make_gradients(5)

@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import io
 import re
 from collections.abc import Callable
@@ -32,6 +33,7 @@ from flaxmobile.training.step import make_train_step
 
 MESH = make_mesh()
 WHITE = 40
+SMALL, HUGE = optax.sgd(0.1), optax.sgd(3e38)
 
 
 @jax.custom_vjp
@@ -65,10 +67,17 @@ def make_batch(seed: int, bad: str = '') -> dict[str, np.ndarray]:
     return {'image': images, 'label': generator.integers(0, 6, 8, dtype=np.int32), 'mask': np.ones(8, bool)}
 
 
+@functools.cache
+def started(optimizer: Any) -> tuple[TrainState, Any]:
+    """A state, and the step that several tests compile once."""
+    state = create_state(Fragile(), optimizer, jax.random.key(0), (1, 4, 4, 1), 0.9)
+    step = make_train_step(Fragile(), optimizer, classification(6), ema_decay=0.9, seed=0, mesh=MESH)
+    return jax.device_get(state), step
+
+
 def run(optimizer: Any, batches: list[dict[str, np.ndarray]]) -> tuple[TrainState, list[Any]]:
-    model, metrics = Fragile(), []
-    state = replicate(create_state(model, optimizer, jax.random.key(0), (1, 4, 4, 1), 0.9), MESH)
-    step = make_train_step(model, optimizer, classification(6), ema_decay=0.9, seed=0, mesh=MESH)
+    (state, step), metrics = started(optimizer), []
+    state = replicate(state, MESH)
     for batch in batches:
         state, found = step(state, shard_batch(batch, MESH))
         metrics.append(found)
@@ -100,8 +109,8 @@ def test_a_skipped_step_might_as_well_not_have_been(optimizer: Any):
 
 def test_an_update_that_overflows_is_skipped():
     """The gradient is finite, the rate times it is not."""
-    state, metrics = run(optax.sgd(3e38), [make_batch(seed) for seed in range(3)])
-    start, _ = run(optax.sgd(3e38), [])
+    state, metrics = run(HUGE, [make_batch(seed) for seed in range(3)])
+    start, _ = run(HUGE, [])
     assert np.isfinite(metrics[0]['gradient_norm'])
     assert state.skipped_in_a_row == 3
     chex.assert_trees_all_equal(state.params, start.params)
@@ -184,15 +193,15 @@ def test_the_batch_of_one_too_many_is_kept(snow: TrainConfig, tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ('bad', 'rate', 'words'),
+    ('bad', 'optimizer', 'words'),
     [
-        ('loss', 0.1, r'the loss was not finite \(loss (inf|nan), '),
-        ('gradient', 0.1, r'the gradient was not finite \(loss \d.*, gradient norm (inf|nan)\)'),
-        ('', 3e38, r'loss and gradient were finite \(loss \d.*, gradient norm \d.*\), and the update or '),
+        ('loss', SMALL, r'the loss was not finite \(loss (inf|nan), '),
+        ('gradient', SMALL, r'the gradient was not finite \(loss \d.*, gradient norm (inf|nan)\)'),
+        ('', HUGE, r'loss and gradient were finite \(loss \d.*, gradient norm \d.*\), and the update or '),
     ],
 )
-def test_what_was_not_finite_is_said(bad: str, rate: float, words: str):
-    _, metrics = run(optax.sgd(rate), [make_batch(0, bad)])
+def test_what_was_not_finite_is_said(bad: str, optimizer: Any, words: str):
+    _, metrics = run(optimizer, [make_batch(0, bad)])
     assert re.match(words, not_finite(Taken(1, {}, metrics[0])))
 
 

@@ -306,7 +306,15 @@ def test_the_command_converts_runs_and_published_weights(command, loaded, tmp_pa
     assert f'{network} is to be written, not {NAME}' in wrong
 
 
-@pytest.mark.parametrize(('name', 'layout'), TARGETS)
+@pytest.mark.parametrize(
+    ('name', 'layout'),
+    [
+        pytest.param(
+            *target, marks=() if target[0] in ('ours.safetensors', 'timm.pth', 'keras.h5') else pytest.mark.thorough
+        )
+        for target in TARGETS
+    ],
+)
 def test_what_a_file_does_not_keep_is_told(loaded, tmp_path, name, layout):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')

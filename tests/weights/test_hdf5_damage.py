@@ -17,7 +17,7 @@ from flaxmobile.weights.formats.plain_hdf5.filters import DEFLATE, LZF, Filter, 
 from flaxmobile.weights.formats.plain_hdf5.headers import read_header
 from flaxmobile.weights.formats.plain_hdf5.source import Source
 
-MUTATIONS = 400
+MUTATIONS = 150
 
 
 def damaged(content, rng):

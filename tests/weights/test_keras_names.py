@@ -1,5 +1,7 @@
 """Keras's names, shapes and layout of our variables; what does not fit; round trips."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +17,7 @@ from flaxmobile.weights import from_keras, to_keras
 VARIABLES = published_names.read('keras_names.txt', ('gamma', 'beta', 'moving_mean', 'moving_variance'), '/')
 
 
+@functools.cache
 def create(name, num_classes=3):
     model = flaxmobile.create_model(name, num_classes=num_classes)
     return model, random_variables(model, (1, 64, 64, 3))
@@ -28,13 +31,22 @@ def assert_same(got, wanted):
         assert np.asarray(got[path]).tobytes() == np.asarray(array).tobytes()
 
 
-@pytest.mark.parametrize('name', VARIABLES)
+@pytest.mark.parametrize(
+    'name', [pytest.param(name, marks=pytest.mark.thorough if 'large' in name else ()) for name in VARIABLES]
+)
 def test_names_shapes_and_order(name):
     arrays = to_keras(create(name, 1000)[1], flaxmobile.create_model(name))
     assert [(path, array.shape) for path, array in arrays.items()] == list(VARIABLES[name].items())
 
 
-@pytest.mark.parametrize('name', ['tf_mobilenetv1_025', 'tf_mobilenetv2_035', 'tf_mobilenetv3_small_minimal_100'])
+@pytest.mark.parametrize(
+    'name',
+    [
+        # The first two are read back with a head of one's own, below.
+        *(pytest.param(name, marks=pytest.mark.thorough) for name in ('tf_mobilenetv1_025', 'tf_mobilenetv2_035')),
+        'tf_mobilenetv3_small_minimal_100',
+    ],
+)
 def test_round_trip(name):
     model, variables = create(name)
     assert_same(from_keras(to_keras(variables, model), model), variables)
@@ -125,7 +137,14 @@ def by_class(arrays):
     return renamed
 
 
-@pytest.mark.parametrize('name', ['tf_mobilenetv1_025', 'tf_mobilenetv2_035', 'tf_mobilenetv3_small_075'])
+@pytest.mark.parametrize(
+    'name',
+    [
+        pytest.param('tf_mobilenetv1_025', marks=pytest.mark.thorough),
+        'tf_mobilenetv2_035',
+        'tf_mobilenetv3_small_075',
+    ],
+)
 def test_names_by_class_and_number(name):
     model, variables = create(name)
     renamed = by_class(to_keras(variables, model))

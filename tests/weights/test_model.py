@@ -51,7 +51,7 @@ def test_probabilities(unnamed: Model) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (7, 32, 32, 3), np.uint8)
     mean, std = np.array([0.2, 0.3, 0.4]), np.array([0.5, 0.6, 0.7])
     images = jnp.asarray((pixels / 255 - mean) / std, jnp.float32)
-    logits = np.asarray(unnamed.module.apply(unnamed.variables, images), np.float64)
+    logits = np.asarray(jax.jit(unnamed.module.apply)(unnamed.variables, images), np.float64)
     want = np.exp(logits - logits.max(1, keepdims=True))
     want /= want.sum(1, keepdims=True)
     for found in (unnamed.predict(pixels), unnamed.predict(pixels, batch_size=5)):

@@ -170,6 +170,7 @@ def test_every_registered_network_is_told_or_is_among_those_that_fit_alike(layou
     assert tried >= 20
 
 
+@pytest.mark.thorough  # As all networks of equal tensors, and V5's are the largest.
 def test_an_encoder_and_its_network_have_the_same_tensors() -> None:
     """They differ in padding and in what they return: only what a file says tells them apart."""
     given = tensors('mobilenetv5_300m', 'timm')
@@ -205,7 +206,7 @@ def test_a_backbone_without_its_head_is_told_how_to_be_read() -> None:
 def test_the_command_line_in_the_advice_can_be_pasted(command: Any, tmp_path: Path) -> None:
     path = tmp_path / ('long' * 60) / "my model's.npz"
     path.parent.mkdir()
-    model = flaxmobile.create_model('mobilenetv4_conv_medium', num_classes=2)
+    model = flaxmobile.create_model('mobilenetv3_small_100', num_classes=2)
     np.savez(
         path, **to_torch(jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), variable_shapes(model)), model)
     )
