@@ -54,9 +54,9 @@ def almost(shift: float = 3, high: float = 6, divisor: float = 6):
     return lambda x: x * (jnp.clip(x + shift, 0, high) / divisor)
 
 
-def softmax(x, axis=-1, sum_axis=-1, scale=1.0):
-    powers = jnp.exp(x - x.max(axis, keepdims=True))
-    return powers * scale / powers.sum(sum_axis, keepdims=True)
+def softmax(x, sum_axis=-1, scale=None):
+    powers = jnp.exp(x - x.max(-1, keepdims=True))
+    return (powers if scale is None else powers * scale) / powers.sum(sum_axis, keepdims=True)
 
 
 NOT_FUSED = {
@@ -146,6 +146,11 @@ PLAIN = {
     'broadcast before a product': lambda x: jnp.broadcast_to(x[:, :1, :1], x.shape) @ np.ones((8, 3), np.float32),
     'broadcast of one image': lambda x: jnp.concatenate(
         [jnp.broadcast_to(np.arange(8.0, dtype=np.float32), x.shape), x], 1
+    ),
+    'one number for all': lambda x: (
+        x * x.max(),
+        lax.clamp(x.min() / 2, x, x.max() / 2),
+        lax.select_n(x.max() > 3, x, -x),
     ),
     'batch norm': lambda x: x * np.arange(8, dtype=np.float32) + np.arange(8, dtype=np.float32),
     'flipped': lambda x: x[:, ::-1, :, ::-1],
@@ -403,6 +408,11 @@ class Layer(nn.Module):
         return self.function(images)
 
 
+def test_rows_that_are_cut_off_and_would_fill_a_tile_stay_out():
+    model = same(lambda x: x[:, :2].reshape(x.shape[0], 1, 2, 3, 2, 8).mean((2, 4)), IMAGES)
+    assert kinds(model) == {'Slice': 1, 'AveragePool': 1}
+
+
 REFUSED = {
     'sort': (jnp.sort, "operation 'sort' of the layer block_03 is none that exporters know"),
     'half precision': (lambda x: x.astype(jnp.bfloat16) * 2, 'of the layer block_03 computes in bfloat16'),
@@ -421,6 +431,7 @@ REFUSED = {
         "'conv_general_dilated' of the layer",
     ),
     'places that are computed': (lambda x: x[:, x[0, 0, 0].astype(int) % 4], 'of the layer block_03'),
+    'places outside': (lambda x: jnp.take(x, np.array([0, 9]), axis=1), "'gather' of the layer block_03"),
     'bits': (lambda x: x.astype(jnp.int32) & 3, "'and' of the layer block_03 is one of bits"),
     'rounding away': (lambda x: lax.round(x, lax.RoundingMethod.AWAY_FROM_ZERO), "'round' of the layer block_03"),
     'whole powers': (lambda x: x.astype(jnp.int32) ** 3, "'integer_pow' of the layer block_03"),
