@@ -2,7 +2,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow parity tpu thorough chaos bench lint format hooks clean
+.PHONY: help demo test slow parity tpu exports thorough chaos bench lint format hooks clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -31,6 +31,10 @@ parity: $(VENV)/.installed-parity ## the same weights in torch, torchvision, tim
 tpu: ## compile training steps for a TPU that is not there, in an environment with libtpu
 	$(MAKE) --no-print-directory VENV=$(VENV)-tpu $(VENV)-tpu/.installed-test $(VENV)-tpu/.installed-tpu
 	$(VENV)-tpu/bin/python -m pytest -m 'tpu and not thorough'
+
+exports: ## write files of models, and run them in LiteRT, ONNX Runtime and OpenVINO (an environment of their own)
+	$(MAKE) --no-print-directory VENV=$(VENV)-export $(VENV)-export/.installed-export-test
+	$(VENV)-export/bin/python -m pytest -n 2 --dist loadfile -m 'export and not thorough' tests/export
 
 thorough: $(VENV)/.installed-parity ## before a release: whole networks that repeat what a block or a sibling shows (an hour)
 	$(PYTEST) -m 'thorough and not tpu'

@@ -43,12 +43,8 @@ def _stencil(graph: Graph, operation: Operation) -> None:
     terms = _terms(operation.output, root=True)
     if not terms or len(operation.output.shape) != 4 or operation.output.dtype != np.float32:
         return
-    first = min(terms, key=lambda term: term.start)
-    if (
-        len({(term.images, term.axis, term.stride) for term in terms}) != 1
-        or first.start != 0
-        or first.axis not in (1, 2)
-    ):
+    first = terms[0]
+    if len({(term.images, term.axis, term.stride) for term in terms}) != 1 or first.axis not in (1, 2):
         return
     images, axis = first.images, first.axis
     size, channels = 1 + max(term.start for term in terms), images.shape[3]
@@ -57,7 +53,7 @@ def _stencil(graph: Graph, operation: Operation) -> None:
     weights = np.zeros(size, np.float32)
     for term in terms:
         weights[term.start] += term.factor
-    if not weights.all():
+    if not weights.all():  # One that starts later has no first weight.
         return
     kernel = np.broadcast_to(
         weights.reshape((-1, 1, 1, 1) if axis == 1 else (1, -1, 1, 1)), _sides(axis, size, channels)

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax import lax
 
 from flaxmobile import ops
 from flaxmobile.export.onnx import onnx_model
@@ -57,3 +58,9 @@ def kinds(model: Any) -> dict[str, int]:
 def noise(*shape: int, seed: int = 0, scale: float = 3.0) -> np.ndarray:
     """Normal numbers, float32."""
     return (scale * np.random.default_rng(seed).normal(size=shape)).astype(np.float32)
+
+
+def convolve(x: Any, kernel: Any, **fields: Any) -> Any:
+    """JAX's convolution of NHWC."""
+    fields = {'window_strides': (1, 1), 'padding': 'VALID', 'dimension_numbers': ('NHWC', 'HWIO', 'NHWC')} | fields
+    return lax.conv_general_dilated(x, kernel, **fields)
