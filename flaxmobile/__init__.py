@@ -26,6 +26,7 @@ __all__ = [
     'compile_inference',
     'create_model',
     'data',
+    'export',
     'inspection',
     'layers',
     'list_models',
@@ -50,5 +51,5 @@ __getattr__, __dir__ = lazy_names(
         '.weights': ('Model', 'load_pretrained'),
         '.zoo': ('ModelInfo', 'list_models', 'model_info'),
     },
-    ('analysis', 'data', 'inspection', 'parallel', 'runs', 'tasks', 'training', 'weights'),
+    ('analysis', 'data', 'export', 'inspection', 'parallel', 'runs', 'tasks', 'training', 'weights'),
 )
