@@ -1,5 +1,6 @@
 """The base of every network: stem, blocks at their places, head and classifier, and the maps between them."""
 
+import functools
 from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar
 
@@ -240,6 +241,16 @@ def pool(maps: Array) -> Array:
 
 def variable_shapes(model: nn.Module, channels: int = 3) -> dict[str, Any]:
     """Shapes and types of the variables of `model` for images of that many channels; nothing is computed."""
+    key = (model, channels, jnp.result_type(float))
+    try:
+        hash(key)
+    except TypeError:  # A field of a user's module, such as a list, has no hash.
+        return _traced_shapes.__wrapped__(*key)
+    return jax.tree.map(lambda leaf: leaf, _traced_shapes(*key))  # A tree of the caller's own.
+
+
+@functools.lru_cache(maxsize=64)
+def _traced_shapes(model: nn.Module, channels: int, widest: Any) -> dict[str, Any]:  # JAX goes by `widest`, too.
     images = jax.ShapeDtypeStruct((1, 64, 64, channels), jnp.float32)
     shapes: dict[str, Any] = jax.eval_shape(model.init, jax.random.key(0), images)
     return shapes

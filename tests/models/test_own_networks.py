@@ -59,3 +59,19 @@ def test_a_user_s_block_is_held_to_what_it_says():
     assert shape_of_maps(Users(), ('block_00',), images) == [(1, 16, 16, 16)]
     with pytest.raises(ValueError, match=r'^OtherName: block_00/expand is to be tapped, and no layer of that name'):
         shape_of_maps(Users(), ('block_00/expand',), images)
+
+
+@pytest.mark.filterwarnings('ignore:Explicitly requested dtype')
+def test_shapes_of_variables_are_the_caller_s_own_and_go_by_the_types_that_jax_has():
+    class Listed(nn.Module):
+        sizes: list[int]  # which has no hash
+
+        @nn.compact
+        def __call__(self, images):
+            return nn.Dense(self.sizes[0], param_dtype=jnp.float64)(images)
+
+    for model in (Listed([3]), nn.Dense(3, param_dtype=jnp.float64)):
+        variable_shapes(model)['params'].clear()
+        assert {leaf.dtype for leaf in jax.tree.leaves(variable_shapes(model))} == {jnp.dtype('float32')}
+        with jax.enable_x64(True):
+            assert {leaf.dtype for leaf in jax.tree.leaves(variable_shapes(model))} == {jnp.dtype('float64')}
