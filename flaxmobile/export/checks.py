@@ -19,8 +19,32 @@ TOLERANCE = 2e-4
 """Largest error of a float32 file that is written. Those of the zoo are below 5e-5; a wrong operation is far above."""
 FLOAT16_TOLERANCE = 3e-2
 """The same of a file with float16 weights; 3e-3 is usual."""
+BATCH = 25
+"""Images that the model answers at once."""
 NOISE_IMAGES = 2
 """Images of seeded noise that a file is run on where none are given."""
+
+
+LOW_AGREEMENT = 0.9
+"""Of an int8 file, the share of equal first answers below which it is warned of."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Int8Check:
+    """What there is to say of an int8 file besides.
+
+    Attributes:
+        share: the share of its operations that compute in int8.
+        images: how many images it was compared on; 0 where nothing was compared.
+        held_out: whether none of those was among the images that it was calibrated on.
+        agreement: the share of the images whose first answer is the model's in JAX; None where nothing was compared,
+            and of a network without classes.
+    """
+
+    share: float
+    images: int = 0
+    held_out: bool = False
+    agreement: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +61,7 @@ class Check:
         error: the largest difference from what the model answers in JAX, as a share of its largest answer; None where
             nothing was compared.
         partitions: into how many pieces LiteRT's XNNPACK takes the graph, 1 where it takes it whole; None elsewhere.
+        int8: what there is to say of an int8 file besides; None of others.
     """
 
     path: Path
@@ -45,6 +70,7 @@ class Check:
     runtime: str | None
     error: float | None
     partitions: int | None = None
+    int8: Int8Check | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,8 +95,13 @@ class Runtime:
         return f'{self.package} {importlib.metadata.version(self.package)}'
 
 
-def check_images(program: Program, images: np.ndarray | None) -> np.ndarray:
+def check_images(program: Program, images: np.ndarray | None, what: str = 'images') -> np.ndarray:
     """The images to compare on, uint8 `[images, height, width, channels]`: those given, or seeded noise.
+
+    Args:
+        program: which takes them.
+        images: the pixels.
+        what: they are called in a message.
 
     Raises:
         ValueError: they have another type or shape than the program takes.
@@ -82,7 +113,7 @@ def check_images(program: Program, images: np.ndarray | None) -> np.ndarray:
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != wanted or not len(images):
         shape = ', '.join(map(str, wanted))
         raise ValueError(
-            f'images are {printable(images.dtype)} {list(images.shape)}: give pixels, uint8 [images, {shape}]'
+            f'{what} are {printable(images.dtype)} {list(images.shape)}: give pixels, uint8 [images, {shape}]'
         )
     return images
 
@@ -95,6 +126,7 @@ def write_checked(
     answer: 'Answer',
     runtime: Runtime,
     tolerance: float = TOLERANCE,
+    int8: Int8Check | None = None,
 ) -> Check:
     """Run an exported file before it is written, and write it if it answers as the model does.
 
@@ -104,10 +136,11 @@ def write_checked(
         operations: how often each operation is in it.
         answer: what the model answers.
         runtime: what runs it.
-        tolerance: the largest error, see `Check`.
+        tolerance: the largest error, see `Check`; an int8 file may have any.
+        int8: what is known already of an int8 file.
 
     Raises:
-        ValueError: the file answers otherwise than the model. It is not written.
+        ValueError: the file answers otherwise than the model, or no finite numbers. It is not written.
     """
     version, error, partitions = runtime.version, None, None
     if version is None:
@@ -118,20 +151,34 @@ def write_checked(
     else:
         got, partitions = runtime.run(content, answer.inputs)
         error = largest_error(got, answer.outputs)
-        if not error <= tolerance:
+        if int8 is not None and np.isfinite(error):
+            int8 = dataclasses.replace(int8, images=len(got), agreement=answer.agreement(got))
+        elif not error <= tolerance:
             raise ValueError(
                 f'{printable(path, None)} was not written: in {version} it answers otherwise than the model in JAX. '
                 f'The error is {error:.2g} of the largest answer, and {tolerance:.2g} is allowed'
             )
-        if partitions not in (None, 1):
-            warnings.warn(
-                f'{printable(path, None)}: XNNPACK takes the graph in {partitions} pieces and not in one, so it will '
-                'be slow on a CPU',
-                stacklevel=3,
-            )
+        for told in (_pieces(partitions), _disagreement(int8)):
+            if told:
+                warnings.warn(f'{printable(path, None)}: {told}', stacklevel=3)
     write_whole(path, content)
     ordered = dict(sorted(operations.items(), key=lambda item: (-item[1], item[0])))
-    return Check(path, len(content), ordered, version, error, partitions)
+    return Check(path, len(content), ordered, version, error, partitions, int8)
+
+
+def _pieces(partitions: int | None) -> str:
+    if partitions in (None, 1):
+        return ''
+    return f'XNNPACK takes the graph in {partitions} pieces and not in one, so it will be slow on a CPU'
+
+
+def _disagreement(int8: Int8Check | None) -> str:
+    if int8 is None or int8.agreement is None or int8.agreement >= LOW_AGREEMENT:
+        return ''
+    return (
+        f"its first answer is the float model's on only {int8.agreement:.1%} of {int8.images:,} images; other images "
+        'to calibrate on, or another observer, may do better'
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,10 +188,16 @@ class Answer:
     Attributes:
         inputs: a batch of images as the file takes them.
         outputs: the model's answers to them.
+        classes: whether an answer is a number for each class.
     """
 
     inputs: np.ndarray
     outputs: np.ndarray
+    classes: bool = False
+
+    def agreement(self, got: np.ndarray) -> float | None:
+        """The share of answers whose first class is the model's; None of a network without classes."""
+        return float(np.mean(got.argmax(-1) == self.outputs.argmax(-1))) if self.classes else None
 
 
 def answer_of(model: Model, program: Program, images: np.ndarray | None) -> Answer:
@@ -160,14 +213,21 @@ def answer_of(model: Model, program: Program, images: np.ndarray | None) -> Answ
     """
     pixels = check_images(program, images)
     values = np.asarray(model.preprocessing.normalize(pixels))
+    apply = jax.jit(model.module.apply)
     with jax.default_matmul_precision('highest'):
-        outputs = jax.jit(model.module.apply)(model.variables, values)
+        parts = [apply(model.variables, values[start : start + BATCH]) for start in range(0, len(values), BATCH)]
+        outputs = np.concatenate(parts)
         if program.outputs == ('probabilities',):
-            outputs = jax.nn.softmax(outputs)
+            outputs = np.asarray(jax.nn.softmax(outputs))
     found = np.asarray(outputs, np.float32)
     if not np.isfinite(found).all():
         raise ValueError('the model answers numbers that are not finite, so there is nothing to compare a file with')
-    return Answer(pixels if program.image.dtype == np.uint8 else values, found)
+    return Answer(inputs_of(model, program, pixels), found, classes=bool(model.num_classes))
+
+
+def inputs_of(model: Model, program: Program, pixels: np.ndarray) -> np.ndarray:
+    """What a file takes of pixels, uint8 `[images, height, width, channels]`: those, or normalised ones."""
+    return pixels if program.image.dtype == np.uint8 else np.asarray(model.preprocessing.normalize(pixels))
 
 
 def largest_error(got: np.ndarray, wanted: np.ndarray) -> float:
