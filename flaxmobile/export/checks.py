@@ -12,7 +12,7 @@ import numpy as np
 
 from flaxmobile.export.program import Program
 from flaxmobile.files import write_whole
-from flaxmobile.messages import printable
+from flaxmobile.messages import listing, printable
 from flaxmobile.weights import Model
 
 TOLERANCE = 2e-4
@@ -36,7 +36,10 @@ class Check:
             compared.
         error: the largest difference from what the model answers in JAX, as a share of its largest answer; None where
             nothing was compared.
-        partitions: into how many pieces LiteRT's XNNPACK takes the graph, 1 where it takes it whole; None elsewhere.
+        partitions: how many pieces of the graph LiteRT's XNNPACK takes; None elsewhere. It has taken the whole graph where
+            there is one and `left_out` is empty.
+        left_out: how often each operation is in the graph that XNNPACK does not take and LiteRT's own kernels compute;
+            the `CAST` of uint8 images is not counted. Empty elsewhere.
     """
 
     path: Path
@@ -45,6 +48,7 @@ class Check:
     runtime: str | None
     error: float | None
     partitions: int | None = None
+    left_out: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,11 +59,13 @@ class Runtime:
         package: the distribution that runs it.
         module: what is imported of it.
         run: from the file's bytes and a batch of images to what it answers, and the number of XNNPACK's partitions.
+        left_out: from the file's bytes to the operations that XNNPACK does not take; None where there is no XNNPACK.
     """
 
     package: str
     module: str
     run: Callable[[bytes, np.ndarray], tuple[np.ndarray, int | None]]
+    left_out: Callable[[bytes], Mapping[str, int]] | None = None
 
     @property
     def version(self) -> str | None:
@@ -110,6 +116,7 @@ def write_checked(
         ValueError: the file answers otherwise than the model. It is not written.
     """
     version, error, partitions = runtime.version, None, None
+    left_out: Mapping[str, int] = {}
     if version is None:
         warnings.warn(
             f'{printable(path, None)} was not compared with JAX: {runtime.package} is not installed, which runs it',
@@ -123,15 +130,23 @@ def write_checked(
                 f'{printable(path, None)} was not written: in {version} it answers otherwise than the model in JAX. '
                 f'The error is {error:.2g} of the largest answer, and {tolerance:.2g} is allowed'
             )
-        if partitions not in (None, 1):
-            warnings.warn(
-                f'{printable(path, None)}: XNNPACK takes the graph in {partitions} pieces and not in one, so it will '
-                'be slow on a CPU',
-                stacklevel=3,
-            )
+        left_out = runtime.left_out(content) if runtime.left_out else {}
+        if told := _pieces(partitions, left_out):
+            warnings.warn(f'{printable(path, None)}: {told}', stacklevel=3)
     write_whole(path, content)
     ordered = dict(sorted(operations.items(), key=lambda item: (-item[1], item[0])))
-    return Check(path, len(content), ordered, version, error, partitions)
+    return Check(path, len(content), ordered, version, error, partitions, left_out=left_out)
+
+
+def _pieces(partitions: int | None, left_out: Mapping[str, int]) -> str:
+    """What there is to say where XNNPACK does not take the whole graph."""
+    told = []
+    if partitions not in (None, 1):
+        told.append(f'XNNPACK takes the graph in {partitions} pieces and not in one, so it will be slow on a CPU')
+    if left_out:
+        names = listing([f'{count} {name}' for name, count in left_out.items()])
+        told.append(f"XNNPACK does not compute {names}, LiteRT's own kernels do")
+    return '; '.join(told)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -59,6 +59,13 @@ def test_a_runtime_that_is_not_there_is_said(tmp_path: Path) -> None:
     assert (found.runtime, found.error, found.partitions) == (None, None, None)
 
 
+def test_what_xnnpack_leaves_is_said(tmp_path: Path) -> None:
+    runs = dataclasses.replace(runtime(WANTED, 1), left_out=lambda content: {'ROUND': 2, 'CUMSUM': 1})
+    with pytest.warns(UserWarning, match="model: XNNPACK does not compute 2 ROUND, 1 CUMSUM, LiteRT's own kernels do"):
+        found = write_checked(tmp_path / 'model', b'', {'CUMSUM': 1, 'ROUND': 2}, answer=ANSWER, runtime=runs)
+    assert found.left_out == {'ROUND': 2, 'CUMSUM': 1}
+
+
 @pytest.mark.parametrize('pieces', [0, 3])
 def test_a_graph_in_pieces_is_said(pieces: int, tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match=f'XNNPACK takes the graph in {pieces} pieces'):

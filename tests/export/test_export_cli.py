@@ -50,7 +50,7 @@ def test_the_command_writes_a_litert_file(command: Run, weights: Path, tmp_path:
     assert first.startswith(f'{path}: tf_mobilenetv1_025 from {weights}, {SIZE}x{SIZE} pixels, 0.')
     assert second.startswith('ai-edge-litert ')
     assert second.endswith(' of the largest answer; pieces that XNNPACK takes it in: 1')
-    assert third == '14 CONV_2D, 13 DEPTHWISE_CONV_2D, 1 FULLY_CONNECTED, 1 PAD, 1 SUM'
+    assert third == '28 DEQUANTIZE, 14 CONV_2D, 13 DEPTHWISE_CONV_2D, 1 FULLY_CONNECTED, 1 PAD, 1 SUM'
 
 
 @pytest.mark.export

@@ -246,6 +246,14 @@ REFUSED = {
         lambda x: jnp.einsum('bhwc,dhwc->bd', x, x).reshape(-1).reshape(x.shape[0], x.shape[0]),
         "'reshape' of the layer block_03 makes a shape of several open sides",
     ),
+    'maps of four for each image': (
+        lambda x: jnp.concatenate([x.reshape(-1, 6, 8), jnp.broadcast_to(jnp.ones((6, 8)), (4 * x.shape[0], 6, 8))], -1),
+        "'concatenate' of the layer block_03 has a side of 4\\*batch: ",
+    ),
+    'twice as many answers': (
+        lambda x: jnp.zeros((2 * x.shape[0], 3)),
+        r'export: an output has a side of 2\*batch: numbers alone and the number of images itself are known',
+    ),
 }
 
 

@@ -58,7 +58,7 @@ def onnx_model(
     check_layout(layout)
     graph = trace(program.function, program.image)
     fuse(graph)
-    writer = Writer(opset_of(graph), IMAGES, program.outputs)
+    writer = Writer(opset_of(graph), IMAGES, graph.inputs[0].shape[0], program.outputs)
     _write(graph, writer, layout)
     outputs = _answer(graph, writer, program.outputs, layout)
     size = sum(array.nbytes for array in writer.constants.values())
