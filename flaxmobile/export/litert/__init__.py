@@ -73,4 +73,5 @@ def to_litert(
         content = to_float16(content)
     counts = operations(content)
     tolerance = FLOAT16_TOLERANCE if float16 else TOLERANCE
-    return write_checked(path, with_labels(content, labels), counts, answer=answer, runtime=LITERT, tolerance=tolerance)
+    content = with_labels(content, labels)
+    return write_checked(path, content, counts, answer=answer, runtime=LITERT, tolerance=tolerance, overwrite=overwrite)
