@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.errors import InconclusiveDimensionOperation
+from jax.extend.core import InconclusiveDimensionOperation
 
 from flaxmobile import ops
 from flaxmobile.layers import fold_batch_norm
