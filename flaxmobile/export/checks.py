@@ -128,13 +128,10 @@ def write_checked(
             stacklevel=3,
         )
     else:
-        got, partitions = _run(path, content, answer.inputs, runtime)
+        got, partitions = answers_in(path, content, answer.inputs, runtime)
         error = answer.error(got)
         if not error <= tolerance:
-            raise ValueError(
-                f'{printable(path, None)} was not written: in {version} it answers otherwise than the model in float32 '
-                f'in JAX. The error is {error:.2g} of the largest answer, and {tolerance:.2g} is allowed'
-            )
+            raise wrong_answers(path, version, error, tolerance)
         left_out = runtime.left_out(content) if runtime.left_out else {}
         if told := _pieces(partitions, left_out):
             warnings.warn(f'{printable(path, None)}: {told}', stacklevel=3)
@@ -143,7 +140,20 @@ def write_checked(
     return Check(path, len(content), ordered, version, error, partitions, left_out=left_out)
 
 
-def _run(path: Path, content: bytes, images: np.ndarray, runtime: Runtime) -> tuple[np.ndarray, int | None]:
+def wrong_answers(path: Path, version: str | None, error: float, tolerance: float) -> ValueError:
+    """What is raised in place of writing a file that answers otherwise than the model."""
+    return ValueError(
+        f'{printable(path, None)} was not written: in {version} it answers otherwise than the model in float32 in JAX. '
+        f'The error is {error:.2g} of the largest answer, and {tolerance:.2g} is allowed'
+    )
+
+
+def answers_in(path: Path, content: bytes, images: np.ndarray, runtime: Runtime) -> tuple[np.ndarray, int | None]:
+    """What a runtime answers of a file that is to be written to `path`, and the number of XNNPACK's partitions.
+
+    Raises:
+        ValueError: it does not run the file.
+    """
     try:
         return runtime.run(content, images)
     except Exception as error:  # Each runtime has its own.
