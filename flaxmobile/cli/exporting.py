@@ -96,10 +96,10 @@ def _size(count: int) -> str:
 
 
 def _compared(check: 'Check') -> str:
-    told = f'{check.runtime} answers as the model in JAX, to {check.error:.1e} of the largest answer'
+    told = f'{check.runtime} answers as the model in float32 in JAX, to {check.error:.1e} of the largest answer'
     if check.int8:
         told = f'{_agreement(check)}, and the largest error is {check.error:.1e} of the largest answer'
-    return told if check.partitions is None else f'{told}; pieces that XNNPACK takes it in: {check.partitions}'
+    return told if check.partitions is None else f'{told}; XNNPACK partitions: {check.partitions}'
 
 
 def _agreement(check: 'Check') -> str:
@@ -108,5 +108,5 @@ def _agreement(check: 'Check') -> str:
     images = f'{found.images:,} images that it was {"not " if found.held_out else ""}calibrated on'
     share = f'{check.runtime}: {found.share:.0%} of the operations in int8; '
     if found.agreement is None:
-        return f'{share}on {images} it was compared with the model in JAX'
-    return f"{share}the first answer is the model's in JAX on {found.agreement:.1%} of {images}"
+        return f'{share}on {images} it was compared with the model in float32 in JAX'
+    return f"{share}the first answer is the float32 model's in JAX on {found.agreement:.1%} of {images}"

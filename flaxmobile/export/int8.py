@@ -38,10 +38,10 @@ class Int8:
     observer: Observer | None = None
     int8_io: bool = False
 
-    def holds_none_of(self, images: np.ndarray) -> bool:
-        """Whether it is calibrated on none of these images."""
+    def held_out(self, images: np.ndarray | None) -> bool:
+        """Whether it is compared on images of its own, and on none that it is calibrated on."""
         own = {image.tobytes() for image in self.calibration}
-        return not any(image.tobytes() in own for image in images)
+        return images is not None and not any(image.tobytes() in own for image in images)
 
 
 def int8_options(

@@ -66,8 +66,9 @@ def to_litert(
         int8: `int8=True, calibration=pixels`, see `Int8Options`.
 
     Returns:
-        What was found out about the file. A UserWarning says if XNNPACK does not take the graph in one piece,
-        or if the first answers of an int8 file are often others than the model's.
+        What was found out about the file. A UserWarning says if XNNPACK does not take the graph in one piece, and names
+        the operations that it leaves out; another, if the first answers of an int8 file are often others than the
+        model's.
 
     Raises:
         FileExistsError: `path` is there, and `overwrite` is not set.
@@ -87,17 +88,25 @@ def to_litert(
     answer = answer_of(model, program, pixels if asked and images is None else images)
     # The quantiser keeps buffers that are there and cannot be followed by new ones; a zip is no buffer.
     held = {MODEL_METADATA: model_metadata(description), KEY: to_json(description).encode()}
-    content = convert(program, held)
-    counts = operations(content)
-    tolerance, known = TOLERANCE, None
+    content, known = convert(program, held), None
     if float16:
-        content, tolerance = to_float16(content), FLOAT16_TOLERANCE
+        content = to_float16(content)
     if asked:
+        operations(content)  # What LiteRT lacks is refused here, by name.
         content = to_int8(content, inputs_of(model, program, pixels), asked)
-        counts, held_out = operations(content), images is not None and asked.holds_none_of(images)
-        known = Int8Check(int8_share(read_graph(content)), held_out=held_out)
+        known = Int8Check(int8_share(read_graph(content)), held_out=asked.held_out(images))
+    counts = operations(content)
     content = with_labels(content, labels)
-    return write_checked(path, content, counts, answer=answer, runtime=LITERT, tolerance=tolerance, int8=known)
+    return write_checked(
+        path,
+        content,
+        counts,
+        answer=answer,
+        runtime=LITERT,
+        tolerance=FLOAT16_TOLERANCE if float16 else TOLERANCE,
+        overwrite=overwrite,
+        int8=known,
+    )
 
 
 def _weights(float16: bool, asked: Int8 | None) -> dict[str, str | int]:

@@ -7,6 +7,7 @@ import numpy as np
 
 from flaxmobile.export.checks import Check, Int8Check, answer_of, check_images, inputs_of, write_checked
 from flaxmobile.export.description import describe
+from flaxmobile.export.extras import needed
 from flaxmobile.export.int8 import Int8, Int8Options, int8_options
 from flaxmobile.export.onnx import quantization
 from flaxmobile.export.onnx.model import Layout, check_layout, onnx_model
@@ -51,7 +52,7 @@ def to_onnx(
 
     Raises:
         FileExistsError: `path` is there, and `overwrite` is not set, or it is a folder.
-        ImportError: the package `onnx` is not installed, or `onnxruntime` for int8.
+        ModuleNotFoundError: the package `onnx` is not installed, or `onnxruntime` for int8.
         ValueError: another suffix, layout or size; `softmax` of a network without classes; an operation that the
             exporter does not know, named with its layer; constants of more than 2 GiB; the file answers otherwise than
             the model; see `int8_options`; 'mse' or `int8_io`, which ONNX files have not.
@@ -59,7 +60,7 @@ def to_onnx(
     path, asked = Path(path), _asked(int8)
     check_layout(layout)
     check_target(path, {'.onnx': 'ONNX'}, overwrite=overwrite)
-    _check_installed()
+    needed('onnx', 'ONNX', 'onnx')
     model = in_float32(model)
     program = make_program(model, image_size=image_size, uint8_input=uint8_input, softmax=softmax)
     made: dict[str, str | int] = {'format': 'onnx', 'layout': layout}
@@ -73,10 +74,10 @@ def to_onnx(
     known = None
     if asked:
         written = quantization.to_int8(written, inputs_of(model, program, pixels), observer, layout)
-        held_out = images is not None and asked.holds_none_of(images)
-        known = Int8Check(quantization.int8_share(written), held_out=held_out)
-    content = written.SerializeToString()
-    return write_checked(path, content, operations(written), answer=answer, runtime=runtime(layout), int8=known)
+        known = Int8Check(quantization.int8_share(written), held_out=asked.held_out(images))
+    content, counts = written.SerializeToString(), operations(written)
+    ran = runtime(layout)
+    return write_checked(path, content, counts, answer=answer, runtime=ran, overwrite=overwrite, int8=known)
 
 
 def _asked(given: Int8Options) -> Int8 | None:
@@ -86,10 +87,3 @@ def _asked(given: Int8Options) -> Int8 | None:
     if asked and asked.int8_io:
         raise ValueError('int8_io=True goes with a .tflite file alone')
     return asked
-
-
-def _check_installed() -> None:
-    try:
-        import onnx  # noqa: F401
-    except ImportError as error:
-        raise ImportError(f"an ONNX file needs the package 'onnx' ({error}): pip install 'flaxmobile[onnx]'") from error
