@@ -11,6 +11,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 from small_networks import SIZE, small
 
 from flaxmobile.cli.common import silent_libraries
@@ -54,6 +55,20 @@ def test_the_command_writes_a_litert_file(command: Run, weights: Path, tmp_path:
 
 
 @pytest.mark.export
+def test_the_command_writes_an_int8_file_by_the_images_of_a_folder(command: Run, weights: Path, tmp_path: Path) -> None:
+    path, folder, rng = tmp_path / 'model.tflite', tmp_path / 'photos', np.random.default_rng(0)
+    folder.mkdir()
+    for number in range(20):
+        Image.fromarray(rng.integers(0, 256, (60, 60, 3), np.uint8)).save(folder / f'{number}.png')
+    status, out, _ = command('export', weights, path, '--int8', '--calibration', folder)
+    assert status == 0
+    assert ': 100% of the operations in int8; the first answer is ' in out.splitlines()[1]
+    assert ' of 4 images that it was not calibrated on, and the largest error ' in out.splitlines()[1]
+    assert out.splitlines()[1].endswith('; XNNPACK partitions: 1')
+    assert '1 QUANTIZE' in out.splitlines()[2]
+
+
+@pytest.mark.export
 def test_the_command_writes_an_onnx_file(command: Run, weights: Path, tmp_path: Path) -> None:
     status, out, err = command('export', weights, tmp_path / 'model.onnx')
     assert (status, err) == (0, '')
@@ -66,6 +81,12 @@ def test_the_command_writes_an_onnx_file(command: Run, weights: Path, tmp_path: 
     [
         (['model.pb'], "model.pb: the suffix says which format to write, and '.pb' is not among .tflite (LiteRT), "),
         (['model.onnx', '--float16'], 'model.onnx: --float16 goes with a .tflite file alone'),
+        (['model.jax', '--int8', '--calibration', '.'], 'model.jax: --int8 goes with a .tflite or .onnx file alone'),
+        (
+            ['model.tflite', '--int8'],
+            '--int8 needs images to find the ranges of the activations on: give --calibration',
+        ),
+        (['model.tflite', '--int8', '--calibration', '.'], 'holds no image that can be read'),
         (['there.jax'], 'there.jax is already there: --overwrite replaces it'),
         (['model.jax', '--image-size', '0'], 'image_size must be a whole number from 1 to 16,384, not 0'),
     ],

@@ -54,7 +54,9 @@ def test_an_unknown_argument_is_no_option() -> None:
 def checked(path: Path, got: np.ndarray, held_out: bool = True, classes: bool = True) -> Int8Check | None:
     runtime = Runtime('numpy', 'numpy', lambda content, images: (got, 1))
     known = Int8Check(0.75, held_out=held_out)
-    return write_checked(path, b'file', {}, answer=Answer(WANTED, WANTED, classes), runtime=runtime, int8=known).int8
+    return write_checked(
+        path, b'file', {}, answer=Answer(WANTED, WANTED, classes=classes), runtime=runtime, int8=known
+    ).int8
 
 
 def test_agreement_is_the_share_of_equal_first_answers(tmp_path: Path) -> None:

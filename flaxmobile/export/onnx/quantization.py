@@ -95,10 +95,10 @@ def quantizer() -> Any:
     try:
         return needed('onnxruntime.quantization', 'int8 ONNX', 'onnx')
     except ModuleNotFoundError as error:
-        if error.name != 'onnxruntime':
+        if not (error.name or '').startswith('onnxruntime'):
             raise
         raise ModuleNotFoundError(
-            'an int8 ONNX file needs the package onnxruntime: pip install onnxruntime', name=error.name
+            'an int8 ONNX file needs the package onnxruntime: pip install onnxruntime', name='onnxruntime'
         ) from error
 
 
