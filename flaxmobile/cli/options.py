@@ -3,6 +3,7 @@
 import re
 
 OPTIONS = {
+    'calibration': '--calibration',
     'data_dir': '--data-dir',
     'dataset': '--dataset',
     'download': '--download',
@@ -13,7 +14,10 @@ OPTIONS = {
     'images': '--images',
     'init': '--init',
     'init_ema': '--init-ema',
+    'int8': '--int8',
+    'int8_io': '--int8-io',
     'model': '--model',
+    'observer': '--observer',
     'overwrite': '--overwrite',
     'resume': '--resume',
     'run_dir': '--run-dir',

@@ -1,11 +1,12 @@
 """A model into the format that a file's name asks for."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
 from flaxmobile.export.checks import Check
+from flaxmobile.export.int8 import Int8Options, int8_options
 from flaxmobile.export.target import check_target
 from flaxmobile.weights import Model
 
@@ -20,6 +21,7 @@ def export(
     softmax: bool = False,
     images: np.ndarray | None = None,
     overwrite: bool = False,
+    **int8: Unpack[Int8Options],
 ) -> Check:
     """Write a model in its suffix's format, `.tflite` (LiteRT), `.onnx` or `.jax` (plain JAX): whole, or not at all.
 
@@ -31,8 +33,9 @@ def export(
         uint8_input: take pixels, uint8 RGB, and normalise them inside; otherwise float32 images, normalised already.
         softmax: answer probabilities in place of logits.
         images: pixels to compare the file with the model on, uint8 `[images, height, width, channels]`; None: seeded
-            noise.
+            noise, and for int8 those of `calibration`.
         overwrite: replace a file that is there.
+        int8: `int8=True, calibration=pixels`, see `Int8Options`: of `.tflite` and `.onnx` files.
 
     Returns:
         What was found out about the file.
@@ -42,7 +45,7 @@ def export(
         ModuleNotFoundError: the packages for the format are not installed.
         ValueError: no such suffix, or see `to_litert`, `to_onnx` and `to_jax`.
     """
-    suffix = check_target(path, float16=float16, overwrite=overwrite)
+    suffix = check_target(path, float16=float16, int8=int8_options(**int8) is not None, overwrite=overwrite)
     options: dict[str, Any] = {
         'image_size': image_size,
         'uint8_input': uint8_input,
@@ -53,11 +56,11 @@ def export(
     if suffix == '.tflite':
         from flaxmobile.export.litert import to_litert
 
-        return to_litert(model, path, float16=float16, **options)
+        return to_litert(model, path, float16=float16, **options, **int8)
     if suffix == '.onnx':
         from flaxmobile.export.onnx.saving import to_onnx
 
-        return to_onnx(model, path, **options)
+        return to_onnx(model, path, **options, **int8)
     from flaxmobile.export.jax_artifact import to_jax
 
     return to_jax(model, path, **options)

@@ -21,8 +21,31 @@ FLOAT16_TOLERANCE = 3e-2
 """The same of a file with float16 weights; 3e-3 is usual."""
 LEAST = 1e-30
 """Probabilities are compared down to this: below lie numbers that some runtimes make 0."""
+BATCH = 25
+"""Images that the model answers at once."""
 NOISE_IMAGES = 2
 """Images of seeded noise that a file is run on where none are given."""
+
+LOW_AGREEMENT = 0.9
+"""Of an int8 file, the share of equal first answers below which it is warned of."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Int8Check:
+    """What there is to say of an int8 file besides.
+
+    Attributes:
+        share: the share of its operations that compute in int8.
+        images: how many images it was compared on; 0 where nothing was compared.
+        held_out: whether none of those was among the images that it was calibrated on.
+        agreement: the share of the images whose first answer is the model's in JAX; None where nothing was compared,
+            and of a network without classes.
+    """
+
+    share: float
+    images: int = 0
+    held_out: bool = False
+    agreement: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +65,7 @@ class Check:
             there is one and `left_out` is empty.
         left_out: how often each operation is in the graph that XNNPACK does not take and LiteRT's own kernels compute;
             the `CAST` of uint8 images is not counted. Empty elsewhere.
+        int8: what there is to say of an int8 file besides; None of others.
     """
 
     path: Path
@@ -51,6 +75,7 @@ class Check:
     error: float | None
     partitions: int | None = None
     left_out: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    int8: Int8Check | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,8 +102,13 @@ class Runtime:
         return ' '.join(distribution_of(self.module, self.package))
 
 
-def check_images(program: Program, images: np.ndarray | None) -> np.ndarray:
+def check_images(program: Program, images: np.ndarray | None, what: str = 'images') -> np.ndarray:
     """The images to compare on, uint8 `[images, height, width, channels]`: those given, or seeded noise.
+
+    Args:
+        program: which takes them.
+        images: the pixels.
+        what: they are called in a message.
 
     Raises:
         ValueError: they have another type or shape than the program takes.
@@ -90,7 +120,7 @@ def check_images(program: Program, images: np.ndarray | None) -> np.ndarray:
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != wanted or not len(images):
         shape = ', '.join(map(str, wanted))
         raise ValueError(
-            f'images are {printable(images.dtype)} {list(images.shape)}: give pixels, uint8 [images, {shape}]'
+            f'{what} are {printable(images.dtype)} {list(images.shape)}: give pixels, uint8 [images, {shape}]'
         )
     return images
 
@@ -104,6 +134,7 @@ def write_checked(
     runtime: Runtime,
     tolerance: float = TOLERANCE,
     overwrite: bool = False,
+    int8: Int8Check | None = None,
 ) -> Check:
     """Run an exported file before it is written, and write it if it answers as the model does.
 
@@ -113,8 +144,9 @@ def write_checked(
         operations: how often each operation is in it.
         answer: what the model answers.
         runtime: what runs it.
-        tolerance: the largest error, see `Check`.
+        tolerance: the largest error, see `Check`; an int8 file may have any.
         overwrite: replace a file that is there.
+        int8: what is known already of an int8 file.
 
     Raises:
         FileExistsError: `path` is there by now, and `overwrite` is not set.
@@ -130,14 +162,17 @@ def write_checked(
     else:
         got, partitions = answers_in(path, content, answer.inputs, runtime)
         error = answer.error(got)
-        if not error <= tolerance:
+        if int8 is not None and np.isfinite(error):
+            int8 = dataclasses.replace(int8, images=len(got), agreement=answer.agreement(got))
+        elif not error <= tolerance:
             raise wrong_answers(path, version, error, tolerance)
         left_out = runtime.left_out(content) if runtime.left_out else {}
-        if told := _pieces(partitions, left_out):
-            warnings.warn(f'{printable(path, None)}: {told}', stacklevel=3)
+        for told in (_pieces(partitions, left_out), _disagreement(int8)):
+            if told:
+                warnings.warn(f'{printable(path, None)}: {told}', stacklevel=3)
     write_whole(path, content, overwrite=overwrite)
     ordered = dict(sorted(operations.items(), key=lambda item: (-item[1], item[0])))
-    return Check(path, len(content), ordered, version, error, partitions, left_out=left_out)
+    return Check(path, len(content), ordered, version, error, partitions, left_out, int8)
 
 
 def wrong_answers(path: Path, version: str | None, error: float, tolerance: float) -> ValueError:
@@ -173,6 +208,15 @@ def _pieces(partitions: int | None, left_out: Mapping[str, int]) -> str:
     return '; '.join(told)
 
 
+def _disagreement(int8: Int8Check | None) -> str:
+    if int8 is None or int8.agreement is None or int8.agreement >= LOW_AGREEMENT:
+        return ''
+    return (
+        f"its first answer is the float model's on only {int8.agreement:.1%} of {int8.images:,} images; other images "
+        'to calibrate on, or another observer, may do better'
+    )
+
+
 @dataclasses.dataclass(frozen=True)
 class Answer:
     """What goes into an exported file, and what the model makes of it in JAX.
@@ -181,11 +225,17 @@ class Answer:
         inputs: a batch of images as the file takes them.
         outputs: the model's answers to them.
         probabilities: whether they are.
+        classes: whether an answer is a number for each class.
     """
 
     inputs: np.ndarray
     outputs: np.ndarray
     probabilities: bool = False
+    classes: bool = False
+
+    def agreement(self, got: np.ndarray) -> float | None:
+        """The share of answers whose first class is the model's; None of a network without classes."""
+        return float(np.mean(got.argmax(-1) == self.outputs.argmax(-1))) if self.classes else None
 
     def error(self, got: np.ndarray) -> float:
         """The largest difference from the answers, see `Check`."""
@@ -211,13 +261,20 @@ def answer_of(model: Model, program: Program, images: np.ndarray | None) -> Answ
     pixels = check_images(program, images)
     values = np.asarray(model.preprocessing.normalize(pixels))
     with jax.default_matmul_precision('highest'):
-        outputs = jax.jit(model.module.apply)(model.variables, values)
+        apply = jax.jit(model.module.apply)
+        parts = [apply(model.variables, values[start : start + BATCH]) for start in range(0, len(values), BATCH)]
+        outputs = np.concatenate(parts)
         if probabilities := program.outputs == ('probabilities',):
-            outputs = jax.nn.softmax(outputs)
+            outputs = np.asarray(jax.nn.softmax(outputs))
     found = np.asarray(outputs, np.float32)
     if not np.isfinite(found).all():
         raise ValueError('the model answers numbers that are not finite, so there is nothing to compare a file with')
-    return Answer(pixels if program.image.dtype == np.uint8 else values, found, probabilities)
+    return Answer(inputs_of(model, program, pixels), found, probabilities, classes=bool(model.num_classes))
+
+
+def inputs_of(model: Model, program: Program, pixels: np.ndarray) -> np.ndarray:
+    """What a file takes of pixels, uint8 `[images, height, width, channels]`: those, or normalised ones."""
+    return pixels if program.image.dtype == np.uint8 else np.asarray(model.preprocessing.normalize(pixels))
 
 
 def largest_error(got: np.ndarray, wanted: np.ndarray) -> float:

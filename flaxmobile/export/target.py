@@ -8,10 +8,17 @@ from flaxmobile.messages import printable
 
 FORMATS = {'.tflite': 'LiteRT', '.onnx': 'ONNX', '.jax': 'plain JAX'}
 """What is written, by the suffix of the file."""
+INT8 = ('.tflite', '.onnx')
+"""The suffixes of files that may compute in int8."""
 
 
 def check_target(
-    path: str | Path, allowed: Mapping[str, str] = FORMATS, *, float16: bool = False, overwrite: bool = False
+    path: str | Path,
+    allowed: Mapping[str, str] = FORMATS,
+    *,
+    float16: bool = False,
+    int8: bool = False,
+    overwrite: bool = False,
 ) -> str:
     """See that such a file may be written, before anything costly; its suffix.
 
@@ -19,11 +26,12 @@ def check_target(
         path: of the file to write.
         allowed: the suffixes, and the formats that they stand for.
         float16: whether it is to hold float16 weights.
+        int8: whether it is to compute in int8.
         overwrite: whether a file that is there may be replaced.
 
     Raises:
         FileExistsError: it is there, and `overwrite` is not set, or it is a folder.
-        ValueError: no such suffix, or its format has no float16 weights here.
+        ValueError: no such suffix, or its format has no float16 weights or no int8 here; both are asked for.
     """
     path = Path(path)
     suffix = path.suffix.lower()
@@ -34,5 +42,9 @@ def check_target(
         )
     if float16 and suffix != '.tflite':
         raise ValueError(f'{printable(path, None)}: float16=True goes with a .tflite file alone')
+    if int8 and suffix not in INT8:
+        raise ValueError(f'{printable(path, None)}: int8=True goes with a {" or ".join(INT8)} file alone')
+    if int8 and float16:
+        raise ValueError('int8=True and float16=True are two kinds of weights: give one of them')
     check_free(path, overwrite=overwrite)
     return suffix

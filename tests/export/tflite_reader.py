@@ -45,10 +45,14 @@ class Table:
         return None if octets is None else octets.decode()
 
     def floats(self, field: int) -> list[float]:
+        return self.numbers(field, 'f')
+
+    def numbers(self, field: int, form: str) -> list:
+        """A vector of numbers: 'f' float32, 'i' int32, 'q' int64."""
         at = self._target(field)
         assert at is not None, field
         (length,) = struct.unpack_from('<I', self.content, at)
-        return list(struct.unpack_from(f'<{length}f', self.content, at + 4))
+        return list(struct.unpack_from(f'<{length}{form}', self.content, at + 4))
 
     def tables(self, field: int) -> list['Table']:
         at = self._target(field)

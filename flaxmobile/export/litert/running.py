@@ -1,13 +1,14 @@
 """A LiteRT file's operations, and the file in its runtime."""
 
 import collections
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from flaxmobile.export.checks import Runtime
-from flaxmobile.export.extras import needed
 from flaxmobile.export.litert.conversion import INPUT, SIGNATURE
+from flaxmobile.export.litert.graph import read_graph
 from flaxmobile.messages import listing
 
 NOT_RUN = ('STABLEHLO_', 'CUSTOM', 'DELEGATE', 'PLACEHOLDER')
@@ -20,25 +21,36 @@ def operations(content: bytes) -> dict[str, int]:
     Raises:
         ValueError: there is an operation in it that LiteRT does not run.
     """
-    schema = needed('litert_converter.schema_py_generated', 'LiteRT', 'litert')
-    model = schema.Model.GetRootAs(content, 0)
-    names = {number: name for name, number in vars(schema.BuiltinOperator).items() if isinstance(number, int)}
-    graph = model.Subgraphs(0)
-    codes = (graph.Operators(number).OpcodeIndex() for number in range(graph.OperatorsLength()))
-    found = collections.Counter(names[model.OperatorCodes(code).BuiltinCode()] for code in codes)
+    found = collections.Counter(operation.kind for operation in read_graph(content))
     if foreign := sorted(name for name in found if name.startswith(NOT_RUN)):
         raise ValueError(f'LiteRT has no operation for {listing(foreign)}, which the network needs')
     return dict(found)
 
 
 def run(content: bytes, images: np.ndarray) -> tuple[np.ndarray, int | None]:
-    """What a LiteRT file answers to each image, and how many pieces of its graph XNNPACK takes."""
+    """What a LiteRT file answers to each image, in float32, and how many pieces of its graph XNNPACK takes."""
     interpreter = _interpreter(content)
     runner = interpreter.get_signature_runner(SIGNATURE)
-    (output,) = runner.get_output_details()
-    answers = [runner(**{INPUT: image[None]})[output] for image in images]
+    given = runner.get_input_details()[INPUT]
+    ((name, answered),) = runner.get_output_details().items()
+    answers = [_as_float(runner(**{INPUT: _as_given(image[None], given)})[name], answered) for image in images]
     delegated = sum(operation['op_name'] == 'DELEGATE' for operation in interpreter._get_ops_details())
     return np.concatenate(answers), delegated
+
+
+def _as_given(values: np.ndarray, detail: Mapping[str, Any]) -> np.ndarray:
+    """What an input takes: int8 where that is its type, as it says of itself."""
+    if detail['dtype'] is not np.int8:
+        return values
+    scale, zero_point = detail['quantization']
+    return np.clip(np.rint(values / scale) + zero_point, -128, 127).astype(np.int8)
+
+
+def _as_float(values: np.ndarray, detail: Mapping[str, Any]) -> np.ndarray:
+    if values.dtype != np.int8:
+        return values
+    scale, zero_point = detail['quantization']
+    return np.float32(scale) * (values.astype(np.float32) - zero_point)
 
 
 def left_out(content: bytes) -> dict[str, int]:

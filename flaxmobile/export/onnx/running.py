@@ -27,12 +27,13 @@ def runtime(layout: str) -> Runtime:
 
         session = InferenceSession(content, providers=['CPUExecutionProvider'])
         (given,) = session.get_inputs()
-        (answers,) = session.run(None, {given.name: _turned(images, layout, TO_NCHW)})
-        return _turned(answers, layout, TO_NHWC), None
+        (answers,) = session.run(None, {given.name: turned(images, layout, TO_NCHW)})
+        return turned(answers, layout, TO_NHWC), None
 
     return Runtime('onnxruntime', 'onnxruntime', run)
 
 
-def _turned(maps: Any, layout: str, order: tuple[int, ...]) -> np.ndarray:
+def turned(maps: Any, layout: str, order: tuple[int, ...]) -> np.ndarray:
+    """Maps in another order of axes where the layout is NCHW; what is no map stays."""
     values = np.asarray(maps)
     return values.transpose(order) if layout == 'nchw' and values.ndim == 4 else values

@@ -1,0 +1,70 @@
+"""Images to calibrate an int8 file on, from a folder or a data set."""
+
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from flaxmobile.data import Preprocessing, UnreadableImage, load_dataset, prepare_for_evaluation
+from flaxmobile.export.int8 import LEAST_IMAGES, check_enough
+from flaxmobile.messages import printable
+
+COMPARED = 100
+"""Images at most that an int8 file is compared on."""
+SPLIT = 'train'
+"""The part of a data set that images are taken of: the test images stay unseen."""
+BATCH = 32
+
+
+def read_images(
+    source: str, preprocessing: Preprocessing, count: int, data_dir: str | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Images to calibrate on and others to compare on, prepared as for evaluation.
+
+    Of a folder all images count that are in it and in the folders within, in an order drawn by a fixed seed; of a data
+    set those of its split 'train', in its order. Where there are few, up to a fifth is kept for the comparison.
+
+    Args:
+        source: a folder, or the name of a data set as `load_dataset` takes it.
+        preprocessing: how they are resized and cropped.
+        count: how many to calibrate on, at most.
+        data_dir: where TFDS keeps its data sets.
+
+    Returns:
+        Two uint8 arrays `[images, height, width, channels]`; the second, of `COMPARED` images at most, may be empty.
+
+    Raises:
+        FileNotFoundError: a folder holds no image, or the data set is not prepared.
+        ValueError: no such data set, too few images that can be read, or a `count` of too few.
+    """
+    check_enough('what is to be calibrated on', count)
+    folder = Path(source).expanduser()
+    if folder.is_dir() and not (folder / 'dataset_info.json').is_file():
+        images = _of_folder(folder, preprocessing)
+    else:
+        images = _of_dataset(source, preprocessing, data_dir)
+    found = [image for _, image in zip(range(count + COMPARED), images, strict=False)]
+    check_enough(printable(source, None), len(found))
+    kept = max(len(found) - count, min(len(found) // 5, len(found) - LEAST_IMAGES))
+    pixels = np.stack(found)
+    return pixels[: len(found) - kept], pixels[len(found) - kept :][:COMPARED]
+
+
+def _of_folder(folder: Path, preprocessing: Preprocessing) -> Iterator[np.ndarray]:
+    from flaxmobile.data.folders import find_images
+
+    images = find_images(folder).images
+    if not images:
+        raise FileNotFoundError(f'the folder {printable(folder)} holds no image that can be read')
+    for index in np.random.default_rng(0).permutation(len(images)):
+        try:
+            yield prepare_for_evaluation(images[index], preprocessing)
+        except UnreadableImage:
+            warnings.warn(f'left out, as it cannot be read: {printable(images[index], None)}', stacklevel=4)
+
+
+def _of_dataset(source: str, preprocessing: Preprocessing, data_dir: str | None) -> Iterator[np.ndarray]:
+    dataset = load_dataset(source, SPLIT, data_dir=data_dir)
+    for batch in dataset.evaluation_batches(BATCH, preprocessing):
+        yield from batch['image'][batch['mask']]

@@ -1,0 +1,141 @@
+"""What is refused of an int8 export, what is said of one, and which images a folder gives to calibrate on."""
+
+import io
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from small_networks import SIZE, small
+from tiny_run import Blobs, blobs
+
+from flaxmobile.data import Preprocessing
+from flaxmobile.export import calibration, export
+from flaxmobile.export.calibration import read_images
+from flaxmobile.export.checks import Answer, Int8Check, Runtime, write_checked
+
+PIXELS = np.zeros((16, SIZE, SIZE, 3), np.uint8)
+WANTED = np.eye(4, dtype=np.float32)[[0, 1, 2, 3]]
+
+
+@pytest.mark.parametrize(
+    ('name', 'options', 'words'),
+    [
+        ('a.tflite', {'int8': True}, 'int8=True needs images to find the ranges .*: give calibration=...'),
+        (
+            'a.tflite',
+            {'int8': True, 'calibration': PIXELS, 'float16': True},
+            'int8=True and float16=True are two kinds',
+        ),
+        ('a.jax', {'int8': True, 'calibration': PIXELS}, r'a.jax: int8=True goes with a .tflite or .onnx file alone'),
+        ('a.tflite', {'int8': True, 'calibration': PIXELS[:2]}, 'calibration has 2 images, and 16 at least are needed'),
+        ('a.onnx', {'int8': True, 'calibration': PIXELS[:0]}, 'calibration has 0 images'),
+        ('a.tflite', {'int8': True, 'calibration': PIXELS, 'observer': 'mean'}, "unknown observer 'mean'"),
+        ('a.tflite', {'calibration': PIXELS}, r'calibration=\.\.\. goes with int8=True'),
+        ('a.tflite', {'int8_io': True}, r'int8_io=\.\.\. goes with int8=True'),
+        ('a.onnx', {'int8': True, 'calibration': PIXELS, 'int8_io': True}, 'int8_io=True goes with a .tflite file'),
+        ('a.onnx', {'int8': True, 'calibration': PIXELS, 'observer': 'mse'}, 'observer=mse goes with a .tflite file'),
+        ('a.tflite', {'int8': True, 'calibration': PIXELS[:, :9]}, r'calibration are uint8 \[16, 9, 48, 3\]: give'),
+    ],
+)
+def test_bad_input_is_refused(name: str, options: dict, words: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=words) as refused:
+        export(small('short'), tmp_path / name, **options)
+    assert len(str(refused.value).splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_argument_is_no_option() -> None:
+    with pytest.raises(TypeError, match='calibrate'):
+        export(small('short'), 'a.tflite', calibrate=PIXELS)  # type: ignore[call-arg]
+
+
+def checked(path: Path, got: np.ndarray, held_out: bool = True, classes: bool = True) -> Int8Check | None:
+    runtime = Runtime('numpy', 'numpy', lambda content, images: (got, 1))
+    known = Int8Check(0.75, held_out=held_out)
+    return write_checked(path, b'file', {}, answer=Answer(WANTED, WANTED, classes), runtime=runtime, int8=known).int8
+
+
+def test_agreement_is_the_share_of_equal_first_answers(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        assert checked(tmp_path / 'a', WANTED * 3 - 1, held_out=False) == Int8Check(0.75, 4, False, 1.0)
+        assert checked(tmp_path / 'b', -WANTED, classes=False) == Int8Check(0.75, 4, True, None)
+
+
+def test_a_low_agreement_is_said_and_the_file_written(tmp_path: Path) -> None:
+    path, got = tmp_path / 'a', WANTED[[0, 1, 3, 3]]
+    with pytest.warns(UserWarning, match=r"a: its first answer is the float model's on only 75.0% of 4 images"):
+        assert checked(path, got) == Int8Check(0.75, 4, True, 0.75)
+    assert path.read_bytes() == b'file'
+
+
+@pytest.mark.parametrize('wrong', [WANTED * np.nan, WANTED[:3]])
+def test_an_int8_file_without_an_answer_is_not_written(wrong: np.ndarray, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match='answers otherwise'):
+        checked(tmp_path / 'a', wrong)
+    assert list(tmp_path.iterdir()) == []
+
+
+PREPROCESSING = Preprocessing(8, 1, (0.5,), (0.5,), crop_fraction=1.0)
+
+
+def folder_of(path: Path, count: int) -> Path:
+    """Images of one grey each, 0 and up, in two folders."""
+    for number in range(count):
+        file = path / str(number % 2) / f'{number}.png'
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((8, 8), number, np.uint8)).save(file)
+    return path
+
+
+@pytest.mark.parametrize(
+    ('there', 'asked', 'calibrated', 'compared'),
+    [(16, 100, 16, 0), (18, 100, 16, 2), (40, 100, 32, 8), (40, 20, 20, 20), (130, 16, 16, 100)],
+)
+def test_a_folder_is_divided(there: int, asked: int, calibrated: int, compared: int, tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / 'photos', there)
+    parts = read_images(str(folder), PREPROCESSING, asked)
+    assert [(part.dtype, part.shape) for part in parts] == [
+        (np.uint8, (calibrated, 8, 8, 1)),
+        (np.uint8, (compared, 8, 8, 1)),
+    ]
+    greys = [part[:, 0, 0, 0].tolist() for part in parts]
+    assert len({*greys[0], *greys[1]}) == calibrated + compared  # None is in both.
+    assert greys[0] != sorted(greys[0])  # They are drawn, not the first by name.
+    again = read_images(str(folder), PREPROCESSING, asked)
+    np.testing.assert_array_equal(np.concatenate(parts), np.concatenate(again))
+
+
+def test_an_image_that_cannot_be_read_is_left_out(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / 'photos', 17)
+    (folder / '0' / '0.png').write_bytes(b'no image')
+    with pytest.warns(UserWarning, match=r'left out, as it cannot be read: .*photos/0/0\.png'):
+        calibrated, compared = read_images(str(folder), PREPROCESSING, 100)
+    assert (len(calibrated), len(compared)) == (16, 0)
+    assert sorted(calibrated[:, 0, 0, 0].tolist()) == list(range(1, 17))
+
+
+@pytest.mark.parametrize(
+    ('there', 'asked', 'words'),
+    [
+        (0, 100, 'photos holds no image that can be read'),
+        (2, 100, 'photos has 2 images, and 16 at least are needed .* 48 to 100 are usual'),
+        (16, 3, 'what is to be calibrated on has 3 images'),
+    ],
+)
+def test_too_few_images_are_refused(there: int, asked: int, words: str, tmp_path: Path) -> None:
+    folder = tmp_path / 'photos'
+    folder.mkdir()
+    folder_of(folder, there)
+    with pytest.raises((ValueError, FileNotFoundError), match=words):
+        read_images(str(folder), PREPROCESSING, asked)
+
+
+def test_a_data_set_gives_its_training_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibration, 'load_dataset', blobs)
+    calibrated, compared = read_images('blobs', PREPROCESSING, 70)
+    own = [np.asarray(Image.open(io.BytesIO(bytes(Blobs('train')[index].image)))) for index in range(96)]
+    np.testing.assert_array_equal(np.concatenate([calibrated, compared])[..., 0], own)
+    assert (len(calibrated), len(compared)) == (70, 26)
