@@ -163,7 +163,7 @@ def by_tensorflow(program: Program) -> bytes:
 @tensorflow
 @pytest.mark.filterwarnings('ignore:.*tf.lite.Interpreter is deprecated')
 def test_tensorflows_converter_makes_the_same_operations() -> None:
-    """`SHORT_OPERATIONS` are those of our file, see `test_litert.py`; TensorFlow writes a mean as several operations."""
+    """`SHORT_OPERATIONS` are those of our file, see `test_litert.py`; TensorFlow writes a mean as several."""
     import tensorflow as tf
 
     interpreter = tf.lite.Interpreter(model_content=by_tensorflow(make_program(small('short'))))
