@@ -1,4 +1,4 @@
-"""A model as a file that runs elsewhere: LiteRT, ONNX, JAX without this library, Core ML."""
+"""A model as a file that runs elsewhere: LiteRT, ONNX, JAX without this library, TensorFlow's SavedModel."""
 
 from typing import TYPE_CHECKING
 
