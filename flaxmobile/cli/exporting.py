@@ -1,5 +1,6 @@
-"""The subcommand that makes a file of a model which runs elsewhere: export."""
+"""The subcommands that make of a model what runs elsewhere: export and web."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -44,6 +45,27 @@ def export(
         print(_compared(check))
     if check.operations:
         print(', '.join(f'{count} {name}' for name, count in check.operations.items()))
+    return 0
+
+
+def web(
+    model: Positional[ModelName],
+    folder: Positional[Annotated[Path, arg(metavar='OUT_DIR', help='Folder to write.')]],
+    overwrite: Annotated[FlagCreatePairsOff[bool], arg(help='Replace a page that is there.')] = False,
+    opened: OmitArgPrefixes[Opened] = AS_IT_IS,
+) -> int:
+    """Write a page that classifies pictures in the browser by a model: a folder of files for any web server."""
+    from flaxmobile.export.web import check_page, to_web
+
+    check_page(folder, overwrite=overwrite)
+    shown = open_model(model, opened)
+    with silent_libraries():
+        check = to_web(shown, folder, overwrite=overwrite)
+    side = shown.preprocessing.image_size
+    print(f'{printable(folder, None)}: {title_of(model, shown, opened)}, {side}x{side} pixels, {_size(check.size)}')
+    if check.error is not None:
+        print(_compared(check))
+    print(f'to see it: python -m http.server --directory {shlex.quote(printable(folder, None))}')
     return 0
 
 
