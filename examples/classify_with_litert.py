@@ -5,8 +5,7 @@
     python classify_with_litert.py model.tflite IMAGE...
 
 All that is needed to use the file lies in it: how images are prepared, and the names of the classes. An app needs to do
-what stands here and no more. Of a picture whose numbers Pillow keeps in more than 8 bits it takes 8, and one that is
-far longer than wide it resizes as a whole.
+what stands here and no more. It reads pictures of 8 bits a colour.
 """
 
 import json
@@ -44,6 +43,8 @@ def labels_of(path: str) -> list[str] | None:
 def prepare(path: str, preprocessing: dict[str, Any]) -> np.ndarray:
     """A picture as the network wants it: `[1, size, size, channels]`."""
     image = ImageOps.exif_transpose(Image.open(path))
+    if image.mode[0] in 'IF':
+        raise SystemExit(f'{path} has more than 8 bits a colour, which is not read here')
     if image.has_transparency_data:
         image = image.convert('RGBA')
         image = Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image)
@@ -69,22 +70,28 @@ def probabilities(interpreter: Interpreter, image: np.ndarray, output: str) -> n
     return powers / powers.sum()
 
 
+def classify(path: str, image: str, top: int = 5) -> list[tuple[int, str, float]]:
+    """Index, name and probability of the most probable classes of a picture, the best first."""
+    with open(path, 'rb') as file:
+        content = file.read()
+    description, labels = description_of(content), labels_of(path)
+    interpreter = Interpreter(model_content=content)
+    interpreter.allocate_tensors()
+    (output,) = description['outputs']
+    found = probabilities(interpreter, prepare(image, description['preprocessing']), output)
+    order = np.argsort(-found, kind='stable')[:top].tolist()
+    return [(index, labels[index] if labels else f'class {index}', float(found[index])) for index in order]
+
+
 def main() -> None:
     """Print the five most probable classes of each picture."""
     if len(sys.argv) < 3:
         raise SystemExit('usage: python classify_with_litert.py MODEL.tflite IMAGE...')
     path, *images = sys.argv[1:]
-    with open(path, 'rb') as file:
-        content = file.read()
-    description, labels = description_of(content), labels_of(path)
-    (output,) = description['outputs']
-    interpreter = Interpreter(model_content=content)
-    interpreter.allocate_tensors()
-    for name in images:
-        found = probabilities(interpreter, prepare(name, description['preprocessing']), output)
-        print(name)
-        for index in np.argsort(-found, kind='stable')[:5]:
-            print(f'  {found[index]:6.1%}  {labels[index] if labels else f"class {index}"}')
+    for image in images:
+        print(image)
+        for _, name, probability in classify(path, image):
+            print(f'  {probability:6.1%}  {name}')
 
 
 if __name__ == '__main__':

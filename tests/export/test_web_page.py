@@ -257,6 +257,21 @@ def test_in_a_browser_without_relaxed_simd_it_answers_the_same(address: str) -> 
         assert complaints(other) == []
 
 
+ASK_ELSEWHERE = """
+const [address, done] = arguments;
+document.addEventListener('securitypolicyviolation', (event) => done([event.effectiveDirective, event.blockedURI]));
+fetch(address).then(() => done('answered'), () => {});
+"""
+
+
+def test_the_browser_is_forbidden_to_ask_another_server(shared: webdriver.Chrome, address: str, tmp_path: Path) -> None:
+    open_page(shared, address)
+    with served(tmp_path) as elsewhere:
+        assert shared.execute_async_script(ASK_ELSEWHERE, elsewhere) == ['connect-src', elsewhere]
+    complaints(shared)
+    requested(shared)
+
+
 def test_a_broken_page_says_what_is_missing(shared: webdriver.Chrome, page: Path, tmp_path: Path) -> None:
     broken = shutil.copytree(page, tmp_path / 'page')
     (broken / 'model.json').unlink()
