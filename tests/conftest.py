@@ -1,9 +1,13 @@
 """Eight virtual CPU devices for the tests of `pmap`, `shard_map` and meshes; set before JAX starts."""
 
+import gc
 import os
 from collections.abc import Callable
 
 import pytest
+
+# Traces make many objects, and hardly any that only the collector can free: it took seven of a hundred seconds.
+gc.set_threshold(50_000, 20, 20)
 
 DEVICES = '--xla_force_host_platform_device_count'
 

@@ -230,6 +230,15 @@ def test_no_late_name_is_that_of_a_module_too(name: str) -> None:
         assert not modules & set(package.__all__)
 
 
+def test_no_two_public_things_share_a_name() -> None:
+    things: dict[str, dict[int, str]] = {}
+    for package in map(importlib.import_module, packages()):
+        for name in getattr(package, '__all__', ()):
+            things.setdefault(name, {})[id(getattr(package, name))] = package.__name__
+    shared = {name: list(places.values()) for name, places in things.items() if len(places) > 1}
+    assert shared == {'export': ['flaxmobile', 'flaxmobile.export']}  # The package, and the function that it is about.
+
+
 def test_the_package_is_the_command_too() -> None:
     words = [sys.executable, '-m', 'flaxmobile', '--version']
     assert subprocess.check_output(words, text=True, timeout=300) == f'flaxmobile {flaxmobile.__version__}\n'

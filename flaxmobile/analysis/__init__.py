@@ -1,5 +1,5 @@
 """What a network costs, by layer."""
 
-from flaxmobile.analysis.counts import Counts, Layer, count, layers
+from flaxmobile.analysis.counts import Counts, Layer, count, count_layers
 
-__all__ = ['Counts', 'Layer', 'count', 'layers']
+__all__ = ['Counts', 'Layer', 'count', 'count_layers']

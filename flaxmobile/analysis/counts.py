@@ -55,14 +55,14 @@ def count(name: str, image_size: int | None = None, **overrides: Any) -> Counts:
     Multiply-adds are those of convolutions and dense layers; pooling, blurred or not, counts as none.
     """
     size = entry(name).image_size if image_size is None else image_size
-    rows = layers(create_model(name, **overrides), size)
+    rows = count_layers(create_model(name, **overrides), size)
     attention = sum(row.multiply_adds for row in rows if row.kind == 'attention')
     multiply_adds = sum(row.multiply_adds for row in rows) - attention
     return Counts(sum(row.parameters for row in rows), multiply_adds, size, attention)
 
 
 @functools.lru_cache(maxsize=128)
-def layers(model: MobileNet, image_size: int, channels: int = 3) -> tuple[Layer, ...]:
+def count_layers(model: MobileNet, image_size: int, channels: int = 3) -> tuple[Layer, ...]:
     """The convolutions, dense layers and attentions of `model` in the order in which they run.
 
     Raises:

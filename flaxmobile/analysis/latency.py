@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from flaxmobile.analysis.counts import Layer, layers
+from flaxmobile.analysis.counts import Layer, count_layers
 from flaxmobile.analysis.trace import LayerTable, LayerTime, Program, time_layers
 from flaxmobile.models.inference import compiler_options, inference_function
 
@@ -134,7 +134,7 @@ def benchmark(
         ValueError: `batch_size`, `image_size` or `rounds` is not 1 or more.
     """
     check(batch_size=batch_size, image_size=image_size, rounds=rounds)
-    forward, platform = layers(model, image_size, channels), jax.default_backend()
+    forward, platform = count_layers(model, image_size, channels), jax.default_backend()
     images = jax.random.normal(jax.random.key(0), (batch_size, image_size, image_size, channels))
     infer = inference_function(model, variables).lower(images).compile()
     programs = {'inference': Program(lambda: jax.block_until_ready(infer(images)), str(infer.as_text()))}

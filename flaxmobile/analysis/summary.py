@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from flaxmobile.analysis.counts import Layer, layers
+from flaxmobile.analysis.counts import Layer, count_layers
 from flaxmobile.models.registry import create_model, entry
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def render(name: str, image_size: int | None = None, **overrides: Any) -> Summar
     `overrides` are fields of the model, as for `create_model`.
     """
     size = entry(name).image_size if image_size is None else image_size
-    return Summary(f'{name}, {size}x{size}', layers(create_model(name, **overrides), size))
+    return Summary(f'{name}, {size}x{size}', count_layers(create_model(name, **overrides), size))
 
 
 def _exact(value: int) -> str:

@@ -74,5 +74,5 @@ def _size(count: int) -> str:
 
 
 def _compared(check: 'Check') -> str:
-    told = f'{check.runtime} answers as the model in JAX, to {check.error:.1e} of the largest answer'
-    return told if check.partitions is None else f'{told}; pieces that XNNPACK takes it in: {check.partitions}'
+    told = f'{check.runtime} answers as the model in float32 in JAX, to {check.error:.1e} of the largest answer'
+    return told if check.partitions is None else f'{told}; XNNPACK partitions: {check.partitions}'

@@ -1,7 +1,6 @@
-"""What an exported file answers in its own runtime, beside what the model answers in JAX."""
+"""What an exported file answers in its own runtime, beside what the model in float32 answers in JAX."""
 
 import dataclasses
-import importlib.metadata
 import importlib.util
 import warnings
 from collections.abc import Callable, Mapping
@@ -10,15 +9,18 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from flaxmobile.export.extras import distribution_of
 from flaxmobile.export.program import Program
 from flaxmobile.files import write_whole
-from flaxmobile.messages import printable
+from flaxmobile.messages import listing, printable
 from flaxmobile.weights import Model
 
 TOLERANCE = 2e-4
 """Largest error of a float32 file that is written. Those of the zoo are below 5e-5; a wrong operation is far above."""
 FLOAT16_TOLERANCE = 3e-2
 """The same of a file with float16 weights; 3e-3 is usual."""
+LEAST = 1e-30
+"""Probabilities are compared down to this: below lie numbers that some runtimes make 0."""
 NOISE_IMAGES = 2
 """Images of seeded noise that a file is run on where none are given."""
 
@@ -34,9 +36,12 @@ class Check:
             file has a program for each platform.
         runtime: what the file was run in, 'ai-edge-litert 2.3.0'; None where that is not installed: then nothing was
             compared.
-        error: the largest difference from what the model answers in JAX, as a share of its largest answer; None where
-            nothing was compared.
-        partitions: into how many pieces LiteRT's XNNPACK takes the graph, 1 where it takes it whole; None elsewhere.
+        error: the largest difference from what the model in float32 answers in JAX, as a share of its largest answer;
+            of probabilities, that of their logarithms where it is larger. None where nothing was compared.
+        partitions: how many pieces of the graph LiteRT's XNNPACK takes; None elsewhere. It takes the whole graph where
+            there is one and `left_out` is empty.
+        left_out: how often each operation is in the graph that XNNPACK does not take and LiteRT's own kernels compute;
+            the `CAST` of uint8 images is not counted. Empty elsewhere.
     """
 
     path: Path
@@ -45,6 +50,7 @@ class Check:
     runtime: str | None
     error: float | None
     partitions: int | None = None
+    left_out: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,21 +58,23 @@ class Runtime:
     """How a file of one format is run here.
 
     Attributes:
-        package: the distribution that runs it.
+        package: the usual distribution of what runs it.
         module: what is imported of it.
         run: from the file's bytes and a batch of images to what it answers, and the number of XNNPACK's partitions.
+        left_out: from the file's bytes to the operations that XNNPACK does not take; None where there is no XNNPACK.
     """
 
     package: str
     module: str
     run: Callable[[bytes, np.ndarray], tuple[np.ndarray, int | None]]
+    left_out: Callable[[bytes], Mapping[str, int]] | None = None
 
     @property
     def version(self) -> str | None:
-        """Package and version; None where it is not installed."""
+        """Distribution and version; None where it is not installed."""
         if importlib.util.find_spec(self.module) is None:
             return None
-        return f'{self.package} {importlib.metadata.version(self.package)}'
+        return ' '.join(distribution_of(self.module, self.package))
 
 
 def check_images(program: Program, images: np.ndarray | None) -> np.ndarray:
@@ -95,43 +103,74 @@ def write_checked(
     answer: 'Answer',
     runtime: Runtime,
     tolerance: float = TOLERANCE,
+    overwrite: bool = False,
 ) -> Check:
     """Run an exported file before it is written, and write it if it answers as the model does.
 
     Args:
-        path: where to write; what is there is replaced.
+        path: where to write.
         content: the file's bytes.
         operations: how often each operation is in it.
         answer: what the model answers.
         runtime: what runs it.
         tolerance: the largest error, see `Check`.
+        overwrite: replace a file that is there.
 
     Raises:
-        ValueError: the file answers otherwise than the model. It is not written.
+        FileExistsError: `path` is there by now, and `overwrite` is not set.
+        ValueError: the runtime does not run the file, or it answers otherwise than the model. It is not written.
     """
     version, error, partitions = runtime.version, None, None
+    left_out: Mapping[str, int] = {}
     if version is None:
         warnings.warn(
             f'{printable(path, None)} was not compared with JAX: {runtime.package} is not installed, which runs it',
             stacklevel=3,
         )
     else:
-        got, partitions = runtime.run(content, answer.inputs)
-        error = largest_error(got, answer.outputs)
+        got, partitions = answers_in(path, content, answer.inputs, runtime)
+        error = answer.error(got)
         if not error <= tolerance:
-            raise ValueError(
-                f'{printable(path, None)} was not written: in {version} it answers otherwise than the model in JAX. '
-                f'The error is {error:.2g} of the largest answer, and {tolerance:.2g} is allowed'
-            )
-        if partitions not in (None, 1):
-            warnings.warn(
-                f'{printable(path, None)}: XNNPACK takes the graph in {partitions} pieces and not in one, so it will '
-                'be slow on a CPU',
-                stacklevel=3,
-            )
-    write_whole(path, content)
+            raise wrong_answers(path, version, error, tolerance)
+        left_out = runtime.left_out(content) if runtime.left_out else {}
+        if told := _pieces(partitions, left_out):
+            warnings.warn(f'{printable(path, None)}: {told}', stacklevel=3)
+    write_whole(path, content, overwrite=overwrite)
     ordered = dict(sorted(operations.items(), key=lambda item: (-item[1], item[0])))
-    return Check(path, len(content), ordered, version, error, partitions)
+    return Check(path, len(content), ordered, version, error, partitions, left_out=left_out)
+
+
+def wrong_answers(path: Path, version: str | None, error: float, tolerance: float) -> ValueError:
+    """What is raised in place of writing a file that answers otherwise than the model."""
+    return ValueError(
+        f'{printable(path, None)} was not written: in {version} it answers otherwise than the model in float32 in JAX. '
+        f'The error is {error:.2g} of the largest answer, and {tolerance:.2g} is allowed'
+    )
+
+
+def answers_in(path: Path, content: bytes, images: np.ndarray, runtime: Runtime) -> tuple[np.ndarray, int | None]:
+    """What a runtime answers of a file that is to be written to `path`, and the number of XNNPACK's partitions.
+
+    Raises:
+        ValueError: it does not run the file.
+    """
+    try:
+        return runtime.run(content, images)
+    except Exception as error:  # Each runtime has its own.
+        raise ValueError(
+            f'{printable(path, None)} was not written: {runtime.version} does not run it: {printable(error)}'
+        ) from error
+
+
+def _pieces(partitions: int | None, left_out: Mapping[str, int]) -> str:
+    """What there is to say where XNNPACK does not take the whole graph."""
+    told = []
+    if partitions not in (None, 1):
+        told.append(f'XNNPACK takes the graph in {partitions} pieces and not in one, so it will be slow on a CPU')
+    if left_out:
+        names = listing([f'{count} {name}' for name, count in left_out.items()])
+        told.append(f"XNNPACK does not compute {names}, LiteRT's own kernels do")
+    return '; '.join(told)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,14 +180,25 @@ class Answer:
     Attributes:
         inputs: a batch of images as the file takes them.
         outputs: the model's answers to them.
+        probabilities: whether they are.
     """
 
     inputs: np.ndarray
     outputs: np.ndarray
+    probabilities: bool = False
+
+    def error(self, got: np.ndarray) -> float:
+        """The largest difference from the answers, see `Check`."""
+        error = largest_error(got, self.outputs)
+        if not self.probabilities or not np.isfinite(error):
+            return error
+        # A wrong logit hardly changes a small probability, but its logarithm as much as itself.
+        given, wanted = (np.log(np.maximum(values, LEAST).astype(np.float64)) for values in (got, self.outputs))
+        return max(error, largest_error(given, wanted))
 
 
 def answer_of(model: Model, program: Program, images: np.ndarray | None) -> Answer:
-    """What a model answers in JAX, computed without anything that the export changed in it.
+    """What a model answers in JAX, in the types that it computes in, without anything that the export changed in it.
 
     Args:
         model: what is exported.
@@ -162,12 +212,12 @@ def answer_of(model: Model, program: Program, images: np.ndarray | None) -> Answ
     values = np.asarray(model.preprocessing.normalize(pixels))
     with jax.default_matmul_precision('highest'):
         outputs = jax.jit(model.module.apply)(model.variables, values)
-        if program.outputs == ('probabilities',):
+        if probabilities := program.outputs == ('probabilities',):
             outputs = jax.nn.softmax(outputs)
     found = np.asarray(outputs, np.float32)
     if not np.isfinite(found).all():
         raise ValueError('the model answers numbers that are not finite, so there is nothing to compare a file with')
-    return Answer(pixels if program.image.dtype == np.uint8 else values, found)
+    return Answer(pixels if program.image.dtype == np.uint8 else values, found, probabilities)
 
 
 def largest_error(got: np.ndarray, wanted: np.ndarray) -> float:

@@ -1,6 +1,7 @@
 """Packages that an export needs and a plain installation does not bring."""
 
 import importlib
+import importlib.metadata
 from typing import Any
 
 
@@ -20,5 +21,20 @@ def needed(module: str, what: str, extra: str) -> Any:
     except ModuleNotFoundError as error:
         missing = error.name or module
         raise ModuleNotFoundError(
-            f"{what} needs the package {missing.split('.')[0]}: pip install 'flaxmobile[{extra}]'", name=missing
+            f"{what} needs the package {missing}: pip install 'flaxmobile[{extra}]'", name=missing
         ) from error
+
+
+def distribution_of(module: str, package: str) -> tuple[str, str]:
+    """Name and version of the distribution that an installed module is of.
+
+    Args:
+        module: its full name, 'onnxruntime'.
+        package: the usual distribution; the module may come with another, as 'onnxruntime-gpu'.
+    """
+    try:
+        return package, importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        for name in importlib.metadata.packages_distributions().get(module.partition('.')[0], ()):
+            return name, importlib.metadata.version(name)
+    return package, getattr(importlib.import_module(module), '__version__', 'of an unknown version')

@@ -49,7 +49,7 @@ def average_pool(graph: Graph, operation: Operation) -> bool:
     if operation.kind != 'reduce_mean' or operation.params != {'axes': (2, 4), 'keepdims': False}:
         return False
     tiles = made_by(operation.inputs[0], 'reshape')
-    if tiles is None or len(tiles.inputs[0].shape) != 4:
+    if tiles is None or len(tiles.inputs[0].shape) != 4 or len(tiles.output.shape) != 6:
         return False
     values = tiles.inputs[0]
     batch, rows, height, columns, width, channels = operation.inputs[0].shape

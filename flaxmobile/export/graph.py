@@ -9,16 +9,12 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax import export
-from jax.errors import InconclusiveDimensionOperation
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 
 from flaxmobile.export.constants import evaluate
+from flaxmobile.export.program import for_any_number
 from flaxmobile.layers.basic import FOLDED
 from flaxmobile.messages import listing, printable
-
-BATCH = 'batch'
-"""The name of the images' number, the one side that a graph leaves open."""
 
 CALLS = {
     'jit': 'jaxpr',
@@ -217,21 +213,13 @@ def trace(function: Callable[..., Sequence[Any]], image: jax.ShapeDtypeStruct) -
 
     Args:
         function: from images to a tuple of arrays.
-        image: shape and type of one image as a batch; the first side is left open, as the symbol `BATCH`.
+        image: shape and type of one image as a batch; the first side is left open, as the symbol 'batch'.
 
     Raises:
         ValueError: it computes in a type that exported files do not hold, or has a primitive or a parameter of one that
             exporters do not know, or goes by how many images there are.
     """
-    (batch,) = export.symbolic_shape(BATCH)
-    images = jax.ShapeDtypeStruct((batch, *image.shape[1:]), image.dtype)
-    try:
-        closed = jax.make_jaxpr(function)(images)
-    except (TypeError, InconclusiveDimensionOperation) as error:
-        raise ValueError(
-            'export: the network cannot be traced for any number of images (where it says len(images), '
-            f'images.shape[0] serves): {printable(error)}'
-        ) from error
+    closed = for_any_number(jax.make_jaxpr(function), image)
     graph = Graph()
     graph.inputs = [Value(tuple(aval.shape), np.dtype(aval.dtype)) for aval in closed.in_avals]
     graph.outputs = _flatten(closed, graph.inputs, graph, '')

@@ -9,7 +9,7 @@ import numpy as np
 
 from flaxmobile.export.checks import Check, Runtime, answer_of, write_checked
 from flaxmobile.export.description import describe, to_json
-from flaxmobile.export.program import Program, in_float32, make_program
+from flaxmobile.export.program import Program, for_any_number, in_float32, make_program
 from flaxmobile.export.target import check_target
 from flaxmobile.weights import Model
 
@@ -55,7 +55,8 @@ def to_jax(
 
     Raises:
         FileExistsError: `path` is there, and `overwrite` is not set.
-        ValueError: a bad size, softmax without classes, or the file answers otherwise than the model.
+        ValueError: a bad size, softmax without classes, a network that goes by the number of images, or the file
+            answers otherwise than the model.
     """
     path = Path(path)
     check_target(path, {'.jax': 'plain JAX'}, overwrite=overwrite)
@@ -67,15 +68,13 @@ def to_jax(
     with zipfile.ZipFile(file, 'w', zipfile.ZIP_STORED) as archive:
         archive.writestr(zipfile.ZipInfo(PROGRAM), serialize(program))
         archive.writestr(zipfile.ZipInfo(DESCRIPTION), to_json(describe(model, program, made)))
-    return write_checked(path, file.getvalue(), {}, answer=answer, runtime=JAX)
+    return write_checked(path, file.getvalue(), {}, answer=answer, runtime=JAX, overwrite=overwrite)
 
 
 def serialize(program: Program) -> bytes:
     """A program for all platforms and batches of any size, as `jax.export.deserialize` reads it."""
-    (batch,) = jax.export.symbolic_shape('batch')
-    images = jax.ShapeDtypeStruct((batch, *program.image.shape[1:]), program.image.dtype)
     # Our convolutions are StableHLO by now, in a form for each platform, and nothing of ours is needed to run them.
-    exported = jax.export.export(jax.jit(program.function), platforms=PLATFORMS)(images)
+    exported = for_any_number(jax.export.export(jax.jit(program.function), platforms=PLATFORMS), program.image)
     return bytes(exported.serialize())
 
 

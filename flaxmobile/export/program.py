@@ -2,16 +2,20 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import InconclusiveDimensionOperation
 
 from flaxmobile import ops
 from flaxmobile.layers import fold_batch_norm
 from flaxmobile.layers.folding import is_folded
+from flaxmobile.messages import printable
 from flaxmobile.weights import Model
+
+Traced = TypeVar('Traced')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,10 +80,31 @@ def make_program(
     return Program(ops.standard(answer) if standard else answer, image, (name,))
 
 
+def for_any_number(trace: Callable[[jax.ShapeDtypeStruct], Traced], image: jax.ShapeDtypeStruct) -> Traced:
+    """Trace for batches of any size.
+
+    Args:
+        trace: what traces a function, from the shape and type of a batch, whose first side is the symbol 'batch'.
+        image: shape and type of one image as a batch.
+
+    Raises:
+        ValueError: the function goes by how many images there are.
+    """
+    (batch,) = jax.export.symbolic_shape('batch')
+    try:
+        return trace(jax.ShapeDtypeStruct((batch, *image.shape[1:]), image.dtype))
+    except (TypeError, InconclusiveDimensionOperation) as error:
+        raise ValueError(
+            'export: the network cannot be traced for any number of images (where it says len(images), '
+            f'images.shape[0] serves): {printable(error)}'
+        ) from error
+
+
 def in_float32(model: Model) -> Model:
     """The same model computing in float32, for formats whose runtimes have no narrower type.
 
     The network's `dtype` and its variables become float32, whatever floats they are; float16 and bfloat16 lose nothing.
+    A layer of a module of your own that has a `dtype` of its own keeps it.
     """
     fields = {name: jnp.float32 for name in ('dtype', 'param_dtype') if hasattr(model.module, name)}
     variables = jax.tree.map(_to_float32, dict(model.variables))

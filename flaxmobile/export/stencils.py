@@ -40,7 +40,7 @@ def fuse_stencils(graph: Graph) -> None:
 
 
 def _stencil(graph: Graph, operation: Operation) -> None:
-    terms = _terms(operation.output, root=True)
+    terms = _terms(operation.output, operation.output.shape, root=True)
     if not terms or len(operation.output.shape) != 4 or operation.output.dtype != np.float32:
         return
     first = terms[0]
@@ -76,20 +76,20 @@ def _sides(axis: int, size: int, channels: int) -> tuple[int, ...]:
     return (size, 1, 1, channels) if axis == 1 else (1, size, 1, channels)
 
 
-def _terms(value: Value, root: bool = False) -> list[Term]:
-    """The terms of a sum; none where it is another."""
+def _terms(value: Value, shape: tuple[Any, ...], root: bool = False) -> list[Term]:
+    """The terms of a sum, each as large as the sum; none where it is another."""
     source = value.source
-    if source is None or not (root or len(value.users) == 1):
+    if source is None or not (root or len(value.users) == 1) or value.shape != shape:
         return []
     if source.kind == 'add':
-        first, second = (_terms(each) for each in source.inputs)
+        first, second = (_terms(each, shape) for each in source.inputs)
         return first + second if first and second else []
     if source.kind == 'div' and (share := number(source.inputs[1])) is not None:
-        return [_scaled(term, np.float32(1) / share) for term in _terms(source.inputs[0])]
+        return [_scaled(term, np.float32(1) / share) for term in _terms(source.inputs[0], shape)]
     if source.kind == 'mul':
         for factor, other in either(source):
             if (share := number(factor)) is not None:
-                return [_scaled(term, share) for term in _terms(other)]
+                return [_scaled(term, share) for term in _terms(other, shape)]
     return _slice(source) if source.kind == 'slice' else []
 
 

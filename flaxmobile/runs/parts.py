@@ -5,7 +5,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from flaxmobile.analysis.counts import layers
+from flaxmobile.analysis.counts import count_layers
 from flaxmobile.models.network import variable_shapes
 from flaxmobile.tasks.classification import Classification
 from flaxmobile.tasks.distillation import Distillation
@@ -48,7 +48,7 @@ def describe_size(learner: Learner, params: Any) -> str:
     count, training = (
         sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in (params, trained(params, learner.frozen))
     )
-    rows = layers(learner.model, preprocessing.image_size, preprocessing.channels)  # type: ignore[arg-type]
+    rows = count_layers(learner.model, preprocessing.image_size, preprocessing.channels)  # type: ignore[arg-type]
     return (
         f'{count:,} parameters'
         + (f', {training:,} of them trained' if learner.frozen else '')

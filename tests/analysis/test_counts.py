@@ -2,13 +2,13 @@
 
 import pytest
 
-from flaxmobile.analysis import count, layers
+from flaxmobile.analysis import count, count_layers
 from flaxmobile.analysis.summary import Cost, ordinary_twin, render, total
 from flaxmobile.models import MobileNetV1, create_model
 
 
 def test_the_first_block_by_hand():
-    stem, depthwise, pointwise = layers(MobileNetV1(), 224)[:3]
+    stem, depthwise, pointwise = count_layers(MobileNetV1(), 224)[:3]
     assert stem == ('stem', 'standard', (3, 3), (2, 2), (112, 112, 32), 3 * 3 * 3 * 32 + 2 * 32, 112**2 * 27 * 32)
     assert depthwise[5:] == (3 * 3 * 32 + 2 * 32, 112**2 * 9 * 32)
     assert pointwise[5:] == (32 * 64 + 2 * 64, 112**2 * 32 * 64)
@@ -21,7 +21,7 @@ def test_a_sum_over_layers_leaves_no_parameter_out():
 
 def test_mobilenetv1_paper_table_4():
     """Conv MobileNet: 4866 million multiply-adds (without the classifier's) and 29.3 million parameters."""
-    rows = layers(MobileNetV1(), 224)
+    rows = count_layers(MobileNetV1(), 224)
     twin = ordinary_twin(rows).values()
     assert round((sum(cost.multiply_adds for cost in twin) - 1_024_000) / 1e6) == 4866
     assert round(sum(cost.parameters for cost in twin) / 1e6, 1) == 29.3
@@ -29,7 +29,7 @@ def test_mobilenetv1_paper_table_4():
 
 
 def test_squeeze_excite_stays_in_the_twin():
-    rows = layers(create_model('mobilenetv3_small_100'), 224)
+    rows = count_layers(create_model('mobilenetv3_small_100'), 224)
     twin = ordinary_twin(rows)
     gate = next(row for row in rows if row.name == 'block_00/squeeze_excite/reduce')
     assert twin[gate.name] == Cost(gate.parameters, gate.multiply_adds)
@@ -39,7 +39,7 @@ def test_squeeze_excite_stays_in_the_twin():
 
 def test_a_universal_inverted_bottleneck_by_hand():
     """The second block of MobileNetV4-Conv-Medium at 256: 48 to 80 channels, 3x3, expansion by 4, 5x5 and stride 2."""
-    rows = layers(create_model('mobilenetv4_conv_medium'), 256)
+    rows = count_layers(create_model('mobilenetv4_conv_medium'), 256)
     twin = ordinary_twin(rows)
     start, expand, depthwise, project = (row for row in rows if row.name.startswith('block_01/'))
     assert start[1:] == ('depthwise', (3, 3), (1, 1), (64, 64, 48), 9 * 48 + 2 * 48, 64**2 * 9 * 48)
@@ -53,7 +53,7 @@ def test_a_universal_inverted_bottleneck_by_hand():
 
 def test_attention_by_hand():
     """MobileNetV4-Hybrid-Medium at 256: 16x16 queries of 4 heads and 8x8 keys, 64 channels each."""
-    rows = layers(create_model('mobilenetv4_hybrid_medium'), 256)
+    rows = count_layers(create_model('mobilenetv4_hybrid_medium'), 256)
     attention = next(row for row in rows if row.name == 'block_07/attention')
     assert (attention.kind, attention.parameters, attention.multiply_adds) == ('attention', 0, 2 * 4 * 256 * 64 * 64)
     output = next(row for row in rows if row.name == 'block_07/attention/output/project')
@@ -67,7 +67,7 @@ def test_attention_by_hand():
 
 
 def test_a_grouped_convolution_by_hand():
-    rows = layers(create_model('mobilenet_edgetpu_v2_xs'), 224)
+    rows = count_layers(create_model('mobilenet_edgetpu_v2_xs'), 224)
     grouped = next(row for row in rows if row.name == 'block_02/expand')
     assert grouped[1:] == ('standard', (3, 3), (1, 1), (56, 56, 128), 9 * 16 * 128 + 2 * 128, 56**2 * 9 * 16 * 128)
 

@@ -7,7 +7,7 @@ from rich.console import Console
 
 import flaxmobile
 from benchmarks.random_variables import random_variables
-from flaxmobile.analysis import Layer, layers
+from flaxmobile.analysis import Layer, count_layers
 from flaxmobile.analysis.latency import in_training
 from flaxmobile.analysis.trace import LayerTable, LayerTime, Program, by_layer, durations_of, op_names, time_layers
 from flaxmobile.data import Preprocessing
@@ -111,7 +111,7 @@ def test_a_traced_network_has_the_layers_that_are_counted(name: str, batch_size:
     model = flaxmobile.create_model(name, num_classes=4)
     images = jnp.ones((batch_size, image_size, image_size, 3))
     variables = random_variables(model, images.shape)
-    rows = layers(model, image_size)
+    rows = count_layers(model, image_size)
     compiled = inference_function(model, variables).lower(images).compile()
     program = Program(lambda: jax.block_until_ready(compiled(images)), compiled.as_text())
     assert_has_all(time_layers(program, rows, 2), rows)
@@ -124,5 +124,5 @@ def test_a_traced_training_step_has_them_too() -> None:
     loaded = Model(model, variables, Preprocessing(64))
     step, state, batch = rehearse(loaded, random_batch(loaded, 8))
     compiled = compile_step(step, state, batch)
-    rows = in_training(layers(model, 64))
+    rows = in_training(count_layers(model, 64))
     assert_has_all(time_layers(Program(repeated(compiled, state, batch), compiled.as_text()), rows, 2), rows)

@@ -46,6 +46,17 @@ class ShortV3(MobileNetV3Small):
     table = SMALL[:2]
 
 
+SHORT_OPERATIONS = {
+    'CONV_2D': 10,
+    'DEPTHWISE_CONV_2D': 3,
+    'HARD_SWISH': 3,
+    'MEAN': 2,
+    'MUL': 2,
+    'ADD': 1,
+    'FULLY_CONNECTED': 1,
+    'RESHAPE': 1,
+}
+"""Of a LiteRT file of 'short'."""
 CLASSES = {'v5': ShortV5, 'short': ShortV3}
 
 

@@ -31,7 +31,7 @@ def test_the_command_writes_a_program_for_jax(command: Run, weights: Path, tmp_p
     assert (status, err) == (0, '')
     first, second = out.splitlines()
     assert first == f'{path}: tf_mobilenetv1_025 from {weights}, 32x32 pixels, {path.stat().st_size / 1e6:.2f} MB'
-    assert second.startswith(f'jax {jax.__version__} answers as the model in JAX, to ')
+    assert second.startswith(f'jax {jax.__version__} answers as the model in float32 in JAX, to ')
     with zipfile.ZipFile(path) as file:
         assert json.loads(file.read('description.json'))['outputs'] == ['probabilities']
         program = jax.export.deserialize(bytearray(file.read('program')))
@@ -49,8 +49,8 @@ def test_the_command_writes_a_litert_file(command: Run, weights: Path, tmp_path:
     first, second, third = out.splitlines()
     assert first.startswith(f'{path}: tf_mobilenetv1_025 from {weights}, {SIZE}x{SIZE} pixels, 0.')
     assert second.startswith('ai-edge-litert ')
-    assert second.endswith(' of the largest answer; pieces that XNNPACK takes it in: 1')
-    assert third == '14 CONV_2D, 13 DEPTHWISE_CONV_2D, 1 FULLY_CONNECTED, 1 PAD, 1 SUM'
+    assert second.endswith(' of the largest answer; XNNPACK partitions: 1')
+    assert third == '28 DEQUANTIZE, 14 CONV_2D, 13 DEPTHWISE_CONV_2D, 1 FULLY_CONNECTED, 1 PAD, 1 SUM'
 
 
 @pytest.mark.export

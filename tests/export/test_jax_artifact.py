@@ -1,5 +1,6 @@
 """The `.jax` file in a process that has JAX and not this library."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -8,6 +9,8 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import pytest
+from flax import linen as nn
 from small_networks import LABELS, SIZE, small
 
 from flaxmobile.export import to_jax
@@ -48,6 +51,24 @@ def test_plain_jax_runs_a_file(tmp_path: Path) -> None:
     logits = jax.jit(model.module.apply)(model.variables, (pixels / np.float32(255) - mean) / std)
     for answers in np.load(tmp_path / 'answers.npy'):
         np.testing.assert_allclose(answers, jax.nn.softmax(logits), atol=1e-5)
+
+
+class ByLength(nn.Module):
+    """A network that is written for a number of images that is known."""
+
+    num_classes: int = len(LABELS)
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
+        return images.reshape(len(images), -1)[:, : self.num_classes]
+
+
+def test_a_network_for_a_known_number_of_images_is_refused(tmp_path: Path) -> None:
+    model = dataclasses.replace(small('short'), module=ByLength(), variables={}, name='', overrides={})
+    with pytest.raises(ValueError, match=r'^export: the network cannot be traced for any number of images') as caught:
+        to_jax(model, tmp_path / 'model.jax')
+    assert len(str(caught.value)) < 350
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_holds_no_more_than_it_says(tmp_path: Path) -> None:

@@ -4,29 +4,38 @@ import collections
 import dataclasses
 import json
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 from flax import linen as nn
-from small_networks import FAMILIES, LABELS, SIZE, small
+from small_networks import FAMILIES, LABELS, SHORT_OPERATIONS, SIZE, small
 from tflite_reader import metadata, root
 
 from flaxmobile.export import to_litert
 from flaxmobile.export.program import in_float32
+from flaxmobile.weights import Model
 
 pytestmark = pytest.mark.export
 
 
-class Sorting(nn.Module):
-    """A network with an operation that LiteRT lacks."""
+class Ending(nn.Module):
+    """A network that ends in a function."""
 
+    function: Callable[[jax.Array], jax.Array]
     num_classes: int = len(LABELS)
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
-        return jax.lax.sort(nn.Dense(self.num_classes)(images.mean((1, 2))))
+        return self.function(nn.Dense(self.num_classes)(images.mean((1, 2))))
+
+
+def ending(function: Callable[[jax.Array], jax.Array]) -> Model:
+    network = Ending(function)
+    variables = network.init(jax.random.key(0), np.zeros((1, SIZE, SIZE, 3), np.float32))
+    return dataclasses.replace(small('short'), module=network, variables=variables, name='', overrides={})
 
 
 def pixels(count: int = 2) -> np.ndarray:
@@ -71,6 +80,7 @@ def test_a_file_answers_as_the_network(family: str, tmp_path: Path) -> None:
     assert check.error is not None
     assert check.error < 5e-5
     assert check.partitions == names.pop('DELEGATE') == 1
+    assert check.left_out == {}
     assert check.operations == names
     assert check.size == path.stat().st_size
     kernels = [key for key in leaves(model.variables['params']) if 'depthwise' in key and key.endswith('kernel')]
@@ -89,7 +99,15 @@ def test_v5_is_right_and_comes_with_a_warning(tmp_path: Path) -> None:
     wanted = in_jax('v5', pixels())
     assert np.abs(np.concatenate(answers) - wanted).max() / np.abs(wanted).max() < 5e-5
     assert check.partitions == names['DELEGATE'] == 5
+    assert check.left_out == {'GATHER_ND': 6}
     assert (names['GATHER_ND'], names['TRANSPOSE']) == (6, 4)
+
+
+def test_what_xnnpack_leaves_out_at_the_end_is_named(tmp_path: Path) -> None:
+    """There is one partition all the same."""
+    with pytest.warns(UserWarning, match="XNNPACK does not compute 1 CUMSUM, LiteRT's own kernels do"):
+        check = to_litert(ending(lambda values: values.cumsum(1)), tmp_path / 'model.tflite')
+    assert (check.partitions, check.left_out) == (1, {'CUMSUM': 1})
 
 
 def leaves(tree: object) -> list[str]:
@@ -98,7 +116,11 @@ def leaves(tree: object) -> list[str]:
 
 def test_pixels_in_and_probabilities_out(tmp_path: Path) -> None:
     path = tmp_path / 'model.tflite'
-    to_litert(small('short'), path, uint8_input=True, softmax=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        check = to_litert(small('short'), path, uint8_input=True, softmax=True)
+    assert (check.partitions, check.left_out) == (1, {})
+    assert check.operations['CAST'] == 1
     signatures, answers, _ = interpreted(path, pixels())
     assert signatures['serving_default']['outputs'] == ['probabilities']
     np.testing.assert_allclose(np.concatenate(answers), jax.nn.softmax(in_jax('short', pixels())), atol=1e-5)
@@ -106,12 +128,17 @@ def test_pixels_in_and_probabilities_out(tmp_path: Path) -> None:
 
 def test_float16_weights_are_half_the_size(tmp_path: Path) -> None:
     whole, half = tmp_path / 'whole.tflite', tmp_path / 'half.tflite'
-    assert to_litert(small('short'), whole).operations == to_litert(small('short'), half, float16=True).operations
+    check = to_litert(small('short'), half, float16=True)
     _, answers, names = interpreted(half, normalised(pixels()))
     wanted = in_jax('short', pixels())
     error = np.abs(np.concatenate(answers) - wanted).max() / np.abs(wanted).max()
     assert 5e-5 < error < 1e-2
-    assert names['DELEGATE'] == 1
+    assert names.pop('DELEGATE') == check.partitions == 1
+    assert check.operations == names
+    kernels = [key for key in leaves(small('short').variables['params']) if key.endswith('kernel')]
+    assert to_litert(small('short'), whole).operations == SHORT_OPERATIONS
+    assert names == {**SHORT_OPERATIONS, 'DEQUANTIZE': len(kernels)}
+    assert check.left_out == {}
     weights = sum(leaf.nbytes for leaf in jax.tree.leaves(small('short').variables['params']))
     assert weights / 2 < half.stat().st_size < whole.stat().st_size - 0.45 * weights
 
@@ -145,9 +172,6 @@ def test_mediapipe_reads_a_file_as_an_image_classifier_does(tmp_path: Path) -> N
 
 
 def test_what_litert_has_no_operation_for_is_refused(tmp_path: Path) -> None:
-    network = Sorting()
-    variables = network.init(jax.random.key(0), np.zeros((1, SIZE, SIZE, 3), np.float32))
-    model = dataclasses.replace(small('short'), module=network, variables=variables, name='', overrides={})
     with pytest.raises(ValueError, match='LiteRT has no operation for STABLEHLO_SORT, which the network needs'):
-        to_litert(model, tmp_path / 'model.tflite')
+        to_litert(ending(jax.lax.sort), tmp_path / 'model.tflite')
     assert list(tmp_path.iterdir()) == []

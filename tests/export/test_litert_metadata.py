@@ -68,7 +68,7 @@ def test_labels_lie_uncompressed_in_a_zip_behind_the_file() -> None:
     assert with_labels(b'file' * 99, LABELS) == file  # no time of the day in it
 
 
-@pytest.mark.parametrize('label', ['two\nlines', '', 'line separator\u2028here'])
+@pytest.mark.parametrize('label', ['two\nlines', '', 'line separator\u2028here', 'cat\n', 'cat\r', '\n'])
 def test_a_label_of_another_number_of_lines_is_refused(label: str) -> None:
     assert check_labels(None) is None
     assert check_labels(LABELS) == LABELS

@@ -94,6 +94,19 @@ def test_what_cannot_be_written_leaves_no_file(tmp_path):
 
 
 @pytest.mark.export
+def test_what_the_checker_finds_is_said_in_one_line(monkeypatch, tmp_path):
+    import onnx
+
+    def check(*_, **__):
+        raise onnx.checker.ValidationError('Nodes in a graph\nmust be sorted')
+
+    monkeypatch.setattr(onnx.checker, 'check_model', check)
+    with pytest.raises(ValueError, match=r"^export: ONNX's checker refuses what was written: Nodes in a graph\\nmust"):
+        flaxmobile.export.to_onnx(model(), tmp_path / 'model.onnx')
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.export
 def test_more_than_a_file_holds_is_refused(monkeypatch, tmp_path):
     monkeypatch.setattr('flaxmobile.export.onnx.model.LARGEST', 400)
     with pytest.raises(ValueError, match='GiB, and an ONNX file holds less than 2'):
@@ -118,7 +131,7 @@ def test_wrong_arguments_are_named_before_anything_is_traced(tmp_path, name):
 
 def test_the_extra_is_named_where_the_package_is_missing(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__('sys').modules, 'onnx', None)
-    with pytest.raises(ImportError, match=r"needs the package 'onnx' \(.*\): pip install 'flaxmobile\[onnx\]'"):
+    with pytest.raises(ModuleNotFoundError, match=r"^ONNX needs the package onnx: pip install 'flaxmobile\[onnx\]'"):
         flaxmobile.export.to_onnx(None, tmp_path / 'model.onnx')
 
 

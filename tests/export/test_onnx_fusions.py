@@ -88,6 +88,13 @@ NOT_FUSED = {
     ),
     'a sum of slices with a gap': (lambda x: x[:, :1] + x[:, 3:], 'Conv'),
     'a sum of slices from the second on': (lambda x: x[:, 1:3] + x[:, 2:4], 'Conv'),
+    'a sum of slices, one of them for all': (lambda x: x[:, :3] + x[:, 1:2], 'Conv'),
+    'a scaled sum of slices, one of them for all': (lambda x: x[:, :3] * 0.5 + x[:, 1:2] * 0.5, 'Conv'),
+    'a sum of slices, one made longer by its factor': (
+        lambda x: x[:, :3] + x[:, 1:2] * jnp.full((x.shape[0], 3, 6, 8), 0.5),
+        'Conv',
+    ),
+    'tiles of images of five axes': (lambda x: x.reshape(x.shape[0], 4, 6, 2, 4).mean((2, 4)), 'AveragePool'),
 }
 
 

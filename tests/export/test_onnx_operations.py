@@ -242,9 +242,21 @@ REFUSED = {
     'bits': (lambda x: x.astype(jnp.int32) & 3, "'and' of the layer block_03 is one of bits"),
     'rounding away': (lambda x: lax.round(x, lax.RoundingMethod.AWAY_FROM_ZERO), "'round' of the layer block_03"),
     'whole powers': (lambda x: x.astype(jnp.int32) ** 3, "'integer_pow' of the layer block_03"),
+    'extremes of truth values': (
+        lambda x: jnp.maximum(x > 0, x < -1),
+        "'max' of the layer block_03 is of truth values",
+    ),
     'several open sides': (
         lambda x: jnp.einsum('bhwc,dhwc->bd', x, x).reshape(-1).reshape(x.shape[0], x.shape[0]),
         "'reshape' of the layer block_03 makes a shape of several open sides",
+    ),
+    'maps of four for each image': (
+        lambda x: jnp.concatenate([x.reshape(-1, 6, 8), jnp.ones((4 * x.shape[0], 6, 8))], -1),
+        "'concatenate' of the layer block_03 has a side of 4\\*batch: ",
+    ),
+    'twice as many answers': (
+        lambda x: jnp.zeros((2 * x.shape[0], 3)),
+        r'export: an output has a side of 2\*batch: numbers alone and the number of images itself are known',
     ),
 }
 

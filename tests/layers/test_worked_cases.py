@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.random_variables import random_variables
 from flaxmobile import layers
-from flaxmobile.analysis.counts import layers as layers_of
+from flaxmobile.analysis.counts import count_layers as layers_of
 
 LIMIT = 2e-6
 EPSILON = 1e-3

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import flaxmobile
-from flaxmobile.analysis.counts import count, layers
+from flaxmobile.analysis.counts import count, count_layers
 
 REFERENCE = json.loads((Path(__file__).parent / 'reference_counts.json').read_text())
 BY_IMAGE_SIZE = [
@@ -59,7 +59,7 @@ def test_counts_equal_the_reference_and_features_are_those_of_the_trace(name):
     assert counted.attention_multiply_adds == reference.get('attention_multiply_adds', 0)
     # The same trace has the maps: height, width and channels of what each block ends with, the last at each height.
     model = flaxmobile.create_model(name)
-    ends = {row.name.split('/')[0]: row.output_shape for row in layers(model, counted.image_size)}
+    ends = {row.name.split('/')[0]: row.output_shape for row in count_layers(model, counted.image_size)}
     maps = {shape[0]: shape for part, shape in ends.items() if part == 'stem' or part.startswith('block_')}
     assert [counted.image_size // stride for stride in model.feature_strides] == list(maps)
     assert model.feature_channels == tuple(shape[-1] for shape in maps.values())

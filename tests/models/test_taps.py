@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks.random_variables import random_variables
-from flaxmobile.analysis.counts import layers
+from flaxmobile.analysis.counts import count_layers
 from flaxmobile.layers import ConvNorm, FusedInvertedBottleneck, InvertedResidual, ResidualBlock, fold_batch_norm
 from flaxmobile.models import (
     MobileNet,
@@ -306,7 +306,7 @@ def test_recomputed_blocks_are_the_same_layers():
     model = create_model('mobilenetv2_035')
     again, before = model.clone(remat=True), InvertedResidual.__subclasses__()
     assert variable_shapes(again) == variable_shapes(model)
-    assert layers(again, 64) == layers(model, 64)
+    assert count_layers(again, 64) == count_layers(model, 64)
     assert InvertedResidual.__subclasses__() == before
 
 

@@ -78,7 +78,7 @@ def test_a_step_on_four_chips(name: str, parameters: int) -> None:
     needed = footprint(tpu.compile_for(piece, step.lower(state, batch)))
     figures = Report(name, piece, config.batch_size, parameters, needed).as_dict()
     assert figures['memory_needed_of_a_chip'] < figures['memory_of_a_chip']
-    rows = in_training(counts.layers(config.build_model(1000), config.preprocessing.image_size))
+    rows = in_training(counts.count_layers(config.build_model(1000), config.preprocessing.image_size))
     multiply_adds = sum(row.multiply_adds for row in rows)
     assert 2 * multiply_adds < figures['flops_per_image'] < 4 * multiply_adds
     norms = len(jax.tree.leaves(state.model_state)) // 2

@@ -49,7 +49,8 @@ def to_litert(
         overwrite: replace a file that is there.
 
     Returns:
-        What was found out about the file. A UserWarning says if XNNPACK does not take the graph in one piece.
+        What was found out about the file. A UserWarning says if XNNPACK does not take the graph in one piece, and names
+        the operations that it leaves out.
 
     Raises:
         FileExistsError: `path` is there, and `overwrite` is not set.
@@ -68,8 +69,9 @@ def to_litert(
     # The quantiser keeps buffers that are there and cannot be followed by new ones; a zip is no buffer.
     held = {MODEL_METADATA: model_metadata(description), KEY: to_json(description).encode()}
     content = convert(program, held)
-    counts = operations(content)
     if float16:
         content = to_float16(content)
+    counts = operations(content)
     tolerance = FLOAT16_TOLERANCE if float16 else TOLERANCE
-    return write_checked(path, with_labels(content, labels), counts, answer=answer, runtime=LITERT, tolerance=tolerance)
+    content = with_labels(content, labels)
+    return write_checked(path, content, counts, answer=answer, runtime=LITERT, tolerance=tolerance, overwrite=overwrite)

@@ -1,14 +1,13 @@
 """From a program to the bytes of a LiteRT file, by the packages litert-converter and litert-quantizer."""
 
 import contextlib
-import importlib.metadata
 import io
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 
-from flaxmobile.export.extras import needed
+from flaxmobile.export.extras import distribution_of, needed
 from flaxmobile.export.program import Program
 from flaxmobile.messages import printable
 
@@ -23,7 +22,7 @@ FLOAT16_OPERATIONS = ('CONV_2D', 'DEPTHWISE_CONV_2D', 'FULLY_CONNECTED')
 def versions() -> dict[str, str]:
     """What makes the file, and its version, as a description's `made` has it."""
     _package('litert_converter')
-    return {'litert-converter': importlib.metadata.version('litert-converter'), 'jax': jax.__version__}
+    return {'litert-converter': distribution_of('litert_converter', 'litert-converter')[1], 'jax': jax.__version__}
 
 
 def convert(program: Program, metadata: Mapping[str, bytes]) -> bytes:

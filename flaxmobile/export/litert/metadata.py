@@ -36,7 +36,7 @@ def check_labels(labels: Sequence[str] | None) -> Sequence[str] | None:
         ValueError: one of them has a line break in it, or is empty.
     """
     for number, label in enumerate(labels or ()):
-        if len(label.splitlines()) != 1:
+        if label.splitlines() != [label]:
             raise ValueError(
                 f'label {number} is {printable(repr(label))}: a LiteRT file has its labels one a line, so a label '
                 'has to be one line of text'

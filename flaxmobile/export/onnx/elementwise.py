@@ -53,6 +53,8 @@ def unary(writer: Writer, operation: Operation) -> Tensor:
 @handles(*BINARY)
 def binary(writer: Writer, operation: Operation) -> Tensor:
     """One operator of two operands."""
+    if operation.kind != 'eq' and operation.inputs[0].dtype == np.bool_:
+        raise refuse(operation, 'is of truth values: of numbers alone it is known')
     return _broadcast(writer, operation, BINARY[operation.kind])
 
 

@@ -14,7 +14,7 @@ from flaxmobile.export.onnx import elementwise, products, shapes
 from flaxmobile.export.onnx.handlers import HANDLERS
 from flaxmobile.export.onnx.writer import Order, Tensor, Writer, plain_order
 from flaxmobile.export.program import Program
-from flaxmobile.messages import unknown
+from flaxmobile.messages import printable, unknown
 
 if TYPE_CHECKING:
     import onnx
@@ -51,14 +51,14 @@ def onnx_model(
 
     Raises:
         ValueError: no such layout; the program computes in another type, has an operation that is not known (named,
-            with its layer), or constants of more than 2 GiB.
+            with its layer), or constants of more than 2 GiB, or ONNX's checker refuses what was written.
     """
     from onnx import checker, shape_inference
 
     check_layout(layout)
     graph = trace(program.function, program.image)
     fuse(graph)
-    writer = Writer(opset_of(graph), IMAGES, program.outputs)
+    writer = Writer(opset_of(graph), IMAGES, graph.inputs[0].shape[0], program.outputs)
     _write(graph, writer, layout)
     outputs = _answer(graph, writer, program.outputs, layout)
     size = sum(array.nbytes for array in writer.constants.values())
@@ -70,8 +70,11 @@ def onnx_model(
     model = _assemble(graph, writer, outputs, layout)
     if description is not None:
         _describe(model, description)
-    checker.check_model(model, full_check=True)
-    return shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
+    try:
+        checker.check_model(model, full_check=True)
+        return shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
+    except (checker.ValidationError, shape_inference.InferenceError) as error:
+        raise ValueError(f"export: ONNX's checker refuses what was written: {printable(error)}") from error
 
 
 def check_layout(layout: str) -> None:

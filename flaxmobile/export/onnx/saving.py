@@ -6,6 +6,7 @@ import numpy as np
 
 from flaxmobile.export.checks import Check, answer_of, write_checked
 from flaxmobile.export.description import describe
+from flaxmobile.export.extras import needed
 from flaxmobile.export.onnx.model import Layout, check_layout, onnx_model
 from flaxmobile.export.onnx.running import operations, runtime
 from flaxmobile.export.program import in_float32, make_program
@@ -44,7 +45,7 @@ def to_onnx(
 
     Raises:
         FileExistsError: `path` is there, and `overwrite` is not set, or it is a folder.
-        ImportError: the package `onnx` is not installed.
+        ModuleNotFoundError: the package `onnx` is not installed.
         ValueError: another suffix, layout or size; `softmax` of a network without classes; an operation that the
             exporter does not know, named with its layer; constants of more than 2 GiB; the file answers otherwise than
             the model.
@@ -52,18 +53,12 @@ def to_onnx(
     path = Path(path)
     check_layout(layout)
     check_target(path, {'.onnx': 'ONNX'}, overwrite=overwrite)
-    _check_installed()
+    needed('onnx', 'ONNX', 'onnx')
     model = in_float32(model)
     program = make_program(model, image_size=image_size, uint8_input=uint8_input, softmax=softmax)
     description = describe(model, program, {'format': 'onnx', 'layout': layout})
     answer = answer_of(model, program, images)
     written = onnx_model(program, layout=layout, description=description)
     content = written.SerializeToString()
-    return write_checked(path, content, operations(written), answer=answer, runtime=runtime(layout))
-
-
-def _check_installed() -> None:
-    try:
-        import onnx  # noqa: F401
-    except ImportError as error:
-        raise ImportError(f"an ONNX file needs the package 'onnx' ({error}): pip install 'flaxmobile[onnx]'") from error
+    counts = operations(written)
+    return write_checked(path, content, counts, answer=answer, runtime=runtime(layout), overwrite=overwrite)

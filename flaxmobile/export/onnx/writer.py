@@ -53,25 +53,26 @@ class Writer:
         constants: name to array.
         opset: of the operators.
         images: name of the graph's input, whose first side is the batch.
+        batch: that side.
     """
 
-    def __init__(self, opset: int, images: str, outputs: Sequence[str]) -> None:
-        self.opset, self.images = opset, images
+    def __init__(self, opset: int, images: str, batch: Any, outputs: Sequence[str]) -> None:
+        self.opset, self.images, self.batch = opset, images, batch
         self.nodes: list[Any] = []
         self.constants: dict[str, np.ndarray] = {}
         self._tensors: dict[Value, Tensor] = {}
         self._transposed: dict[tuple[Value, Order], Tensor] = {}
         self._known: dict[tuple[str, tuple[int, ...], bytes], str] = {}
         self._names: set[str] = {images, *outputs}
-        self._layer = ''
+        self._operation: Operation | None = None
 
     def begin(self, operation: Operation) -> None:
         """What is written from here on belongs to that operation."""
-        self._layer = operation.layer
+        self._operation = operation
 
     def end(self) -> None:
         """What is written from here on belongs to no layer."""
-        self._layer = ''
+        self._operation = None
 
     def answer(self, outputs: Mapping[str, str]) -> None:
         """Give tensors the names of the graph's outputs: by their own node, or by an `Identity` where it has none.
@@ -107,7 +108,8 @@ class Writer:
 
     def name(self, kind: str) -> str:
         """A new name: the layer's path and what it is."""
-        base = '/'.join(filter(None, (self._layer, kind)))
+        layer = self._operation.layer if self._operation else ''
+        base = '/'.join(filter(None, (layer, kind)))
         name, count = base, 1
         while name in self._names:
             count += 1
@@ -167,6 +169,9 @@ class Writer:
         """A shape, in which the batch is as large as the images' own."""
         if all(isinstance(side, int) for side in sides):
             return self.numbers(*sides)
+        if other := [side for side in sides if not isinstance(side, int) and side != self.batch]:
+            why = f'has a side of {other[0]}: numbers alone and the number of images itself are known'
+            raise refuse(self._operation, why) if self._operation else ValueError(f'export: an output {why}')
         batch = self.node('Shape', [self.images], start=0, end=1)
         return self.node('Concat', [self.numbers(side) if isinstance(side, int) else batch for side in sides], axis=0)
 
