@@ -16,7 +16,7 @@ from typing import Any
 import tyro
 
 import flaxmobile
-from flaxmobile.cli.exporting import export
+from flaxmobile.cli.exporting import export, web
 from flaxmobile.cli.models import evaluate, predict, probe
 from flaxmobile.cli.networks import benchmark, list_models, summary
 from flaxmobile.cli.options import with_options
@@ -122,6 +122,7 @@ def _run(words: list[str]) -> int:
         'weights': list_weights,
         'convert': convert,
         'export': export,
+        'web': web,
         'summary': summary,
         'benchmark': benchmark,
     }

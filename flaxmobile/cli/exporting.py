@@ -1,6 +1,7 @@
-"""The subcommand that makes a file of a model which runs elsewhere: export."""
+"""The subcommands that make of a model what runs elsewhere: export and web."""
 
 import dataclasses
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -89,6 +90,27 @@ def _images(model: 'Model', quantized: InInt8) -> dict[str, Any]:
     count, data_dir = quantized.calibration_images, quantized.data_dir
     calibrated, others = read_images(quantized.calibration, model.preprocessing, count, data_dir)
     return {'calibration': calibrated, 'images': others if len(others) else None}
+
+
+def web(
+    model: Positional[ModelName],
+    folder: Positional[Annotated[Path, arg(metavar='OUT_DIR', help='Folder to write.')]],
+    overwrite: Annotated[FlagCreatePairsOff[bool], arg(help='Replace a page that is there.')] = False,
+    opened: OmitArgPrefixes[Opened] = AS_IT_IS,
+) -> int:
+    """Write a page that classifies pictures in the browser by a model: a folder of files for any web server."""
+    from flaxmobile.export.web import check_page, to_web
+
+    check_page(folder, overwrite=overwrite)
+    shown = open_model(model, opened)
+    with silent_libraries():
+        check = to_web(shown, folder, overwrite=overwrite)
+    side = shown.preprocessing.image_size
+    print(f'{printable(folder, None)}: {title_of(model, shown, opened)}, {side}x{side} pixels, {_size(check.size)}')
+    if check.error is not None:
+        print(_compared(check))
+    print(f'to see it: python -m http.server --directory {shlex.quote(printable(folder, None))}')
+    return 0
 
 
 def _size(count: int) -> str:

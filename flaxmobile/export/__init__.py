@@ -1,4 +1,4 @@
-"""A model as a file that runs elsewhere: LiteRT, ONNX, JAX without this library, Core ML."""
+"""A model as a file that runs elsewhere: LiteRT, ONNX, JAX without this library, SavedModel; or as a page."""
 
 from typing import TYPE_CHECKING
 
@@ -11,8 +11,9 @@ if TYPE_CHECKING:
     from flaxmobile.export.litert import to_litert
     from flaxmobile.export.onnx.saving import to_onnx
     from flaxmobile.export.saved_model import to_saved_model
+    from flaxmobile.export.web import to_web
 
-__all__ = ['Check', 'export', 'to_jax', 'to_litert', 'to_onnx', 'to_saved_model']
+__all__ = ['Check', 'export', 'to_jax', 'to_litert', 'to_onnx', 'to_saved_model', 'to_web']
 
 __getattr__, __dir__ = lazy_names(
     __name__,
@@ -23,5 +24,6 @@ __getattr__, __dir__ = lazy_names(
         '.litert': ('to_litert',),
         '.onnx.saving': ('to_onnx',),
         '.saved_model': ('to_saved_model',),
+        '.web': ('to_web',),
     },
 )

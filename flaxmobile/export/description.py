@@ -2,8 +2,11 @@
 
 import importlib.metadata
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
+
+import jax
 
 from flaxmobile.export.program import Program
 from flaxmobile.messages import printable
@@ -27,30 +30,36 @@ def describe(model: Model, program: Program, made: Mapping[str, Any]) -> dict[st
     Returns:
         A dictionary of
 
-        - `format`: `FORMAT`; `version`: flaxmobile's; `made`: as given;
+        - `format`: `FORMAT`; `version`: flaxmobile's; `made`: as given, with the version of `jax`;
         - `name`: the published weight, or the network; '' where neither is known;
         - `task`: 'classification', or None without classes; `outputs`: names, in the file's order;
         - `labels`: the names of the classes in the order of the logits; None where they are not known;
         - `preprocessing`: `image_size` (pixels), `channels`, `channel_order` ('RGB' or 'grey'), `interpolation`,
-          `crop_fraction`, `mean` and `std` (pixels counted from 0 to 1), and `normalized_inside`: whether the file
-          takes uint8 pixels and does `(pixels / 255 - mean) / std` itself;
+          `crop_fraction`; what they amount to: `resize` ('shorter side') to `resized_side` pixels,
+          `floor(image_size / crop_fraction)`, with `antialias` (true), then `crop` ('center') to `image_size`; `mean`
+          and `std` (pixels counted from 0 to 1), and `normalized_inside`: whether the file takes uint8 pixels and does
+          `(pixels / 255 - mean) / std` itself;
         - `license` and `source`: of the published weight and its address; None where it comes from none.
     """
-    weight, own = model.weight, model.preprocessing
+    weight, own, side = model.weight, model.preprocessing, int(program.image.shape[1])
     return {
         'format': FORMAT,
         'version': importlib.metadata.version('flaxmobile'),
-        'made': dict(made),
+        'made': {'jax': jax.__version__, **made},
         'name': weight.name if weight else model.name,
         'task': model.task,
         'outputs': list(program.outputs),
         'labels': None if model.labels is None else list(model.labels),
         'preprocessing': {
-            'image_size': int(program.image.shape[1]),
+            'image_size': side,
             'channels': own.channels,
             'channel_order': CHANNEL_ORDER[own.channels],
             'interpolation': own.interpolation,
             'crop_fraction': own.crop_fraction,
+            'resize': 'shorter side',
+            'resized_side': math.floor(side / own.crop_fraction),
+            'antialias': True,
+            'crop': 'center',
             'mean': list(own.mean),
             'std': list(own.std),
             'normalized_inside': program.image.dtype == 'uint8',

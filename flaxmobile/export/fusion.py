@@ -20,7 +20,7 @@ def fuse(graph: Graph) -> None:
 
     Kinds that come of it, beside JAX's own primitives:
 
-    - `reshape` (of `squeeze`, `expand_dims`, and `broadcast_in_dim` as far as it makes no side longer) and `broadcast`
+    - `reshape` (of `squeeze`, and of `broadcast_in_dim` as far as it makes no side longer) and `broadcast`
       (which only makes sides of 1 longer), without parameters;
     - `reduce_sum`, `reduce_max`, `reduce_min`, `reduce_prod` and `reduce_mean`, with `axes` and `keepdims`;
     - `take`: constant `indices` along `axis`;

@@ -25,7 +25,7 @@ CALLS = {
     'custom_vjp_call': 'call_jaxpr',
 }
 """Primitives that only hold another program, and the parameter in which."""
-SAME = {'stop_gradient', 'copy', 'copy_p', 'optimization_barrier', 'reduce_precision'}
+SAME = {'stop_gradient', 'copy', 'optimization_barrier', 'reduce_precision'}
 """Primitives that change no value; `reduce_precision` only where the type keeps all of it."""
 TYPES = {'float32', 'bool', 'int8', 'uint8', 'int16', 'uint16', 'int32', 'uint32', 'int64', 'uint64'}
 UNTOLD: dict[str, tuple[Any, ...]] = {
@@ -54,7 +54,6 @@ UNDERSTOOD: dict[str, set[str]] = {
     **{name: {'axes'} for name in ('reduce_sum', 'reduce_max', 'reduce_min', 'reduce_prod')},
     'broadcast_in_dim': {'shape', 'broadcast_dimensions'},
     'concatenate': {'dimension'},
-    'iota': {'dtype', 'shape', 'dimension'},
     'pad': {'padding_config'},
     'reshape': {'new_sizes'},
     'rev': {'dimensions'},

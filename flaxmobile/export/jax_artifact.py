@@ -63,7 +63,7 @@ def to_jax(
     model = in_float32(model)
     program = make_program(model, image_size=image_size, uint8_input=uint8_input, softmax=softmax, standard=False)
     answer = answer_of(model, program, images)
-    made = {'format': 'jax', 'platforms': list(PLATFORMS), 'jax': jax.__version__}
+    made = {'format': 'jax', 'platforms': list(PLATFORMS)}
     file = io.BytesIO()
     with zipfile.ZipFile(file, 'w', zipfile.ZIP_STORED) as archive:
         archive.writestr(zipfile.ZipInfo(PROGRAM), serialize(program))

@@ -55,14 +55,14 @@ def make_program(
             a CPU: lowered for several platforms, each gets the form that is fast there.
 
     Raises:
-        ValueError: the size is not 1 or more, or `softmax` is asked of a network without classes.
+        ValueError: the size is not 1 to 16,384, or `softmax` is asked of a network without classes.
     """
-    side = model.preprocessing.image_size if image_size is None else image_size
-    if not isinstance(side, int) or isinstance(side, bool) or side < 1:
-        raise ValueError(f'image_size is {side!r}: it has to be a whole number of pixels, 1 or more')
+    preprocessing = model.preprocessing
+    if image_size is not None:
+        preprocessing = dataclasses.replace(preprocessing, image_size=image_size)
     if softmax and not model.num_classes:
         raise ValueError('softmax=True asks for probabilities, and this model has no classes (num_classes=0)')
-    shape = (1, side, side, model.preprocessing.channels)
+    shape = (1, preprocessing.image_size, preprocessing.image_size, preprocessing.channels)
     variables = model.variables
     if not is_folded(variables):
         images = jax.ShapeDtypeStruct(shape, jnp.float32)
@@ -71,7 +71,7 @@ def make_program(
     variables = jax.tree.map(np.asarray, variables)
 
     def answer(images: jax.Array) -> tuple[jax.Array, ...]:
-        values = model.preprocessing.normalize(images) if uint8_input else images
+        values = preprocessing.normalize(images) if uint8_input else images
         answers: Any = model.module.apply(variables, values)
         return (jax.nn.softmax(answers) if softmax else answers,)
 

@@ -68,9 +68,7 @@ def to_saved_model(
     program = make_program(model, image_size=image_size, uint8_input=uint8_input, softmax=softmax, standard=False)
     for_any_number(lambda batch: jax.eval_shape(program.function, batch), program.image)
     answer = answer_of(model, program, images)
-    description = describe(
-        model, program, {'format': 'saved_model', 'platforms': list(PLATFORMS), 'jax': jax.__version__}
-    )
+    description = describe(model, program, {'format': 'saved_model', 'platforms': list(PLATFORMS)})
     with _folder_beside(path) as beside:
         new = beside / 'model'
         _save(program, new)

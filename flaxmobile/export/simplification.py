@@ -10,11 +10,11 @@ from flaxmobile.export.matching import Rule, either, is_number, made_by, only
 
 
 def simpler_shape(graph: Graph, operation: Operation) -> bool:
-    """`squeeze`, `expand_dims` and `broadcast_in_dim` as `reshape`, and `broadcast` where sides become longer."""
+    """`squeeze` and `broadcast_in_dim` as `reshape`, and `broadcast` where sides become longer."""
     kind, params, shape = operation.kind, operation.params, operation.output.shape
-    if kind not in ('reshape', 'squeeze', 'expand_dims', 'broadcast_in_dim') or len(operation.inputs) != 1:
+    if kind not in ('reshape', 'squeeze', 'broadcast_in_dim') or len(operation.inputs) != 1:
         return False
-    known = {'reshape': {'new_sizes'}, 'squeeze': {'dimensions'}, 'expand_dims': {'dimensions'}}
+    known = {'reshape': {'new_sizes'}, 'squeeze': {'dimensions'}}
     if not params.keys() <= known.get(kind, {'shape', 'broadcast_dimensions'}):
         return False
     value = operation.inputs[0]

@@ -46,7 +46,7 @@ def same(function: Callable[..., Any], images: np.ndarray, layout: str = 'nchw',
     for got, want in zip(run(model, images, layout), map(np.asarray, wanted), strict=True):
         assert got.shape == want.shape
         assert got.dtype == want.dtype
-        np.testing.assert_allclose(got, want, rtol=0, atol=tolerance * max(1, np.abs(want).max(initial=0)))
+        np.testing.assert_allclose(got, want, rtol=0, atol=tolerance * np.abs(want).max(initial=0))
     return model
 
 

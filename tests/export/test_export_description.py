@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+import flaxmobile
 from flaxmobile.data import Preprocessing
 from flaxmobile.export.description import describe, from_json, to_json
 from flaxmobile.export.program import Program
@@ -22,8 +23,8 @@ def test_a_description_says_all_that_an_application_needs() -> None:
     model = Model(Linear(), {'params': {}}, GREY, labels=('a', 'b', 'ü'), name='mine')
     assert describe(model, program(8, 1, jnp.uint8), {'format': 'onnx'}) == {
         'format': 1,
-        'version': '0.1.0',
-        'made': {'format': 'onnx'},
+        'version': flaxmobile.__version__,
+        'made': {'jax': jax.__version__, 'format': 'onnx'},
         'name': 'mine',
         'task': 'classification',
         'outputs': ['logits'],
@@ -34,6 +35,10 @@ def test_a_description_says_all_that_an_application_needs() -> None:
             'channel_order': 'grey',
             'interpolation': 'bilinear',
             'crop_fraction': 1.0,
+            'resize': 'shorter side',
+            'resized_side': 8,
+            'antialias': True,
+            'crop': 'center',
             'mean': [0.25],
             'std': [0.5],
             'normalized_inside': True,
@@ -52,6 +57,7 @@ def test_a_published_weight_brings_name_licence_and_source() -> None:
     assert said['source'] == 'https://download.pytorch.org/models/mobilenet_v2-b0353104.pth'
     assert said['labels'] is None
     assert said['preprocessing']['channel_order'] == 'RGB'
+    assert said['preprocessing']['resized_side'] == 256  # floor(224 / 0.875)
     assert said['preprocessing']['normalized_inside'] is False
 
 

@@ -9,6 +9,7 @@ import pytest
 from small_networks import LABELS, small
 from tflite_reader import root
 
+import flaxmobile
 from flaxmobile.export.description import describe
 from flaxmobile.export.litert.metadata import check_labels, model_metadata, with_labels
 from flaxmobile.export.program import Program
@@ -24,6 +25,10 @@ def test_the_metadata_says_what_an_image_classifier_asks_for() -> None:
     model = root(model_metadata(described()), b'M001')
     assert model.text(0) == 'mobilenetv2_035'
     assert model.text(7) == '1.0.0'
+    assert model.text(1) == (
+        f'Made by flaxmobile {flaxmobile.__version__}. Resize the shorter side to 45 pixels (bicubic, antialiased), '
+        'then crop the central 40 x 40'
+    )
     (graph,) = model.tables(3)
     (image,), (answer,) = graph.tables(2), graph.tables(3)
     assert image.text(0) == 'image'

@@ -246,6 +246,10 @@ REFUSED = {
         lambda x: jnp.maximum(x > 0, x < -1),
         "'max' of the layer block_03 is of truth values",
     ),
+    'a number for each image': (
+        lambda x: x[:, 0, 0, 0] * jnp.arange(x.shape[0]),
+        "'iota' of the layer block_03 is none that exporters know",
+    ),
     'several open sides': (
         lambda x: jnp.einsum('bhwc,dhwc->bd', x, x).reshape(-1).reshape(x.shape[0], x.shape[0]),
         "'reshape' of the layer block_03 makes a shape of several open sides",

@@ -49,8 +49,8 @@ def to_litert(
     normalisation of the image, labels), the labels as `labels.txt` in a zip at its end, and under the name 'flaxmobile'
     a JSON text: what the model is, and how images are prepared for it.
 
-    MediaPipe shows the outputs as scores, so it wants `softmax=True`; it normalises all channels alike, so a model with
-    a mean or standard deviation for each needs `uint8_input=True` there.
+    MediaPipe shows the outputs as scores, so it wants `softmax=True`; it refuses a file with a mean or standard
+    deviation for each channel, so such a model needs `uint8_input=True` there.
 
     Args:
         model: what to export.

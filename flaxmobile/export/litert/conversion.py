@@ -22,7 +22,7 @@ FLOAT16_OPERATIONS = ('CONV_2D', 'DEPTHWISE_CONV_2D', 'FULLY_CONNECTED')
 def versions() -> dict[str, str]:
     """What makes the file, and its version, as a description's `made` has it."""
     _package('litert_converter')
-    return {'litert-converter': distribution_of('litert_converter', 'litert-converter')[1], 'jax': jax.__version__}
+    return {'litert-converter': distribution_of('litert_converter', 'litert-converter')[1]}
 
 
 def convert(program: Program, metadata: Mapping[str, bytes]) -> bytes:

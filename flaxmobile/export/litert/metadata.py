@@ -77,8 +77,8 @@ def model_metadata(description: Mapping[str, Any]) -> bytes:
 def _sentence(description: Mapping[str, Any]) -> str:
     own = description['preprocessing']
     return (
-        f'Made by flaxmobile {description["version"]}. Of an image resized ({own["interpolation"]}), the central '
-        f'{own["crop_fraction"]:g} of it, {own["image_size"]} pixels a side'
+        f'Made by flaxmobile {description["version"]}. Resize the {own["resize"]} to {own["resized_side"]} pixels '
+        f'({own["interpolation"]}, antialiased), then crop the central {own["image_size"]} x {own["image_size"]}'
     )
 
 

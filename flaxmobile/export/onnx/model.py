@@ -1,7 +1,6 @@
 """An ONNX file of a program: the graph, its names, what it says of itself, and the checks of ONNX's own library."""
 
 import importlib.metadata
-import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -12,7 +11,7 @@ from flaxmobile.export.fusion import fuse
 from flaxmobile.export.graph import Graph, Value, refuse, trace
 from flaxmobile.export.onnx import elementwise, products, shapes
 from flaxmobile.export.onnx.handlers import HANDLERS
-from flaxmobile.export.onnx.writer import Order, Tensor, Writer, plain_order
+from flaxmobile.export.onnx.writer import NCHW, Order, Tensor, Writer, plain_order
 from flaxmobile.export.program import Program
 from flaxmobile.messages import printable, unknown
 
@@ -33,7 +32,6 @@ IR_VERSION = {17: 8, 20: 9}
 """Of the file format, by opset, as ONNX's own releases have them."""
 LARGEST = 2**31 - 2**20
 """Bytes of constants that one file can hold, for protobuf's limit of 2 GiB."""
-NCHW = (0, 3, 1, 2)
 
 
 def onnx_model(
@@ -47,13 +45,14 @@ def onnx_model(
     Args:
         program: what to write.
         layout: of images and of maps among the outputs: 'nchw', `[batch, channels, height, width]`, or 'nhwc'.
-        description: what the file says of itself (`describe`), for its metadata; None: nothing.
+        description: what the file says of itself (`describe`), for its metadata, which the opset is added to; None:
+            nothing.
 
     Raises:
         ValueError: no such layout; the program computes in another type, has an operation that is not known (named,
             with its layer), or constants of more than 2 GiB, or ONNX's checker refuses what was written.
     """
-    from onnx import checker, shape_inference
+    from onnx import checker, helper, shape_inference
 
     check_layout(layout)
     graph = trace(program.function, program.image)
@@ -69,7 +68,8 @@ def onnx_model(
         )
     model = _assemble(graph, writer, outputs, layout)
     if description is not None:
-        _describe(model, description)
+        told = {**description, 'made': {**description['made'], 'opset': writer.opset}}
+        helper.set_model_props(model, {KEY: to_json(told)})
     try:
         checker.check_model(model, full_check=True)
         return shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
@@ -149,14 +149,3 @@ def _assemble(graph: Graph, writer: Writer, outputs: list[Any], layout: str) -> 
         producer_name='flaxmobile',
         producer_version=importlib.metadata.version('flaxmobile'),
     )
-
-
-def _describe(model: 'onnx.ModelProto', description: Mapping[str, Any]) -> None:
-    """Put a description into the metadata: whole, and under the names that other programs look for."""
-    from onnx import helper
-
-    told = {KEY: to_json(description), 'producer': 'flaxmobile'}
-    told |= {key: description[key] for key in ('name', 'task', 'license', 'source') if description.get(key)}
-    if description.get('labels') is not None:
-        told['names'] = json.dumps(description['labels'])
-    helper.set_model_props(model, told)

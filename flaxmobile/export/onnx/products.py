@@ -8,9 +8,7 @@ from flaxmobile.export.graph import Operation, Value, refuse
 from flaxmobile.export.onnx.elementwise import renamed
 from flaxmobile.export.onnx.handlers import handles
 from flaxmobile.export.onnx.shapes import reduce
-from flaxmobile.export.onnx.writer import Order, Tensor, Writer
-
-CHANNELS_FIRST = (0, 3, 1, 2)
+from flaxmobile.export.onnx.writer import NCHW, Order, Tensor, Writer
 
 
 @handles('conv_general_dilated')
@@ -142,19 +140,19 @@ def mean(writer: Writer, operation: Operation) -> Tensor:
 @handles('average_pool')
 def average_pool(writer: Writer, operation: Operation) -> Tensor:
     """The mean of tiles."""
-    tensor, size = writer.full(operation.inputs[0], CHANNELS_FIRST), list(operation.params['size'])
+    tensor, size = writer.full(operation.inputs[0], NCHW), list(operation.params['size'])
     name = writer.node('AveragePool', [tensor.name], kernel_shape=size, strides=size)
-    return Tensor(name, CHANNELS_FIRST, operation.output.shape)
+    return Tensor(name, NCHW, operation.output.shape)
 
 
 @handles('resize_nearest')
 def resize_nearest(writer: Writer, operation: Operation) -> Tensor:
     """Each pixel as often as the whole factors say."""
-    tensor = writer.full(operation.inputs[0], CHANNELS_FIRST)
+    tensor = writer.full(operation.inputs[0], NCHW)
     scales = writer.constant(np.array([1, 1, *operation.params['factors']], np.float32))
     told = {'mode': 'nearest', 'coordinate_transformation_mode': 'asymmetric', 'nearest_mode': 'floor'}
     name = writer.node('Resize', [tensor.name, '', scales], **told)
-    return Tensor(name, CHANNELS_FIRST, operation.output.shape)
+    return Tensor(name, NCHW, operation.output.shape)
 
 
 @handles('softmax')

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flaxmobile.export.extras import needed
-from flaxmobile.export.onnx.running import TO_NCHW, turned
+from flaxmobile.export.onnx.running import turned
+from flaxmobile.export.onnx.writer import NCHW
 from flaxmobile.export.ranges import CUT, Observer
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def to_int8(model: 'onnx.ModelProto', inputs: np.ndarray, observer: Observer | N
         quantization.quantize_static(
             prepared,
             path,
-            Reader(model.graph.input[0].name, turned(inputs, layout, TO_NCHW)),
+            Reader(model.graph.input[0].name, turned(inputs, layout, NCHW)),
             quant_format=quantization.QuantFormat.QDQ,
             per_channel=True,
             activation_type=quantization.QuantType.QUInt8,

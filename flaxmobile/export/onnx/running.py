@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flaxmobile.export.checks import Runtime
+from flaxmobile.export.onnx.writer import NCHW
 
 if TYPE_CHECKING:
     import onnx
 
-TO_NCHW, TO_NHWC = (0, 3, 1, 2), (0, 2, 3, 1)
+TO_NHWC = (0, 2, 3, 1)
 
 
 def operations(model: 'onnx.ModelProto') -> Mapping[str, int]:
@@ -27,7 +28,7 @@ def runtime(layout: str) -> Runtime:
 
         session = InferenceSession(content, providers=['CPUExecutionProvider'])
         (given,) = session.get_inputs()
-        (answers,) = session.run(None, {given.name: turned(images, layout, TO_NCHW)})
+        (answers,) = session.run(None, {given.name: turned(images, layout, NCHW)})
         return turned(answers, layout, TO_NHWC), None
 
     return Runtime('onnxruntime', 'onnxruntime', run)

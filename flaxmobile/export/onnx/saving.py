@@ -32,7 +32,8 @@ def to_onnx(
     """Write a model as an ONNX file, which takes any number of images: whole, or not at all.
 
     It computes in float32, also where the network's `dtype` is a narrower one, or in int8. Its input is `image`, its
-    output `logits`, `probabilities` or `embedding`. Labels, preprocessing, licence and source stand in its metadata.
+    output `logits`, `probabilities` or `embedding`. Labels, preprocessing, licence and source stand in its metadata, as
+    a JSON text under the name 'flaxmobile'.
 
     Args:
         model: what to export.

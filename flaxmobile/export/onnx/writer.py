@@ -14,6 +14,8 @@ import numpy as np
 from flaxmobile.export.graph import Operation, Value, refuse
 
 Order = tuple[int, ...]
+NCHW: Order = (0, 3, 1, 2)
+"""Of a tensor `[batch, channels, height, width]`."""
 
 
 @dataclasses.dataclass(frozen=True)
