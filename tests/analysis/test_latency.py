@@ -108,7 +108,7 @@ def test_a_benchmark_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     compiled = SimpleNamespace(as_text=lambda: '')
     lowered = SimpleNamespace(lower=lambda images: SimpleNamespace(compile=lambda: compiled))
     monkeypatch.setattr(latency, 'interleave', timed)
-    monkeypatch.setattr(latency, 'layers', lambda model, image_size, channels: rows)
+    monkeypatch.setattr(latency, 'count_layers', lambda model, image_size, channels: rows)
     monkeypatch.setattr(latency, 'inference_function', lambda model, variables: lowered)
     step = Program(lambda: None, '')
     result = benchmark(create_model('mobilenetv2_035'), {}, batch_size=8, image_size=32, rounds=5, train_step=step)
