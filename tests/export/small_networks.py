@@ -2,12 +2,16 @@
 
 import functools
 
+import jax
+import numpy as np
+
 import flaxmobile
 from benchmarks.random_variables import random_variables
 from flaxmobile.data import Preprocessing
 from flaxmobile.models import MobileNetV3Small, MobileNetV5
 from flaxmobile.models.mobilenetv3 import SMALL
 from flaxmobile.models.mobilenetv4 import attention, convnext, extra_dw, ffn, fused
+from flaxmobile.models.network import variable_shapes
 from flaxmobile.weights import Model
 from flaxmobile.weights.model import task_of
 
@@ -69,3 +73,11 @@ def small(family: str) -> Model:
     variables = random_variables(network, (1, SIZE, SIZE, 3))
     labels = LABELS if overrides['num_classes'] else None
     return Model(network, variables, Preprocessing(SIZE), labels, task_of(network), name, overrides if name else {})
+
+
+def of_ones(name: str, side: int) -> Model:
+    """A registered network whole, every variable 1, for what depends on its structure alone."""
+    module = flaxmobile.create_model(name)
+    shapes = variable_shapes(module)
+    variables = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), shapes)
+    return Model(module, variables, Preprocessing(image_size=side))

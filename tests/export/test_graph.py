@@ -7,13 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from small_networks import of_ones
 
-from flaxmobile import create_model
-from flaxmobile.data import Preprocessing
 from flaxmobile.export.fusion import fuse
 from flaxmobile.export.graph import Graph, layer_of, trace
 from flaxmobile.export.program import make_program
-from flaxmobile.weights import Model
 
 IMAGE = jax.ShapeDtypeStruct((1, 4, 6, 8), jnp.float32)
 MATRIX = np.random.default_rng(0).normal(size=(3, 8)).astype(np.float32)
@@ -106,10 +104,7 @@ NETWORKS = {
 
 @pytest.mark.parametrize('name', NETWORKS)
 def test_a_network_is_as_many_operations_as_its_table_has(name):
-    module = create_model(name)
-    shapes = jax.eval_shape(module.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32))
-    variables = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), shapes)
-    program = make_program(Model(module, variables, Preprocessing(image_size=32)))
+    program = make_program(of_ones(name, 32))
     graph = trace(program.function, program.image)
     fuse(graph)
     assert collections.Counter(operation.kind for operation in graph.operations) == NETWORKS[name]

@@ -91,7 +91,7 @@ def contained():
             yield pytest.param(name, kind, marks=() if default else pytest.mark.thorough)
 
 
-@pytest.mark.parametrize(('name', 'kind'), contained())
+@pytest.mark.parametrize(('name', 'kind'), list(contained()))
 def test_no_primitive_of_ours_in(name, kind):
     ours, _, shape = example(kind)
     assert_standard(CONTAINERS[name](waves(ours)), *operands_of(shape))
