@@ -60,13 +60,14 @@ def export(
 ) -> int:
     """Write a model as a file that runs elsewhere, and compare what it answers there with JAX."""
     from flaxmobile.export import by_suffix
-    from flaxmobile.export.int8 import check_asked
+    from flaxmobile.export.int8 import check_asked, check_trained
     from flaxmobile.export.target import check_target
 
     check_target(path, float16=float16, int8=quantized.int8, overwrite=overwrite)
     asked = {name: getattr(quantized, name) for name in ('int8', 'observer', 'int8_io')}
     check_asked(calibration=quantized.calibration, **asked)
     exported = open_model(model, opened)
+    check_trained(exported, {'calibration': quantized.calibration, 'float16': float16, **asked})
     options: dict[str, Any] = {**asked, **_images(exported, quantized)}
     with silent_libraries():
         check = by_suffix.export(
@@ -127,8 +128,11 @@ def _compared(check: 'Check') -> str:
 def _agreement(check: 'Check') -> str:
     found = check.int8
     assert found is not None
-    images = f'{found.images:,} images that it was {"not " if found.held_out else ""}calibrated on'
     share = f'{check.runtime}: {found.share:.0%} of the operations in int8; '
+    if found.held_out is None:
+        agreed = 'as' if found.agreement is None else f'its first answer is, on {found.agreement:.1%} of'
+        return f'{share}{agreed} {found.images:,} images, that of the model trained for int8 in JAX'
+    images = f'{found.images:,} images that it was {"not " if found.held_out else ""}calibrated on'
     if found.agreement is None:
         return f'{share}on {images} it was compared with the model in float32 in JAX'
     return f"{share}the first answer is the float32 model's in JAX on {found.agreement:.1%} of {images}"

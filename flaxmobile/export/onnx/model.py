@@ -9,7 +9,7 @@ import numpy as np
 from flaxmobile.export.description import KEY, to_json
 from flaxmobile.export.fusion import fuse
 from flaxmobile.export.graph import Graph, Value, refuse, trace
-from flaxmobile.export.onnx import elementwise, products, shapes
+from flaxmobile.export.onnx import elementwise, products, shapes, trained
 from flaxmobile.export.onnx.handlers import HANDLERS
 from flaxmobile.export.onnx.writer import NCHW, Order, Tensor, Writer, plain_order
 from flaxmobile.export.program import Program
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import onnx
 
 Layout = Literal['nchw', 'nhwc']
-WRITERS = elementwise, products, shapes
+WRITERS = elementwise, products, shapes, trained
 """The modules that fill `HANDLERS`."""
 
 IMAGES = 'image'
@@ -39,7 +39,7 @@ def onnx_model(
 ) -> 'onnx.ModelProto':
     """The ONNX model of a program, for any number of images.
 
-    It computes in float32. Its input is called 'image', its outputs as the program's. It was checked by ONNX's checker,
+    It computes in float32, or in int8 where the network was trained for it. Its input is called 'image', its outputs as the program's. It was checked by ONNX's checker,
     shapes and types of everything inferred.
 
     Args:
@@ -67,6 +67,8 @@ def onnx_model(
             'network'
         )
     model = _assemble(graph, writer, outputs, layout)
+    if program.marked:
+        trained.quantize_weights(model)
     if description is not None:
         told = {**description, 'made': {**description['made'], 'opset': writer.opset}}
         helper.set_model_props(model, {KEY: to_json(told)})
