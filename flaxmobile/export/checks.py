@@ -214,7 +214,7 @@ def _disagreement(int8: Int8Check | None) -> str:
         return ''
     share = f'{int8.agreement:.1%} of {int8.images:,} images'
     if int8.held_out is None:
-        return f"its first answer is that of the model trained for int8 in JAX on only {share}"
+        return f'its first answer is that of the model trained for int8 in JAX on only {share}'
     return (
         f"its first answer is the float model's on only {share}; other images to calibrate on, or another observer, "
         'may do better'
@@ -273,7 +273,9 @@ def answer_of(model: Model, program: Program, images: np.ndarray | None) -> Answ
     found = np.asarray(outputs, np.float32)
     if not np.isfinite(found).all():
         raise ValueError('the model answers numbers that are not finite, so there is nothing to compare a file with')
-    return Answer(inputs_of(model, program, pixels), found, probabilities, classes=bool(model.num_classes) and images is not None)
+    return Answer(
+        inputs_of(model, program, pixels), found, probabilities, classes=bool(model.num_classes) and images is not None
+    )
 
 
 def inputs_of(model: Model, program: Program, pixels: np.ndarray) -> np.ndarray:

@@ -117,13 +117,11 @@ class MobileNetV3(MobileNet):
     def head_layer(self) -> Conv:
         """A dense layer with bias and hard-swish, as a pointwise convolution behind the pooling."""
         initializer, activation = get_convention(self.convention).head_initializer(), self._activation(HS)
-        return Conv(
-            self.head_features, kind='pointwise', use_bias=True, activation=activation, kernel_init=initializer
-        )
+        return Conv(self.head_features, kind='pointwise', use_bias=True, activation=activation, kernel_init=initializer)
 
     def head(self, maps: tuple[Array, ...], *, train: bool) -> Array:
         """Pool, then the dense layer."""
-        return self.head_conv(pool(maps[-1])[:, None, None, :])[:, 0, 0, :]
+        return self.flatten(self.head_conv(pool(maps[-1])[:, None, None, :]))
 
 
 class MobileNetV3Large(MobileNetV3):

@@ -15,8 +15,8 @@ from flaxmobile.layers import fold_batch_norm
 from flaxmobile.quantization.points import Points, Range, run
 from flaxmobile.quantization.rounding import affine, fake_quantize, fake_quantize_kernel, weight_scale
 
-RANGES = 'ranges'
-"""The collection that holds the ranges found on images, and among the parameters what is learnt of them."""
+RANGES, EXTREMES = 'ranges', 'extremes'
+"""The collection that holds the extremes found on images, and among the parameters what is learnt of the ranges."""
 SPEED = 100.0
 """How much faster than weights ranges are learnt, where every parameter moves by the learning rate (AdamW)."""
 
@@ -24,9 +24,9 @@ SPEED = 100.0
 class Quantized(nn.Module):
     """A network of this library in evaluation, BatchNorm folded, that computes as its int8 file does.
 
-    Variables are the network's own, folded, and of each point (`points.py`) its range: in the collection `ranges` the
-    extremes found on images, `[2]`, and under `params/ranges` what is learnt, `[]`. The range is `extremes *
-    exp(SPEED * learnt)`. `quantized_variables` makes them of a trained network's; `init` draws a network whose ranges
+    Variables are the network's own, folded, and of each point (`points.py`) its range: under `ranges/extremes` those
+    found on images, `[2]`, and under `params/ranges` what is learnt, `[]`. The range is `extremes * exp(SPEED *
+    learnt)`. `quantized_variables` makes them of a trained network's; `init` draws a network whose ranges
     are all from -1 to 1. Without dropout, stochastic depth and running statistics, training and evaluation are the
     same.
 
@@ -133,8 +133,8 @@ def map_kernels(function: Any, params: Any) -> Any:
 
 def ranges_of(variables: Mapping[str, Any]) -> dict[str, Array]:
     """The range of each point, float32 `[2]`."""
-    extremes, learnt = flatten_dict(variables[RANGES], sep='/'), flatten_dict(variables['params'][RANGES], sep='/')
-    return {name: extremes[name] * jnp.exp(SPEED * learnt[name]) for name in extremes}
+    extremes, learnt = (flatten_dict(each[RANGES], sep='/') for each in (variables, variables['params']))
+    return {name: extremes[f'{EXTREMES}/{name}'] * jnp.exp(SPEED * value) for name, value in learnt.items()}
 
 
 def within(bounds: Any, limits: Range, numpy: Any = np) -> tuple[Any, Any]:
@@ -155,7 +155,7 @@ def with_ranges(folded: Mapping[str, Any], extremes: Mapping[str, Any]) -> dict[
     return {
         **folded,
         'params': {**folded['params'], RANGES: learnt},
-        RANGES: unflatten_dict(dict(extremes), sep='/'),
+        RANGES: {EXTREMES: unflatten_dict(dict(extremes), sep='/')},
     }
 
 

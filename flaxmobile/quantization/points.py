@@ -53,9 +53,7 @@ class Points:
         return False
 
 
-def run(
-    network: nn.Module, variables: Any, images: Array, points: Points, method: str = '__call__'
-) -> Any:
+def run(network: nn.Module, variables: Any, images: Array, points: Points, method: str = '__call__') -> Any:
     """What a network answers to `images`, `[batch, height, width, channels]`, in evaluation, point by point.
 
     Args:
@@ -81,6 +79,8 @@ class _Layers:
         layer, method = context.module, context.method_name
         if method == 'activate' and isinstance(layer, Conv | ConvNorm) and not isinstance(layer.parent, ConvNorm):
             return self._activated(layer, call, *given)
+        if method == 'flatten' and id(given[0]) in self._made:
+            return self._known(call(*given), self._made[id(given[0])][2])
         if method != '__call__' or not isinstance(layer, Conv | Dense | Residual | Gate):
             return call(*given, **named)
         path = '/'.join(layer.path[:-1] if isinstance(layer.parent, ConvNorm) else layer.path)
@@ -111,9 +111,12 @@ class _Layers:
         return self._points.apart(call(*map(self._points.apart, inputs)))
 
     def _at(self, name: str, values: Array, limits: Range) -> Array:
-        result = self._points.value(name, values, limits)
-        self._made[id(result)] = (result, result, name)
-        return result
+        return self._known(self._points.value(name, values, limits), name)
+
+    def _known(self, values: Array, name: str) -> Array:
+        """Values that come from a point."""
+        self._made[id(values)] = (values, values, name)
+        return values
 
     def _input(self, name: str, values: Array) -> Array:
         if id(values) not in self._made:

@@ -33,10 +33,12 @@ def fake_quantize(values: Array, scale: Array, zero_point: Array) -> Array:
     """The float32 values that the nearest int8 numbers stand for.
 
     The gradient is that of clipping: 1 for a value within the range, 0 beyond it. That of the scale is what rounding
-    changes within the range, and the number itself beyond it (Esser et al. 2020, 1902.08153, equation 3).
+    adds to a value in steps within the range, and the last number beyond it (Esser et al. 2020, 1902.08153, section
+    2.1).
     """
-    clipped = jnp.clip(values / scale + zero_point, LEAST, GREATEST)
-    return (_rounded(clipped) - zero_point) * scale
+    numbers = _rounded(values / scale + zero_point)
+    inside = (numbers >= LEAST) & (numbers <= GREATEST)
+    return (jnp.where(inside, numbers, jnp.clip(lax.stop_gradient(numbers), LEAST, GREATEST)) - zero_point) * scale
 
 
 def weight_scale(kernel: Any, numpy: Any = np) -> Any:

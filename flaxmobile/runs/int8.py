@@ -31,7 +31,9 @@ def to_be_quantized(loaded: Model, learner: Learner, images: TrainingImages, cou
     try:
         label_positions(learner.task.classes, loaded.labels)
     except ValueError as error:
-        raise ValueError(f'init: {printable(error)}; quantisation-aware training begins with a trained classifier') from error
+        raise ValueError(
+            f'init: {printable(error)}; quantisation-aware training begins with a trained classifier'
+        ) from error
 
     def batches() -> Iterator[jax.Array]:
         needed = -(-count // images.batch_size)

@@ -48,9 +48,7 @@ def quantize_weights(model: 'onnx.ModelProto') -> None:
     del graph.node[:], graph.initializer[:]
     graph.node.extend(nodes)
     used = {name for node in nodes for name in node.input}
-    graph.initializer.extend(
-        numpy_helper.from_array(array, name) for name, array in constants.items() if name in used
-    )
+    graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in constants.items() if name in used)
 
 
 def _scale_of(name: str, made: dict[str, Any], constants: dict[str, np.ndarray]) -> np.ndarray | None:
