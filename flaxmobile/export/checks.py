@@ -273,9 +273,8 @@ def answer_of(model: Model, program: Program, images: np.ndarray | None) -> Answ
     found = np.asarray(outputs, np.float32)
     if not np.isfinite(found).all():
         raise ValueError('the model answers numbers that are not finite, so there is nothing to compare a file with')
-    return Answer(
-        inputs_of(model, program, pixels), found, probabilities, classes=bool(model.num_classes) and images is not None
-    )
+    classes = bool(model.num_classes) and images is not None
+    return Answer(inputs_of(model, program, pixels), found, probabilities, classes)
 
 
 def inputs_of(model: Model, program: Program, pixels: np.ndarray) -> np.ndarray:

@@ -161,9 +161,9 @@ def test_other_classes_are_refused(
         return found
 
     monkeypatch.setattr(splits, 'load_dataset', renamed)
-    with pytest.raises(ValueError, match='teacher: .*below'):
+    with pytest.raises(ValueError, match=r'teacher: .*below'):
         train(for_int8(float_run), tmp_path / 'run')
-    with pytest.raises(ValueError, match='init: .*below.*begins with a trained classifier'):
+    with pytest.raises(ValueError, match=r'init: .*below.*begins with a trained classifier'):
         train(for_int8(float_run, teacher=None, distillation_weight=0.0), tmp_path / 'run')
     assert not (tmp_path / 'run').exists()
 

@@ -45,9 +45,9 @@ def to_litert(
     """Write a model as a LiteRT file, for one image at a time: whole, or not at all.
 
     The file has one signature, 'serving_default', from 'image' to 'logits', 'probabilities' or 'embedding'. It computes
-    in float32, or in int8, as one of a model trained for int8 always does. In it are the metadata that MediaPipe and Android's ImageClassifier read (size and
-    normalisation of the image, labels), the labels as `labels.txt` in a zip at its end, and under the name 'flaxmobile'
-    a JSON text: what the model is, and how images are prepared for it.
+    in float32, or in int8, as that of a model trained for int8 always does. In it are the metadata that MediaPipe and
+    Android's ImageClassifier read (size and normalisation of the image, labels), the labels as `labels.txt` in a zip at
+    its end, and under the name 'flaxmobile' a JSON text: what the model is, and how images are prepared for it.
 
     MediaPipe shows the outputs as scores, so it wants `softmax=True`; it refuses a file with a mean or standard
     deviation for each channel, so such a model needs `uint8_input=True` there.
@@ -74,7 +74,7 @@ def to_litert(
         FileExistsError: `path` is there, and `overwrite` is not set.
         ModuleNotFoundError: the packages of `flaxmobile[litert]` are not installed.
         ValueError: a bad size, softmax without classes, an operation that LiteRT has not, a label with a line break, or
-            the file answers otherwise than the model; see `int8_options` and `find_ranges`.
+            the file answers otherwise than the model; see `int8_of` and `find_ranges`.
     """
     path, asked = Path(path), int8_of(model, int8, float16=float16)
     check_target(path, {'.tflite': 'LiteRT'}, float16=float16, int8=asked is not None, overwrite=overwrite)

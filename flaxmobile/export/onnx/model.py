@@ -39,8 +39,8 @@ def onnx_model(
 ) -> 'onnx.ModelProto':
     """The ONNX model of a program, for any number of images.
 
-    It computes in float32, or in int8 where the network was trained for it. Its input is called 'image', its outputs as the program's. It was checked by ONNX's checker,
-    shapes and types of everything inferred.
+    It computes in float32, or in int8 where the network was trained for it. Its input is called 'image', its outputs as
+    the program's. It was checked by ONNX's checker, shapes and types of everything inferred.
 
     Args:
         program: what to write.

@@ -31,10 +31,9 @@ def to_onnx(
 ) -> Check:
     """Write a model as an ONNX file, which takes any number of images: whole, or not at all.
 
-    It computes in float32, also where the network's `dtype` is a narrower one, or in int8, as a file of a model trained
-    for int8 always does. Its input is `image`, its
-    output `logits`, `probabilities` or `embedding`. Labels, preprocessing, licence and source stand in its metadata, as
-    a JSON text under the name 'flaxmobile'.
+    It computes in float32, also where the network's `dtype` is a narrower one, or in int8, as that of a model trained
+    for int8 always does. Its input is `image`, its output `logits`, `probabilities` or `embedding`. Labels,
+    preprocessing, licence and source stand in its metadata, as a JSON text under the name 'flaxmobile'.
 
     Args:
         model: what to export.
@@ -57,7 +56,7 @@ def to_onnx(
         ModuleNotFoundError: the package `onnx` is not installed, or `onnxruntime` for int8.
         ValueError: another suffix, layout or size; `softmax` of a network without classes; an operation that the
             exporter does not know, named with its layer; constants of more than 2 GiB; the file answers otherwise than
-            the model; see `int8_options`; 'mse' or `int8_io`, which ONNX files have not.
+            the model; see `int8_of`; 'mse' or `int8_io`, which ONNX files have not.
     """
     path, asked = Path(path), _asked(model, int8)
     check_layout(layout)

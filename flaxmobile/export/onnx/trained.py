@@ -41,9 +41,9 @@ def quantize_weights(model: 'onnx.ModelProto') -> None:
     made = {name: node for node in graph.node for name in node.output}
     nodes: list[Any] = []
     for node in graph.node:
-        scale = _scale_of(node.input[0], made, constants) if node.op_type in CHANNELS else None
-        if scale is not None and node.input[1] in constants:
-            nodes += _quantize(node, scale, constants)
+        rounding = _rounding_of(node.input[0], made) if node.op_type in CHANNELS else None
+        if rounding is not None and node.input[1] in constants:
+            nodes += [*_rounded_again(node, rounding, made), *_quantize(node, constants[rounding[0]], constants)]
         nodes.append(node)
     del graph.node[:], graph.initializer[:]
     graph.node.extend(nodes)
@@ -51,12 +51,27 @@ def quantize_weights(model: 'onnx.ModelProto') -> None:
     graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in constants.items() if name in used)
 
 
-def _scale_of(name: str, made: dict[str, Any], constants: dict[str, np.ndarray]) -> np.ndarray | None:
-    """The scale of the int8 numbers that a tensor stands for."""
+def _rounding_of(name: str, made: dict[str, Any]) -> list[str] | None:
+    """The names of scale and zero point of the numbers that a tensor stands for; None of float32 numbers."""
     while name in made and made[name].op_type in PASSED:
         name = made[name].input[0]
     node = made.get(name)
-    return constants[node.input[1]] if node is not None and node.op_type == 'DequantizeLinear' else None
+    return list(node.input[1:]) if node is not None and node.op_type == 'DequantizeLinear' else None
+
+
+def _rounded_again(node: Any, rounding: list[str], made: dict[str, Any]) -> list[Any]:
+    """Roundings that change nothing, before a layer that has something else in front: ONNX Runtime looks for them."""
+    from onnx import helper
+
+    given = node.input[0]
+    if made[given].op_type == 'DequantizeLinear':
+        return []
+    names = [f'{node.name}/given_{kind}' for kind in ('int8', 'float')]
+    node.input[0] = names[1]
+    return [
+        helper.make_node('QuantizeLinear', [given, *rounding], names[:1], name=names[0]),
+        helper.make_node('DequantizeLinear', [names[0], *rounding], names[1:], name=names[1]),
+    ]
 
 
 def _quantize(node: Any, scale: np.ndarray, constants: dict[str, np.ndarray]) -> list[Any]:
