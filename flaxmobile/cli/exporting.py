@@ -1,5 +1,6 @@
 """The subcommands that make of a model what runs elsewhere: export and web."""
 
+import contextlib
 import dataclasses
 import shlex
 from pathlib import Path
@@ -7,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, arg
 
-from flaxmobile.cli.common import AS_IT_IS, ModelName, Opened, open_model, silent_libraries, title_of
+from flaxmobile.cli.common import AS_IT_IS, ModelName, Opened, open_model, run_of, silent_libraries, title_of
 from flaxmobile.messages import printable
 
 if TYPE_CHECKING:
     from flaxmobile.export import Check
+    from flaxmobile.runs.description import RunDescription
     from flaxmobile.weights import Model
 
 
@@ -68,7 +70,7 @@ def export(
     check_asked(calibration=quantized.calibration, **asked)
     exported = open_model(model, opened)
     check_trained(exported, {'calibration': quantized.calibration, 'float16': float16, **asked})
-    options: dict[str, Any] = {**asked, **_images(exported, quantized)}
+    options: dict[str, Any] = {**asked, **_images(exported, quantized, run_of(model, opened))}
     with silent_libraries():
         check = by_suffix.export(
             exported, path, float16=float16, uint8_input=uint8_input, softmax=softmax, overwrite=overwrite, **options
@@ -82,12 +84,17 @@ def export(
     return 0
 
 
-def _images(model: 'Model', quantized: InInt8) -> dict[str, Any]:
-    """The images to calibrate and to compare on, where the file is to be in int8."""
+def _images(model: 'Model', quantized: InInt8, run: 'RunDescription | None') -> dict[str, Any]:
+    """The images to calibrate and to compare on, where the file is to be in int8; of a run trained for it its own."""
+    from flaxmobile.export.calibration import read_images
+    from flaxmobile.quantization.training import LEAST_IMAGES
+
+    if run is not None and run.config.quantization.qat:
+        with contextlib.suppress(OSError, ValueError):  # It may be on another machine by now.
+            own = read_images(run.config.dataset, model.preprocessing, LEAST_IMAGES, run.config.data_dir)
+            return {'images': own[1]} if len(own[1]) else {}
     if quantized.calibration is None:
         return {}
-    from flaxmobile.export.calibration import read_images
-
     count, data_dir = quantized.calibration_images, quantized.data_dir
     calibrated, others = read_images(quantized.calibration, model.preprocessing, count, data_dir)
     return {'calibration': calibrated, 'images': others if len(others) else None}
@@ -130,8 +137,10 @@ def _agreement(check: 'Check') -> str:
     assert found is not None
     share = f'{check.runtime}: {found.share:.0%} of the operations in int8; '
     if found.held_out is None:
-        agreed = 'as' if found.agreement is None else f'its first answer is, on {found.agreement:.1%} of'
-        return f'{share}{agreed} {found.images:,} images, that of the model trained for int8 in JAX'
+        if found.agreement is None:
+            return f'{share}on {found.images:,} images of noise it was compared with the model trained for int8 in JAX'
+        told = f'the first answer is that of the model trained for int8 in JAX on {found.agreement:.1%}'
+        return f'{share}{told} of {found.images:,} images'
     images = f'{found.images:,} images that it was {"not " if found.held_out else ""}calibrated on'
     if found.agreement is None:
         return f'{share}on {images} it was compared with the model in float32 in JAX'

@@ -16,7 +16,6 @@ from small_networks import SIZE, small
 from tflite_reader import metadata
 
 from flaxmobile.export import export, to_jax, to_litert, to_onnx
-from flaxmobile.models.inference import forward
 from flaxmobile.parallel.mesh import make_mesh, replicate, shard_batch
 from flaxmobile.quantization import Quantized, quantized_variables
 from flaxmobile.tasks.classification import Classification
@@ -128,7 +127,7 @@ def test_other_numbers_are_refused(options: dict, words: str, tmp_path: Path) ->
     assert list(tmp_path.iterdir()) == []
 
 
-SHARE = 0.05
+SHARE = 0.02
 """Of the range that half of the channels fill."""
 
 
@@ -145,7 +144,6 @@ def with_small_channels(model: Model) -> Model:
         for each in block['expand']['norm'].values():
             each *= factors
         block['depthwise']['conv']['kernel'] /= factors
-    assert statistics
     return dataclasses.replace(model, variables={'params': params, 'batch_stats': statistics})
 
 
@@ -154,9 +152,11 @@ def trained(model: Model, teacher: Model, steps: int) -> Model:
     own = model.preprocessing
     distillation = Distillation(teacher.module, teacher.variables, own, tuple(range(10)), own, 1.0, 1.0)
     task, mesh = Classification(model.labels, own, distillation=distillation), make_mesh(jax.devices()[:1])
-    optimizer = optax.adam(optax.cosine_decay_schedule(1e-3, steps))
+    optimizer = optax.adam(optax.cosine_decay_schedule(3e-4, steps))
     step = make_train_step(model.module, optimizer, task, seed=0, mesh=mesh)
-    state = replicate(start_state(model.variables, optimizer, None), mesh)
+    state = replicate(
+        start_state(jax.tree.map(np.array, model.variables), optimizer, None), mesh
+    )  # A step consumes it.
     for number in range(steps):
         pixels, labels = images('train', 2200 + 64 * number, 64)
         batch = shard_batch({'image': pixels, 'label': labels.astype(np.int32)}, mesh)
@@ -173,7 +173,5 @@ def test_training_brings_back_what_rounding_lost(tmp_path: Path) -> None:
     learnt = trained(quantized(model, calibration()), plain, 60)
     check = to_litert(learnt, tmp_path / 'b.tflite', images=pixels)
     answers = learnt.predict(pixels, 100).argmax(1)
-    print(rounded.int8, check.int8, np.mean(answers == wanted))
     assert check.int8.agreement >= 0.98
-    assert np.mean(answers == wanted) > rounded.int8.agreement + 0.05
-    assert forward
+    assert np.mean(answers == wanted) > rounded.int8.agreement + 0.08
