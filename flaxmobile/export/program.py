@@ -76,8 +76,9 @@ def make_program(
         # In one program: by itself each shape would be compiled.
         variables = jax.jit(lambda variables: fold_batch_norm(model.module, variables, images))(variables)
     variables = jax.tree.map(np.asarray, variables)
-    to_mark = standard and isinstance(model.module, Quantized)
-    apply = functools.partial(marked, model.module) if to_mark else model.module.apply
+    module = model.module
+    marks = standard and isinstance(module, Quantized)
+    apply: Callable[..., Any] = functools.partial(marked, module) if marks else module.apply
 
     def answer(images: jax.Array) -> tuple[jax.Array, ...]:
         values = preprocessing.normalize(images) if uint8_input else images
@@ -86,7 +87,7 @@ def make_program(
 
     image = jax.ShapeDtypeStruct(shape, jnp.uint8 if uint8_input else jnp.float32)
     name = 'probabilities' if softmax else 'logits' if model.num_classes else 'embedding'
-    return Program(ops.standard(answer) if standard else answer, image, (name,), to_mark)
+    return Program(ops.standard(answer) if standard else answer, image, (name,), marks)
 
 
 def for_any_number(trace: Callable[[jax.ShapeDtypeStruct], Traced], image: jax.ShapeDtypeStruct) -> Traced:

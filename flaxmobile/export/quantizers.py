@@ -7,9 +7,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 
 from flaxmobile.export.ranges import can_be_added
-from flaxmobile.quantization import Quantized
+from flaxmobile.quantization import float_network
 from flaxmobile.quantization.network import float_variables, map_kernels, ranges_of, within
 from flaxmobile.quantization.points import Points, Range, run
 from flaxmobile.quantization.rounding import affine, fake_quantize, fake_quantize_kernel, weight_scale
@@ -32,8 +33,8 @@ class Marked(Points):
         return _marked(
             lambda values: fake_quantize(values, jnp.asarray(scale), jnp.asarray(zero_point)),
             values,
-            scale=np.float32([scale]),
-            zero_point=np.int64([zero_point]),
+            scale=np.array([scale], np.float32),
+            zero_point=np.array([zero_point], np.int64),
             narrow_range=False,
         )
 
@@ -46,11 +47,11 @@ class Marked(Points):
         return not can_be_added([self._scales[name] for name in terms], float(affine(*self._ranges[total])[0]))
 
 
-def marked(module: Quantized, variables: Any, images: jax.Array) -> Any:
+def marked(module: nn.Module, variables: Any, images: jax.Array) -> Any:
     """What a network trained for int8 answers, each rounding of an activation or a kernel a composite.
 
     Args:
-        module: the network.
+        module: the network, a `Quantized`.
         variables: its own, NumPy arrays.
         images: normalised, `[batch, height, width, channels]`.
     """
@@ -58,7 +59,7 @@ def marked(module: Quantized, variables: Any, images: jax.Array) -> Any:
         ranges = {name: np.asarray(bounds) for name, bounds in ranges_of(variables).items()}
     network = float_variables(variables)
     network['params'] = map_kernels(_marked_kernel, network['params'])
-    return run(module.network, network, images, Marked(ranges))
+    return run(float_network(module), network, images, Marked(ranges))
 
 
 def _marked_kernel(kernel: np.ndarray) -> jax.Array:
