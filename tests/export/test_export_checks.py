@@ -140,9 +140,9 @@ def test_other_images_are_refused(images: np.ndarray, words: str, tmp_path: Path
 @pytest.mark.parametrize(
     ('name', 'options', 'words'),
     [
-        ('model.onxx', {}, r"'.onxx' is not among .tflite \(LiteRT\), .onnx \(ONNX\), .jax \(plain JAX\)"),
+        ('model.onxx', {}, r"'.onxx' is not among .tflite \(LiteRT\), .onnx \(ONNX\), .mlpackage \(Core ML\), .jax"),
         ('model', {}, "'' is not among"),
-        ('model.onnx', {'float16': True}, 'float16=True goes with a .tflite file alone'),
+        ('model.onnx', {'float16': True}, 'float16=True goes with a .tflite or .mlpackage file alone'),
         ('model.jax', {'image_size': 0}, 'image_size must be a whole number from 1 to 16,384, not 0'),
         ('model.jax', {'image_size': 20_000}, 'image_size must be a whole number from 1 to 16,384, not 20'),
     ],

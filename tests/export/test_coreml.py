@@ -1,0 +1,253 @@
+"""Core ML packages of networks, computed by torch, beside JAX with BatchNorm unfolded."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from small_networks import LABELS, SIZE, small
+
+import flaxmobile
+from flaxmobile.export import Check, export, to_coreml
+from flaxmobile.layers import fold_batch_norm
+
+parity = pytest.mark.parity
+elsewhere = pytest.mark.filterwarnings('ignore:.*Core ML runs on macOS alone')
+MEAN, STD = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
+
+
+def pixels(count: int = 1) -> np.ndarray:
+    return np.random.default_rng(1).integers(0, 256, (count, SIZE, SIZE, 3), np.uint8)
+
+
+def in_jax(family: str, images: np.ndarray) -> np.ndarray:
+    model = small(family)
+    return np.asarray(jax.jit(model.module.apply)(model.variables, (images / np.float32(255) - MEAN) / STD))
+
+
+def first(values: np.ndarray) -> np.ndarray:
+    """Channels first."""
+    return values.transpose(0, 3, 1, 2)
+
+
+PLAIN = {'add', 'clip', 'conv', 'linear', 'mul', 'reduce_mean', 'relu', 'relu6', 'reshape', 'sigmoid', 'sigmoid_hard'}
+ATTENTION = {'expand_dims', 'gelu', 'matmul', 'real_div', 'softmax', 'transpose'}
+NETWORKS = {
+    'v1': PLAIN,
+    'v2': PLAIN,
+    'v3': PLAIN,
+    'v3 large': PLAIN,
+    'v3 of TensorFlow': PLAIN,
+    'v4': PLAIN,
+    'v4 hybrid': PLAIN | ATTENTION,
+    'v5': PLAIN | ATTENTION | {'concat', 'gather', 'sqrt', 'upsample_nearest_neighbor'},
+    'EdgeTPU': PLAIN,
+    'MnasNet': PLAIN,
+    'no classes': PLAIN - {'linear'},
+}
+
+
+@parity
+@elsewhere
+@pytest.mark.parametrize('family', NETWORKS)
+def test_a_network_answers_as_in_jax(family: str, tmp_path: Path) -> None:
+    from mil_in_torch import run
+
+    path, model = tmp_path / 'model.mlpackage', small(family)
+    check = to_coreml(model, path)
+    assert set(check.operations) <= NETWORKS[family]
+    (answer,) = run(path, first((pixels() / np.float32(255) - MEAN) / STD)).values()
+    wanted = in_jax(family, pixels())
+    assert answer.shape == wanted.shape
+    assert np.abs(answer - wanted).max() <= 5e-5 * np.abs(wanted).max()
+
+
+@parity
+@elsewhere
+def test_weights_are_those_that_batch_norm_is_folded_into(tmp_path: Path) -> None:
+    from mil_in_torch import Package
+
+    path, model = tmp_path / 'model.mlpackage', small('short')
+    to_coreml(model, path)
+    images = jax.ShapeDtypeStruct((1, SIZE, SIZE, 3), np.float32)
+    folded = jax.tree.leaves(fold_batch_norm(model.module, model.variables, images)['params'])
+    constants = [value for value in Package(path).constants.values() if getattr(value, 'dtype', None) == np.float32]
+    found = {value.tobytes() for value in constants}
+    for leaf in map(np.asarray, folded):
+        wanted = leaf.transpose(3, 2, 0, 1) if leaf.ndim == 4 else leaf.T
+        assert np.ascontiguousarray(wanted).tobytes() in found
+
+
+@parity
+def test_a_package_says_what_it_is_and_was_not_run(tmp_path: Path) -> None:
+    import coremltools
+
+    path, model = tmp_path / 'folder' / 'model.mlpackage', small('short')
+    with pytest.warns(UserWarning, match=r'model\.mlpackage was not compared with JAX: Core ML runs on macOS alone$'):
+        check = export(model, path)
+    size = sum(each.stat().st_size for each in path.rglob('*') if each.is_file())
+    assert check == Check(path, size, check.operations, None, None)
+    assert check.operations == {
+        'conv': 13,
+        'mul': 5,
+        'sigmoid_hard': 5,
+        'reduce_mean': 2,
+        'relu': 1,
+        'add': 1,
+        'linear': 1,
+        'reshape': 1,
+    }
+    assert [each.name for each in path.parent.iterdir()] == ['model.mlpackage']
+    spec = coremltools.utils.load_spec(str(path))
+    (given,), (made,) = spec.description.input, spec.description.output
+    assert spec.specificationVersion == 6  # iOS 15 and macOS 12
+    assert (given.name, list(given.type.multiArrayType.shape)) == ('image', [1, 3, SIZE, SIZE])
+    assert (made.name, list(made.type.multiArrayType.shape)) == ('logits', [1, len(LABELS)])
+    single = coremltools.proto.FeatureTypes_pb2.ArrayFeatureType.FLOAT32
+    assert given.type.multiArrayType.dataType == made.type.multiArrayType.dataType == single
+    told = spec.description.metadata
+    assert told.shortDescription == f'MobileNetV3Small by flaxmobile {flaxmobile.__version__}'
+    assert told.versionString == flaxmobile.__version__
+    said = json.loads(told.userDefined['flaxmobile'])
+    assert said['made'] == {
+        'jax': jax.__version__,
+        'format': 'coreml',
+        'precision': 'float32',
+        'coremltools': coremltools.__version__,
+    }
+    assert said['labels'] == list(LABELS)
+
+
+@parity
+@elsewhere
+def test_an_image_in_and_the_names_of_classes_out(tmp_path: Path) -> None:
+    """What Vision asks of a classifier: an image, and probabilities by name."""
+    import coremltools
+    from mil_in_torch import run
+
+    path = tmp_path / 'model.mlpackage'
+    check = to_coreml(small('short'), path, uint8_input=True, softmax=True)
+    assert check.operations['classify'] == check.operations['softmax'] == 1
+    description = coremltools.utils.load_spec(str(path)).description
+    (given,) = description.input
+    kind = given.type.imageType
+    assert (given.name, kind.width, kind.height) == ('image', SIZE, SIZE)
+    assert kind.colorSpace == coremltools.proto.FeatureTypes_pb2.ImageFeatureType.RGB
+    outputs = {each.name: each.type.WhichOneof('Type') for each in description.output}
+    assert outputs == {'classLabel': 'stringType', 'classLabel_probs': 'dictionaryType'}
+    assert (description.predictedFeatureName, description.predictedProbabilitiesName) == tuple(outputs)
+    answers = run(path, first(pixels()))
+    logits = in_jax('short', pixels())[0].astype(np.float64)
+    wanted = dict(zip(LABELS, np.exp(logits) / np.exp(logits).sum(), strict=True))
+    assert answers['classLabel_probs'] == pytest.approx(wanted, abs=1e-6)
+    assert answers['classLabel'] == LABELS[logits.argmax()]
+
+
+@parity
+@elsewhere
+@pytest.mark.parametrize('family', ['short', 'v4 hybrid'])
+def test_float16(family: str, tmp_path: Path) -> None:
+    """Half the weights' bytes; torch computes it in float16 too."""
+    from mil_in_torch import Package, run
+
+    whole, half = tmp_path / 'whole.mlpackage', tmp_path / 'half.mlpackage'
+    to_coreml(small(family), whole)
+    to_coreml(small(family), half, float16=True)
+    blobs = [len(Package(path).blob) for path in (whole, half)]
+    assert 0.49 < blobs[1] / blobs[0] < 0.56
+    told = Package(half).spec.description.metadata.userDefined['flaxmobile']
+    assert json.loads(told)['made']['precision'] == 'float16'
+    (answer,) = run(half, first((pixels() / np.float32(255) - MEAN) / STD)).values()
+    wanted = in_jax(family, pixels())
+    assert 1e-5 < np.abs(answer - wanted).max() / np.abs(wanted).max() < 1e-2
+
+
+class InTorch:
+    """In place of Core ML on macOS: torch."""
+
+    wrong = 1.0
+
+    def __init__(self, path: str, compute_units: Any) -> None:
+        from mil_in_torch import Package
+
+        self.path, self.spec = Path(path), Package(Path(path)).spec
+
+    def get_spec(self) -> Any:
+        return self.spec
+
+    def predict(self, data: dict[str, Any]) -> dict[str, Any]:
+        from mil_in_torch import run
+
+        image = np.asarray(data['image'], np.float32)
+        answers = run(self.path, image if image.ndim == 4 else first(image.reshape(1, SIZE, SIZE, -1)))
+        return {name: value * self.wrong if isinstance(value, np.ndarray) else value for name, value in answers.items()}
+
+
+@pytest.fixture
+def on_macos(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    import coremltools
+
+    monkeypatch.setattr(coremltools.models, 'MLModel', InTorch)
+    monkeypatch.setattr(sys, 'platform', 'darwin')
+    return monkeypatch
+
+
+@parity
+@pytest.mark.parametrize('options', [{}, {'uint8_input': True}, {'uint8_input': True, 'softmax': True}])
+def test_on_macos_it_is_compared_with_jax(options: dict, on_macos: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    check = to_coreml(small('short'), tmp_path / 'model.mlpackage', images=pixels(2), **options)
+    assert check.runtime is not None
+    assert check.runtime.startswith('coremltools ')
+    assert check.error is not None
+    assert 0 < check.error < 1e-5
+
+
+@parity
+def test_on_macos_a_wrong_one_is_not_written(on_macos: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    on_macos.setattr(InTorch, 'wrong', 1.01)
+    with pytest.raises(ValueError, match=r'model\.mlpackage was not written: in coremltools .* The error is 0.01 of'):
+        to_coreml(small('short'), tmp_path / 'new' / 'model.mlpackage')
+    assert list(tmp_path.iterdir()) == []
+
+
+@parity
+@elsewhere
+def test_overwrite_replaces_a_package_alone(tmp_path: Path) -> None:
+    path = tmp_path / 'model.mlpackage'
+    path.mkdir()
+    (path / 'mine').write_text('mine')
+    with pytest.raises(FileExistsError, match='is already there: overwrite=True replaces it'):
+        to_coreml(small('short'), path)
+    with pytest.raises(FileExistsError, match='is there and no Core ML package: name a folder that is not there'):
+        to_coreml(small('short'), path, overwrite=True)
+    (path / 'Manifest.json').write_text('{}')
+    to_coreml(small('short'), path, overwrite=True)
+    assert sorted(each.name for each in path.iterdir()) == ['Data', 'Manifest.json']
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ('name', 'options', 'words'),
+    [
+        (
+            'model.mlmodel',
+            {},
+            r"'\.mlmodel' is not among \.tflite .*, \.mlpackage \(Core ML\),",
+        ),
+        ('model.mlpackage', {'int8': True, 'calibration': np.zeros((16, 1))}, 'int8=True goes with a .tflite or .onnx'),
+    ],
+)
+def test_what_is_refused_before_anything_is_traced(name: str, options: dict, words: str, tmp_path: Path) -> None:
+    nothing: Any = None
+    with pytest.raises(ValueError, match=words):
+        export(nothing, tmp_path / name, **options)
+
+
+def test_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, 'coremltools', None)
+    with pytest.raises(ModuleNotFoundError, match=r"^Core ML needs the package coremltools: .*'flaxmobile\[coreml\]'"):
+        to_coreml(small('short'), tmp_path / 'model.mlpackage')
+    assert list(tmp_path.iterdir()) == []
