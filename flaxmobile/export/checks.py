@@ -171,8 +171,12 @@ def write_checked(
             if told:
                 warnings.warn(f'{printable(path, None)}: {told}', stacklevel=3)
     write_whole(path, content, overwrite=overwrite)
-    ordered = dict(sorted(operations.items(), key=lambda item: (-item[1], item[0])))
-    return Check(path, len(content), ordered, version, error, partitions, left_out, int8)
+    return Check(path, len(content), most_frequent_first(operations), version, error, partitions, left_out, int8)
+
+
+def most_frequent_first(operations: Mapping[str, int]) -> dict[str, int]:
+    """How often each operation is in a file, in the order of `Check`."""
+    return dict(sorted(operations.items(), key=lambda item: (-item[1], item[0])))
 
 
 def wrong_answers(path: Path, version: str | None, error: float, tolerance: float) -> ValueError:

@@ -139,6 +139,9 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     'abs': lambda x: x.abs(),
     'add': lambda x, y: x + y,
     'avg_pool': _pool,
+    'batch_norm': lambda x, mean, variance, gamma, beta, epsilon: functional.batch_norm(
+        x, mean, variance, gamma, beta, eps=epsilon
+    ),
     'cast': lambda x, dtype: x.to(CAST[dtype]),
     'ceil': lambda x: x.ceil(),
     'clip': lambda x, alpha, beta: x.clip(alpha, beta),

@@ -6,7 +6,15 @@ from pathlib import Path
 
 import numpy as np
 
-from flaxmobile.export.checks import FLOAT16_TOLERANCE, TOLERANCE, Check, answer_of, check_images, checked_error
+from flaxmobile.export.checks import (
+    FLOAT16_TOLERANCE,
+    TOLERANCE,
+    Check,
+    answer_of,
+    check_images,
+    checked_error,
+    most_frequent_first,
+)
 from flaxmobile.export.coreml.package import operations, save, version
 from flaxmobile.export.coreml.running import runtime
 from flaxmobile.export.description import describe
@@ -73,10 +81,10 @@ def to_coreml(
     ran, error = None, None
     with whole_folder(path, overwrite=overwrite) as new:
         save(write(program), new, describe(model, program, made), labels=labels, float16=float16)
-        counts = operations(new)
+        counts = most_frequent_first(operations(new))
         if answer is not None:
             ran = runtime(new, labels)
             error = checked_error(path, answer, ran, FLOAT16_TOLERANCE if float16 else TOLERANCE)
     if answer is None:
         warnings.warn(f'{printable(path, None)} was not compared with JAX: Core ML runs on macOS alone', stacklevel=2)
-    return Check(path, folder_size(path), counts, ran and ran.version, error)
+    return Check(path, folder_size(path), counts, ran.version if ran else None, error)

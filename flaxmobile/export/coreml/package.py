@@ -67,10 +67,9 @@ def _short(description: Mapping[str, Any]) -> str:
 
 
 def operations(folder: Path) -> Mapping[str, int]:
-    """How often each of MIL's operations is in a package, the most frequent first; constants are not counted."""
+    """How often each of MIL's operations is in a package; constants are not counted."""
     import coremltools
 
     program = coremltools.utils.load_spec(str(folder)).mlProgram
     blocks = [block for each in program.functions.values() for block in each.block_specializations.values()]
-    counts = collections.Counter(each.type for block in blocks for each in block.operations if each.type != 'const')
-    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+    return collections.Counter(each.type for block in blocks for each in block.operations if each.type != 'const')

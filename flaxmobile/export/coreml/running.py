@@ -19,9 +19,7 @@ def runtime(package: Path, labels: Sequence[str] | None) -> Runtime:
     """
 
     def run(content: bytes, images: np.ndarray) -> tuple[np.ndarray, int | None]:
-        import coremltools
-
-        loaded = coremltools.models.MLModel(str(package), compute_units=coremltools.ComputeUnit.CPU_ONLY)
+        loaded = _load(package)
         said = loaded.get_spec().description
         name = said.predictedProbabilitiesName if labels else said.output[0].name
         answers = [loaded.predict({IMAGES: _given(image)})[name] for image in images]
@@ -31,6 +29,12 @@ def runtime(package: Path, labels: Sequence[str] | None) -> Runtime:
         return values.transpose(0, 2, 3, 1) if values.ndim == 4 else values, None
 
     return Runtime('coremltools', 'coremltools', run)
+
+
+def _load(package: Path) -> Any:
+    import coremltools
+
+    return coremltools.models.MLModel(str(package), compute_units=coremltools.ComputeUnit.CPU_ONLY)
 
 
 def _given(image: np.ndarray) -> Any:
