@@ -255,3 +255,16 @@ def test_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(ModuleNotFoundError, match=r"^Core ML needs the package coremltools: .*'flaxmobile\[coreml\]'"):
         to_coreml(small('short'), tmp_path / 'model.mlpackage')
     assert list(tmp_path.iterdir()) == []
+
+
+@parity
+def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import coremltools
+
+    def full(*_: object, **__: object) -> None:
+        raise RuntimeError('filesystem error: cannot copy:\nNo space left on device')
+
+    monkeypatch.setattr(coremltools.models.MLModel, 'save', full)
+    with pytest.raises(ValueError, match=r'^export: coremltools does not write the package: .* copy:\\nNo space left'):
+        to_coreml(small('short'), tmp_path / 'new' / 'model.mlpackage')
+    assert list(tmp_path.iterdir()) == []

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from flax import linen as nn
 from jax import lax
-from mil_in_torch import Package, run
 
 from flaxmobile import ops
 from flaxmobile.export.coreml.package import operations, save
@@ -33,6 +32,8 @@ def saved(functions, images, folder):
 
 def same(functions, folder, images=IMAGES, tolerance=1e-6):
     """See that one package of all answers as JAX, relative to the largest number of an output; its operations."""
+    from mil_in_torch import run
+
     path = folder / 'model.mlpackage'
     saved(functions, images, path)
     wanted = [leaf for function in functions.values() for leaf in jax.tree.leaves(function(images))]
@@ -152,6 +153,8 @@ def test_operations_one_for_one(tmp_path):
 
 
 def test_constants_are_the_arrays_bit_for_bit(tmp_path):
+    from mil_in_torch import Package
+
     kernel, bias = noise(3, 3, 8, 5), noise(5)
     path = tmp_path / 'model.mlpackage'
     saved({'convolution': lambda x: convolve(x, kernel) + bias}, IMAGES, path)

@@ -1,7 +1,9 @@
 """From operators to a Core ML package, and what is in it."""
 
 import collections
+import contextlib
 import importlib.metadata
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 from flaxmobile.export.coreml.translation import mil_program, shape_of
 from flaxmobile.export.description import KEY, to_json
 from flaxmobile.export.operators.writing import Port, Written
+from flaxmobile.messages import printable
 
 
 def version() -> str:
@@ -29,27 +32,35 @@ def save(
         float16: whether to compute in float16.
 
     Raises:
-        ValueError: see `mil_program`.
+        ValueError: see `mil_program`; coremltools cannot write the package, where a disk is full too.
     """
+    program = mil_program(written)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):  # It shows progress there.
+            model = _converted(program, written, folder, labels, float16)
+            model.short_description = _short(description)
+            model.license = description['license'] or ''
+            model.version = description['version']
+            model.user_defined_metadata[KEY] = to_json(description)
+            model.save(str(folder))
+    except RuntimeError as error:
+        raise ValueError(f'export: coremltools does not write the package: {printable(error)}') from error
+
+
+def _converted(program: Any, written: Written, folder: Path, labels: Sequence[str] | None, float16: bool) -> Any:
     import coremltools
 
     (output, *_) = written.outputs
-    classifier = coremltools.ClassifierConfig(list(labels), 'classLabel', output.name) if labels else None
-    model = coremltools.convert(
-        mil_program(written),
+    return coremltools.convert(
+        program,
         inputs=[_image(written.images)] if written.images.dtype == 'uint8' else None,
-        classifier_config=classifier,
+        classifier_config=coremltools.ClassifierConfig(list(labels), 'classLabel', output.name) if labels else None,
         convert_to='mlprogram',
         compute_precision=coremltools.precision.FLOAT16 if float16 else coremltools.precision.FLOAT32,
         minimum_deployment_target=coremltools.target.iOS15,
         package_dir=str(folder.with_name(f'converted{folder.suffix}')),
         skip_model_load=True,
     )
-    model.short_description = _short(description)
-    model.license = description['license'] or ''
-    model.version = description['version']
-    model.user_defined_metadata[KEY] = to_json(description)
-    model.save(str(folder))
 
 
 def _image(images: Port) -> Any:
