@@ -53,9 +53,15 @@ NETWORKS = {
 }
 
 
+SIBLINGS = 'v2', 'v3', 'v3 large', 'v4', 'EdgeTPU', 'MnasNet'
+"""Of the same operations as others, which ONNX Runtime runs too, see `test_onnx_networks.py`."""
+
+
 @parity
 @elsewhere
-@pytest.mark.parametrize('family', NETWORKS)
+@pytest.mark.parametrize(
+    'family', [pytest.param(name, marks=pytest.mark.thorough if name in SIBLINGS else ()) for name in NETWORKS]
+)
 def test_a_network_answers_as_in_jax(family: str, tmp_path: Path) -> None:
     from mil_in_torch import run
 
