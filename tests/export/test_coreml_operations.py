@@ -132,12 +132,12 @@ def test_a_kernel_that_is_computed(tmp_path):
 
 
 def test_operations_one_for_one(tmp_path):
-    """A hard swish is two, since Core ML has none, and a mean before a product keeps its axes."""
+    """A hard swish is two, since Core ML has none,"""
 
     def function(x):
-        x = jax.nn.hard_swish(convolve(x, noise(3, 3, 8, 4)))
-        x = jnp.clip(convolve(x, noise(1, 1, 4, 4)) + noise(4), 0, 6) + x
-        return jax.nn.softmax(x.mean((1, 2)) @ noise(4, 5) + noise(5))
+        x = jax.nn.hard_swish(convolve(x, noise(3, 3, 8, 4, scale=0.1)))
+        x = jnp.clip(convolve(x, noise(1, 1, 4, 4, scale=0.3)) + noise(4), 0, 6) + x
+        return jax.nn.softmax(x.mean((1, 2)) @ noise(4, 5, scale=0.3) + noise(5, scale=0.3))
 
     assert same({'network': function}, tmp_path) == {
         'conv': 2,
