@@ -257,3 +257,22 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         write_checked(tmp_path / 'model.jax', b'file', {}, answer=ANSWER, runtime=runtime(WANTED))
     assert failed.value.filename == str(tmp_path / 'model.jax')
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_get_its_name_leaves_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, rename = tmp_path / 'model', Path.rename
+    path.mkdir()
+    (path / 'file').write_text('before')
+
+    def fails(self: Path, target: Path) -> Path:
+        if self.name == 'model' and target == path:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, 'rename', fails)
+    with pytest.raises(OSError, match='Input/output error'), files.whole_folder(path, overwrite=True) as new:
+        new.mkdir()
+    assert (path / 'file').read_text() == 'before'
+    assert [each.name for each in tmp_path.iterdir()] == ['model']
