@@ -115,15 +115,16 @@ def test_plain_jax_runs_what_is_trained(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ('options', 'words'),
+    ('suffix', 'options', 'words'),
     [
-        ({'float16': True}, 'float16=... does not go with this model: it was trained for int8'),
-        ({'int8': True, 'calibration': np.zeros((16, 32, 32, 1), np.uint8)}, 'int8=... does not go'),
+        ('.tflite', {'float16': True}, r'float16=\.\.\. does not go with this model: it was trained for int8'),
+        ('.onnx', {'int8': True, 'calibration': np.zeros((16, 32, 32, 1), np.uint8)}, r'int8=\.\.\. does not go'),
+        ('.mlpackage', {}, r'the model was trained for int8, which .*export the float network'),
     ],
 )
-def test_other_numbers_are_refused(options: dict, words: str, tmp_path: Path) -> None:
+def test_what_is_refused(suffix: str, options: dict, words: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=words):
-        export(to_train('V2'), tmp_path / 'm.tflite', **options)
+        export(to_train('V2'), tmp_path / f'm{suffix}', **options)
     assert list(tmp_path.iterdir()) == []
 
 

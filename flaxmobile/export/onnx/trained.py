@@ -1,14 +1,10 @@
-"""What an ONNX file of a network trained for int8 has: roundings of activations, and weights and biases in int8."""
+"""Weights and biases of an ONNX file of a network trained for int8."""
 
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flaxmobile.export.graph import Operation
-from flaxmobile.export.onnx.elementwise import renamed
-from flaxmobile.export.onnx.handlers import handles
-from flaxmobile.export.onnx.writer import Tensor, Writer
-from flaxmobile.quantization.rounding import LEAST, weight_scale
+from flaxmobile.quantization.rounding import weight_scale
 
 if TYPE_CHECKING:
     import onnx
@@ -17,16 +13,6 @@ CHANNELS = {'Conv': 0, 'Gemm': 1}
 """The axis of the output channels in an operator's weights."""
 PASSED = ('Transpose', 'Reshape', 'Flatten')
 """Operators that change no value."""
-
-
-@handles('fake_quantize')
-def fake_quantize(writer: Writer, operation: Operation) -> Tensor:
-    """`QuantizeLinear` and `DequantizeLinear`, uint8, which is faster on x86 than int8."""
-    tensor = writer.lazy(operation.inputs[0])
-    scale = writer.number(operation.params['scale'])
-    zero_point = writer.constant(np.array(operation.params['zero_point'] - LEAST, np.uint8))
-    rounded = writer.node('QuantizeLinear', [tensor.name, scale, zero_point])
-    return renamed(tensor, writer.node('DequantizeLinear', [rounded, scale, zero_point]))
 
 
 def quantize_weights(model: 'onnx.ModelProto') -> None:
