@@ -53,7 +53,8 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 def float_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as monkeypatch:
         use_short(monkeypatch)
-        return train(tiny_config().with_options(epochs=8.0), tmp_path_factory.mktemp('runs') / 'float')
+        longer = tiny_config().with_options(epochs=8.0, evaluate_every=8.0, ema_decay=None)
+        return train(longer, tmp_path_factory.mktemp('runs') / 'float')
 
 
 def for_int8(float_run: Path, **changes: Any) -> TrainConfig:
