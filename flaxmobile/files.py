@@ -1,10 +1,15 @@
-"""Writing a file whole or not at all."""
+"""Writing a file, or a folder of files, whole or not at all."""
 
+import contextlib
 import os
 import secrets
+import shutil
+import tempfile
+import warnings
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from flaxmobile.messages import printable
+from flaxmobile.messages import listing, printable
 
 
 def check_free(path: str | Path, *, overwrite: bool = False) -> None:
@@ -35,6 +40,62 @@ def check_folder(path: str | Path) -> None:
         raise NotADirectoryError(f'{printable(nearest, None)} is a file: name a file in a folder')
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise PermissionError(f'nothing may be written into {printable(nearest, None)}: name another folder')
+
+
+def check_free_folder(folder: str | Path, files: Collection[str], what: str, *, overwrite: bool = False) -> None:
+    """See that a folder of files may be written there.
+
+    Args:
+        folder: to write.
+        files: the paths in it of all that may be written; a folder that holds others is not replaced.
+        what: the folder is, 'page'.
+        overwrite: whether one that is there may be replaced.
+
+    Raises:
+        FileExistsError: something lies there, and `overwrite` is not set, or it is a file, or holds other files.
+        NotADirectoryError: what should be its folder is a file.
+        PermissionError: its folder may not be written to.
+    """
+    folder = Path(folder)
+    check_folder(folder)
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise FileExistsError(f'{printable(folder, None)} is a file: name a folder')
+    if not overwrite:
+        raise FileExistsError(f'{printable(folder, None)} is already there: overwrite=True replaces it')
+    found = {path.relative_to(folder).as_posix() for path in folder.rglob('*') if not path.is_dir()}
+    if others := sorted(found - set(files)):
+        raise FileExistsError(
+            f'{printable(folder, None)} is not replaced, as it holds what no {what} does ({listing(others)}): '
+            'name another folder'
+        )
+
+
+@contextlib.contextmanager
+def whole_folder(folder: str | Path) -> Iterator[Path]:
+    """A new folder to fill. It takes the place of `folder` at the end; where something is raised, it is removed.
+
+    What is warned of meanwhile names files as they lie in the end.
+    """
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(prefix=f'.{folder.name}.', dir=folder.parent))
+    made, before, told = beside / 'made', beside / 'before', list[warnings.WarningMessage]()
+    try:
+        made.mkdir()
+        with warnings.catch_warnings(record=True) as told:
+            yield made
+        if folder.exists():
+            folder.rename(before)
+        made.rename(folder)
+    finally:
+        if before.exists() and not folder.exists():
+            before.rename(folder)
+        shutil.rmtree(beside)
+        for warning in told:
+            text = str(warning.message).replace(printable(made, None), printable(folder, None))
+            warnings.warn(text, warning.category, stacklevel=4)
 
 
 def write_whole(path: str | Path, content: str | bytes, *, overwrite: bool = True) -> None:
