@@ -93,12 +93,13 @@ def test_a_page_takes_no_int8_images(tmp_path: Path) -> None:
 
 
 def test_a_warning_names_the_file_where_it_will_lie(tmp_path: Path) -> None:
-    with (
-        pytest.warns(UserWarning, match=rf'^{tmp_path}/a/page/model.tflite: slow$'),
-        whole_folder(tmp_path / 'a' / 'page') as made,
-    ):
-        warnings.warn(f'{made}/model.tflite: slow', stacklevel=1)
-        (made / 'model.tflite').touch()
+    def fill() -> None:
+        with whole_folder(tmp_path / 'a' / 'page') as made:
+            warnings.warn(f'{made}/model.tflite: slow', stacklevel=1)
+            (made / 'model.tflite').touch()
+
+    with pytest.warns(UserWarning, match=rf'^{tmp_path}/a/page/model.tflite: slow$'):
+        fill()
     assert files_in(tmp_path) == {'a/page/model.tflite'}
 
 
