@@ -84,7 +84,14 @@ def write_files(
         if path.suffix == '.onnx':
             written[path] = Written(str(onnx), open_onnx(content))
             continue
-        if source is trained and not int8_share(read_graph(content)):
-            raise ValueError('trained=... computes in float32: give a run that was trained for int8')
+        _check_numbers(path.stem, int8_share(read_graph(content)))
         written[path] = Written(str(LITERT.version), open_litert(content))
     return written
+
+
+def _check_numbers(kind: str, int8: float) -> None:
+    """See that a model's plain file, with that share of its operations in int8, computes in what it is to stand for."""
+    if kind == 'float32' and int8:
+        raise ValueError('the model was trained for int8: give the one in float32, and this one as trained=...')
+    if kind == 'int8_trained' and not int8:
+        raise ValueError('trained=... computes in float32: give a run that was trained for int8')

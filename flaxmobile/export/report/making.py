@@ -48,7 +48,7 @@ def quantize_report(
         FileExistsError: `folder` is there, and `overwrite` is not set, or it holds other files than a report's.
         ModuleNotFoundError: the packages of `flaxmobile[litert]` are not installed.
         ValueError: the model does not know classes of `dataset`, or no image of it can be read; `trained` has other
-            classes or takes other images, or its file does not compute in int8; see `to_litert` and `to_onnx`.
+            classes or takes other images; `trained` is in float32, or the model is not; see `to_litert` and `to_onnx`.
     """
     folder = Path(folder)
     check_report(folder, overwrite=overwrite)
