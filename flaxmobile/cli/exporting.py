@@ -66,15 +66,20 @@ class WithInt8Ends(InInt8):
 
 
 BY_TRAINING_IMAGES, IN_FLOAT, FILE_IN_FLOAT = Calibrated(), InInt8(), WithInt8Ends()
-Float16 = Annotated[FlagCreatePairsOff[bool], arg(help='Keep the weights as float16, half the size; .tflite only.')]
 
 
 def export(
     model: Positional[ModelName],
     path: Positional[
-        Annotated[Path, arg(metavar='OUT', help='File to write: .tflite (LiteRT), .onnx or .jax (plain JAX).')]
+        Annotated[
+            Path,
+            arg(metavar='OUT', help='To write: .tflite (LiteRT), .onnx, .mlpackage (Core ML), .jax.'),
+        ]
     ],
-    float16: Float16 = False,
+    float16: Annotated[
+        FlagCreatePairsOff[bool],
+        arg(help='float16 weights, half the size. .mlpackage computes in float16 too.'),
+    ] = False,
     uint8_input: Annotated[
         FlagCreatePairsOff[bool],
         arg(help='Take pixels, uint8 RGB, and normalise them inside; else float32, normalised already.'),
@@ -121,7 +126,7 @@ def _images(model: 'Model', quantized: Calibrated) -> dict[str, Any]:
 def web(
     model: Positional[ModelName],
     folder: Positional[Annotated[Path, arg(metavar='OUT_DIR', help='Folder to write.')]],
-    float16: Float16 = False,
+    float16: Annotated[FlagCreatePairsOff[bool], arg(help='float16 weights, half the size.')] = False,
     overwrite: Annotated[FlagCreatePairsOff[bool], arg(help='Replace a page that is there.')] = False,
     quantized: OmitArgPrefixes[InInt8] = IN_FLOAT,
     opened: OmitArgPrefixes[Opened] = AS_IT_IS,

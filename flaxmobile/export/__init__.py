@@ -1,4 +1,4 @@
-"""A model as a file that runs elsewhere: LiteRT, ONNX, JAX without this library, SavedModel; or as a page."""
+"""A model as a file that runs elsewhere: LiteRT, ONNX, Core ML, JAX without this library, SavedModel; or as a page."""
 
 from typing import TYPE_CHECKING
 
@@ -7,6 +7,7 @@ from flaxmobile.lazy import lazy_names
 if TYPE_CHECKING:
     from flaxmobile.export.by_suffix import export
     from flaxmobile.export.checks import Check
+    from flaxmobile.export.coreml import to_coreml
     from flaxmobile.export.jax_artifact import to_jax
     from flaxmobile.export.litert import to_litert
     from flaxmobile.export.onnx.saving import to_onnx
@@ -19,6 +20,7 @@ __all__ = [
     'QuantizeReport',
     'export',
     'quantize_report',
+    'to_coreml',
     'to_jax',
     'to_litert',
     'to_onnx',
@@ -31,6 +33,7 @@ __getattr__, __dir__ = lazy_names(
     {
         '.by_suffix': ('export',),
         '.checks': ('Check',),
+        '.coreml': ('to_coreml',),
         '.jax_artifact': ('to_jax',),
         '.litert': ('to_litert',),
         '.onnx.saving': ('to_onnx',),

@@ -13,7 +13,7 @@ from flaxmobile.export.report.measuring import judge, time_files
 from flaxmobile.export.report.picture import activation_picture
 from flaxmobile.export.report.results import ExportedFile, QuantizeReport
 from flaxmobile.export.report.text import PICTURE, TEXT, as_markdown
-from flaxmobile.files import check_free_folder, whole_folder, write_whole
+from flaxmobile.files import check_folder_of, whole_folder, write_whole
 from flaxmobile.weights import Model
 from flaxmobile.weights.class_names import label_positions
 
@@ -56,7 +56,8 @@ def quantize_report(
     positions = label_positions(dataset.classes, model.labels)
     observed = first_images(dataset, model.preprocessing, COMPARED)
     inputs = np.asarray(model.preprocessing.normalize(observed))
-    with whole_folder(folder) as made:
+    with whole_folder(folder, overwrite=overwrite) as made:
+        made.mkdir()
         written = write_files(model, made, calibration, observed, trained)
         times = time_files(written, inputs[0])
         judged = judge(written, dataset, model.preprocessing, positions, calibration)
@@ -76,6 +77,6 @@ def check_report(folder: str | Path, *, overwrite: bool = False) -> None:
     """See that a report may be written there, before anything costly.
 
     Raises:
-        FileExistsError: see `check_free_folder`: what is there may hold a report's files alone.
+        FileExistsError: see `check_folder_of`: what is there may hold a report's files alone.
     """
-    check_free_folder(folder, {TEXT, PICTURE, *FILES}, 'report', overwrite=overwrite)
+    check_folder_of(folder, {TEXT, PICTURE, *FILES}, 'report', overwrite=overwrite)

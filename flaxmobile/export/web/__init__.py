@@ -13,7 +13,7 @@ from flaxmobile.export.int8 import Int8Options
 from flaxmobile.export.litert import to_litert
 from flaxmobile.export.litert.reading import read_description
 from flaxmobile.export.web.runtime import runtime_files, unpack_runtime
-from flaxmobile.files import check_free_folder, whole_folder
+from flaxmobile.files import check_folder_of, whole_folder
 from flaxmobile.weights import Model
 
 __all__ = ['check_page', 'to_web']
@@ -63,8 +63,8 @@ def to_web(
         raise ValueError('the page shows classes, and this model has none (num_classes=0)')
     if int8.get('int8_io'):
         raise ValueError('int8_io=True goes with a file alone: the page gives the network float32 images')
-    with whole_folder(folder) as made:
-        shutil.copytree(PAGE, made, ignore=shutil.ignore_patterns('__pycache__'), dirs_exist_ok=True)
+    with whole_folder(folder, overwrite=overwrite) as made:
+        shutil.copytree(PAGE, made, ignore=shutil.ignore_patterns('__pycache__'))
         unpack_runtime(made)
         check = to_litert(model, made / MODEL, image_size=image_size, float16=float16, images=images, **int8)
         (made / DESCRIPTION).write_text(to_json(read_description((made / MODEL).read_bytes())))
@@ -75,7 +75,7 @@ def check_page(folder: str | Path, *, overwrite: bool = False) -> None:
     """See that a page may be written there, before anything costly.
 
     Raises:
-        FileExistsError: see `check_free_folder`: what is there may hold a page's files alone.
+        FileExistsError: see `check_folder_of`: what is there may hold a page's files alone.
     """
     ours = {MODEL, DESCRIPTION, *runtime_files(), *(path.name for path in PAGE.iterdir())}
-    check_free_folder(folder, ours, 'page', overwrite=overwrite)
+    check_folder_of(folder, ours, 'page', overwrite=overwrite)
