@@ -95,6 +95,7 @@ def test_a_page_takes_no_int8_images(tmp_path: Path) -> None:
 def test_a_warning_names_the_file_where_it_will_lie(tmp_path: Path) -> None:
     def fill() -> None:
         with whole_folder(tmp_path / 'a' / 'page') as made:
+            made.mkdir()
             warnings.warn(f'{made}/model.tflite: slow', stacklevel=1)
             (made / 'model.tflite').touch()
 

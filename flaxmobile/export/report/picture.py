@@ -11,8 +11,8 @@ from flaxmobile.export.report.results import ActivationError
 
 HIGHEST = 60.0
 """Decibels that are drawn at most: an activation without error has infinitely many."""
-NAMED_BLOCKS = 30
-"""Blocks that are named below the bars at most."""
+NAMED_BLOCKS = 45
+"""Names of blocks that there is room for below the bars."""
 
 
 def activation_picture(errors: Sequence[ActivationError], worst: Sequence[int]) -> Figure:
@@ -28,8 +28,9 @@ def activation_picture(errors: Sequence[ActivationError], worst: Sequence[int]) 
     colours = [ORANGE if place in worst else BLUE for place in range(len(errors))]
     axes.bar(range(len(errors)), heights, color=colours, width=0.8)
     for number, place in enumerate(worst, 1):
-        text = {'ha': 'center', 'va': 'bottom', 'fontsize': 9, 'fontweight': 'bold'}
-        axes.text(place, heights[place] + 0.5, str(number), color=INK, **text)
+        box = {'facecolor': 'white', 'edgecolor': 'none', 'pad': 1}
+        text = {'ha': 'center', 'va': 'bottom', 'fontsize': 9, 'fontweight': 'bold', 'bbox': box}
+        axes.text(place, heights[place] + 1, str(number), color=INK, **text)
         said = f'{number}  {short(errors[place].layer, 40)}\n    {errors[place].sqnr:.1f} dB, {errors[place].operation}'
         names.text(0, 1 - (number - 0.6) / (len(worst) + 0.2), said, va='top', fontsize=9, color=INK, parse_math=False)
     names.set_axis_off()
@@ -39,8 +40,11 @@ def activation_picture(errors: Sequence[ActivationError], worst: Sequence[int]) 
 
 
 def _style(axes: Axes, blocks: Sequence[str]) -> None:
-    starts = [place for place, block in enumerate(blocks) if not place or blocks[place - 1] != block]
-    named = starts[:: -(-len(starts) // NAMED_BLOCKS)]
+    named: list[int] = []
+    for place, block in enumerate(blocks):
+        begins = not place or blocks[place - 1] != block
+        if begins and (not named or place - named[-1] >= len(blocks) / NAMED_BLOCKS):
+            named.append(place)
     axes.set_xticks(named, [short(blocks[place]) for place in named], rotation=90, fontsize=8, parse_math=False)
     title = 'Signal to quantisation noise of each activation, dB: less is worse'
     axes.set_title(title, loc='left', fontsize=11, color=INK, fontweight='bold', pad=10)
