@@ -160,7 +160,8 @@ def _configuration(words: Sequence[str]) -> TrainConfig:
         said = {
             name: getattr(configuration, name) for name in ('model', *NETWORK, 'init', 'init_ema', 'ignore_convention')
         }
-        return follow(replace(config, **said), configuration.init, folder if resume else None)
+        followed = follow(replace(config, **said), configuration.init, folder if resume else None)
+        return followed.for_int8(configuration.init) if configuration.quantization.qat else followed
 
     with refusals():
         return tyro.cli(functools.partial(read, configuration=config), prog=f'flaxmobile {words[0]}', args=words[1:])

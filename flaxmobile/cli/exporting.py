@@ -1,5 +1,6 @@
 """The subcommands that make of a model what runs elsewhere: export, web and quantize-report."""
 
+import contextlib
 import dataclasses
 import shlex
 from pathlib import Path
@@ -91,14 +92,15 @@ def export(
 ) -> int:
     """Write a model as a file that runs elsewhere, and compare what it answers there with JAX."""
     from flaxmobile.export import by_suffix
-    from flaxmobile.export.int8 import check_asked
+    from flaxmobile.export.int8 import check_asked, check_trained
     from flaxmobile.export.target import check_target
 
     check_target(path, float16=float16, int8=quantized.int8, overwrite=overwrite)
     asked = {name: getattr(quantized, name) for name in ('int8', 'observer', 'int8_io')}
     check_asked(calibration=quantized.calibration, **asked)
     exported = open_model(model, opened)
-    options: dict[str, Any] = {**asked, **_images(exported, quantized)}
+    check_trained(exported, {'calibration': quantized.calibration, 'float16': float16, **asked})
+    options: dict[str, Any] = {**asked, **_images(exported, quantized, run_of(model, opened))}
     with silent_libraries():
         check = by_suffix.export(
             exported, path, float16=float16, uint8_input=uint8_input, softmax=softmax, overwrite=overwrite, **options
@@ -112,12 +114,17 @@ def export(
     return 0
 
 
-def _images(model: 'Model', quantized: Calibrated) -> dict[str, Any]:
-    """The images to calibrate and to compare on, where the file is to be in int8."""
+def _images(model: 'Model', quantized: Calibrated, run: 'RunDescription | None') -> dict[str, Any]:
+    """The images to calibrate and to compare on, where the file is to be in int8; of a run trained for it its own."""
+    from flaxmobile.export.calibration import read_images
+    from flaxmobile.quantization.training import LEAST_IMAGES
+
+    if run is not None and run.config.quantization.qat:
+        with contextlib.suppress(OSError, ValueError):  # It may be on another machine by now.
+            own = read_images(run.config.dataset, model.preprocessing, LEAST_IMAGES, run.config.data_dir)
+            return {'images': own[1]} if len(own[1]) else {}
     if quantized.calibration is None:
         return {}
-    from flaxmobile.export.calibration import read_images
-
     count, data_dir = quantized.calibration_images, quantized.data_dir
     calibrated, others = read_images(quantized.calibration, model.preprocessing, count, data_dir)
     return {'calibration': calibrated, 'images': others if len(others) else None}
@@ -132,7 +139,7 @@ def web(
     opened: OmitArgPrefixes[Opened] = AS_IT_IS,
 ) -> int:
     """Write a page that classifies pictures in the browser by a model: a folder of files for any web server."""
-    from flaxmobile.export.int8 import check_asked
+    from flaxmobile.export.int8 import check_asked, check_trained
     from flaxmobile.export.target import check_weights
     from flaxmobile.export.web import check_page, to_web
 
@@ -141,7 +148,8 @@ def web(
     asked: dict[str, Any] = {'int8': quantized.int8, 'observer': quantized.observer}
     check_asked(calibration=quantized.calibration, int8_io=False, **asked)
     shown = open_model(model, opened)
-    options: dict[str, Any] = {'float16': float16, **asked, **_images(shown, quantized)}
+    check_trained(shown, {'calibration': quantized.calibration, 'float16': float16, **asked})
+    options: dict[str, Any] = {'float16': float16, **asked, **_images(shown, quantized, run_of(model, opened))}
     with silent_libraries():
         check = to_web(shown, folder, overwrite=overwrite, **options)
     side = shown.preprocessing.image_size
@@ -197,7 +205,7 @@ def _calibration(model: 'Model', run: 'RunDescription | None', data: str, how: C
     from flaxmobile.export.calibration import SPLIT, first_images
 
     if how.calibration is not None:
-        pixels: np.ndarray = _images(model, how)['calibration']
+        pixels: np.ndarray = _images(model, how, None)['calibration']
         return pixels
     config = run.config if run and run.config.dataset == data else None
     data_dir = how.data_dir or (config.data_dir if config else None)
@@ -232,8 +240,13 @@ def _compared(check: 'Check') -> str:
 def _agreement(check: 'Check') -> str:
     found = check.int8
     assert found is not None
-    images = f'{found.images:,} images that it was {"not " if found.held_out else ""}calibrated on'
     share = f'{check.runtime}: {found.share:.0%} of the operations in int8; '
+    if found.held_out is None:
+        if found.agreement is None:
+            return f'{share}on {found.images:,} images of noise it was compared with the model trained for int8 in JAX'
+        told = f'the first answer is that of the model trained for int8 in JAX on {found.agreement:.1%}'
+        return f'{share}{told} of {found.images:,} images'
+    images = f'{found.images:,} images that it was {"not " if found.held_out else ""}calibrated on'
     if found.agreement is None:
         return f'{share}on {images} it was compared with the model in float32 in JAX'
     return f"{share}the first answer is the float32 model's in JAX on {found.agreement:.1%} of {images}"

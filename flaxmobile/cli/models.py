@@ -135,6 +135,8 @@ def probe(
 
     trained, run = open_model(model, opened), run_of(model, opened)
     title = title_of(model, trained, opened)
+    if run and run.config.quantization.qat:
+        raise ValueError(f'{title} was trained for int8: probe the float network that it came from, {run.config.init}')
     config = run.config if run and data in (None, run.config.dataset) else None
     data = named_data(run, data, title)
     own = (config.train_split, config.test_split, config.data_dir) if config else ('train', 'test', None)

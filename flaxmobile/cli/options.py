@@ -19,6 +19,7 @@ OPTIONS = {
     'model': '--model',
     'observer': '--observer',
     'overwrite': '--overwrite',
+    'qat': '--qat',
     'resume': '--resume',
     'run_dir': '--run-dir',
     'softmax': '--softmax',

@@ -73,7 +73,7 @@ def write_files(
     int8: dict[str, Any] = {'int8': True, 'calibration': calibration, 'images': images}
     sources = {'float32': (model, {}), 'float16': (model, {'float16': True}), 'int8': (model, int8)}
     if trained:
-        sources['int8_trained'] = trained, {}
+        sources['int8_trained'] = trained, {'images': images}
     written = {}
     for path in (folder / name for name in FILES):
         if path.stem not in sources or (path.suffix == '.onnx' and onnx is None):
