@@ -79,7 +79,7 @@ def test_both_runtimes_answer_as_the_network_that_is_trained(family: str, tmp_pa
 
 @pytest.mark.parametrize('family', ['v3', 'v4 hybrid'])
 def test_a_whole_network_is_one_piece(family: str, tmp_path: Path) -> None:
-    """Of random weights, whose maps grow until XNNPACK would add some of them in float32 alone; a step grows with them."""
+    """Of random weights, whose maps grow until XNNPACK would add some of them in float32 alone."""
     pixels = np.random.default_rng(0).integers(0, 256, (16, SIZE, SIZE, 3), np.uint8)
     with warnings.catch_warnings():
         warnings.filterwarnings('ignore', '.*first answer is that of the model trained for int8')
