@@ -16,7 +16,7 @@ from typing import Any
 import tyro
 
 import flaxmobile
-from flaxmobile.cli.exporting import export, web
+from flaxmobile.cli.exporting import export, quantize_report, web
 from flaxmobile.cli.models import evaluate, predict, probe
 from flaxmobile.cli.networks import benchmark, list_models, summary
 from flaxmobile.cli.options import with_options
@@ -123,6 +123,7 @@ def _run(words: list[str]) -> int:
         'convert': convert,
         'export': export,
         'web': web,
+        'quantize-report': quantize_report,
         'summary': summary,
         'benchmark': benchmark,
     }

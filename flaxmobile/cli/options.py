@@ -24,6 +24,7 @@ OPTIONS = {
     'run_dir': '--run-dir',
     'softmax': '--softmax',
     'teacher': '--teacher',
+    'trained': '--trained',
     'warmup_epochs': '--warmup-epochs',
 }
 """The argument that messages tell to give, to the option."""

@@ -80,6 +80,19 @@ class Check:
 
 
 @dataclasses.dataclass(frozen=True)
+class Session:
+    """A file that takes float32 images, opened in its runtime on one thread.
+
+    Attributes:
+        answers: from images, `[images, height, width, channels]`, to what it answers to each by itself, float32.
+        compute: computes one image, `[height, width, channels]`: what there is to time.
+    """
+
+    answers: Callable[[np.ndarray], np.ndarray]
+    compute: Callable[[np.ndarray], object]
+
+
+@dataclasses.dataclass(frozen=True)
 class Runtime:
     """How a file of one format is run here.
 
