@@ -97,6 +97,7 @@ def unexpected(suffix: str, operations: Mapping[str, int], layers: Layers) -> di
     """The operations that a file of such a network has no need of."""
     allowed = PLAIN[suffix] | (ATTENTION[suffix] if layers.attentions else set())
     allowed |= RMS_NORM[suffix] if layers.rms else set()
+    allowed |= {'SLICE'} if layers.blurs else set()
     return {name: count for name, count in operations.items() if name not in allowed}
 
 

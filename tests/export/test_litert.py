@@ -98,6 +98,8 @@ RESIZED = {
     'to one less than twice': (ops.resize_nearest, (2, 3), (3, 5)),
     'smaller, by distance': (ops.resize_bilinear, (28, 18), (16, 16)),
     'larger, by distance': (ops.resize_bilinear, (7, 3), (16, 16)),
+    'every second pixel, blurred': (lambda images, *_: ops.blur_pool(images), (8, 7), ()),
+    'every third column': (lambda images, *_: images[:, 1:, 1:8:3], (3, 9), ()),
     'rows from the last to the first': (lambda images, *_: images[:, np.arange(8)[::-1]], (8, 2), ()),
 }
 

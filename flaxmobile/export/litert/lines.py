@@ -1,4 +1,4 @@
-"""Rows and columns that a network takes by number, as slices and joins: XNNPACK has these, and no gather."""
+"""Rows and columns that a network takes by number, as slices and joins: XNNPACK has these, no gather and no strides."""
 
 import functools
 import math
@@ -20,7 +20,7 @@ MOST_RUNS = 64
 
 
 def with_slices(function: Callable[..., tuple[Any, ...]]) -> Callable[..., tuple[Any, ...]]:
-    """The same function, whose gathers of rows or columns with constant numbers are slices and joins.
+    """The same function, whose slices have no strides, and whose gathers of rows or columns by constants are slices.
 
     Args:
         function: of arrays, without calls in calls, as `ops.standard` gives it; it returns a tuple of arrays.
@@ -50,6 +50,8 @@ def _apply(equation: JaxprEqn, operands: list[Any]) -> Sequence[Any]:
     if known and operands and all(not jnp.issubdtype(each.aval.dtype, jnp.inexact) for each in equation.outvars):
         with jax.ensure_compile_time_eval():  # The numbers of rows are computed, negative ones from the end.
             return _bound(equation, operands)
+    if primitive is lax.slice_p:
+        return [_sliced(operands[0], equation.params)]
     if primitive is lax.gather_p and not isinstance(operands[1], jax.core.Tracer):
         images, numbers = operands[0], np.asarray(operands[1])
         axis = _axis(images.shape, numbers, equation.params)
@@ -63,6 +65,23 @@ def _bound(equation: JaxprEqn, operands: list[Any]) -> Sequence[Any]:
     with equation.ctx.manager:
         results = primitive.bind(*operands, **primitive.get_bind_params(equation.params))
     return results if primitive.multiple_results else [results]
+
+
+def _sliced(images: Array, params: dict[str, Any]) -> Array:
+    """A slice: of strided lines the whole stretch as a table, of which the first column is taken."""
+    starts, limits = params['start_indices'], params['limit_indices']
+    for axis, stride in enumerate(params['strides'] or [1] * images.ndim):
+        count = -(-(limits[axis] - starts[axis]) // stride)
+        if stride > 1 and count > 1:
+            missing = max(0, starts[axis] + count * stride - images.shape[axis])
+            stretch = jnp.pad(images, [(0, missing if one == axis else 0) for one in range(images.ndim)])
+            stretch = lax.slice_in_dim(stretch, starts[axis], starts[axis] + count * stride, axis=axis)
+            before, after = images.shape[:axis], images.shape[axis + 1 :]
+            columns = lax.slice_in_dim(stretch.reshape(*before, count, stride, *after), 0, 1, axis=axis + 1)
+            images = columns.reshape(*before, count, *after)
+        else:
+            images = lax.slice_in_dim(images, starts[axis], limits[axis], stride, axis)
+    return images
 
 
 def _axis(shape: tuple[int, ...], numbers: np.ndarray, params: dict[str, Any]) -> int | None:
