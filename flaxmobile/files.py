@@ -1,7 +1,11 @@
-"""Writing a file whole or not at all."""
+"""Writing a file or a folder whole or not at all."""
 
+import contextlib
 import os
 import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from flaxmobile.messages import printable
@@ -19,8 +23,34 @@ def check_free(path: str | Path, *, overwrite: bool = False) -> None:
     if path.is_dir():
         raise FileExistsError(f'{printable(path, None)} is a folder: name a file in it')
     if path.exists() and not overwrite:
-        raise FileExistsError(f'{printable(path, None)} is already there: overwrite=True replaces it')
+        raise _taken(path)
     check_folder(path)
+
+
+def check_free_folder(path: str | Path, holds: str, what: str, *, overwrite: bool = False) -> None:
+    """See that a folder of a kind may be written there.
+
+    Args:
+        path: of the folder.
+        holds: a file that lies in every folder of the kind.
+        what: the kind is called in a message.
+        overwrite: whether a folder of the kind that is there may be replaced.
+
+    Raises:
+        FileExistsError: it is there, and `overwrite` is not set, or it is none of the kind.
+        NotADirectoryError: what should be its folder is a file.
+        PermissionError: its folder may not be written to.
+    """
+    path = Path(path)
+    if path.exists() and not overwrite:
+        raise _taken(path)
+    if path.exists() and not (path / holds).is_file():
+        raise FileExistsError(f'{printable(path, None)} is there and no {what}: name a folder that is not there')
+    check_folder(path)
+
+
+def _taken(path: Path) -> FileExistsError:
+    return FileExistsError(f'{printable(path, None)} is already there: overwrite=True replaces it')
 
 
 def check_folder(path: str | Path) -> None:
@@ -35,6 +65,11 @@ def check_folder(path: str | Path) -> None:
         raise NotADirectoryError(f'{printable(nearest, None)} is a file: name a file in a folder')
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise PermissionError(f'nothing may be written into {printable(nearest, None)}: name another folder')
+
+
+def folder_size(path: str | Path) -> int:
+    """The bytes of all files in a folder."""
+    return sum(each.stat().st_size for each in Path(path).rglob('*') if each.is_file())
 
 
 def write_whole(path: str | Path, content: str | bytes, *, overwrite: bool = True) -> None:
@@ -71,3 +106,47 @@ def _give_name(beside: Path, path: Path) -> None:
     except OSError:  # The file is there by now, or the file system has no links.
         check_free(path)
         os.replace(beside, path)
+
+
+@contextlib.contextmanager
+def whole_folder(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """A place for a folder, which gets the name `path` at the end of the block: all of it, or what was there before.
+
+    The place lies beside `path`, and nothing is there yet. If something fails nothing is left, the folders on the way
+    to `path` included that were not there.
+
+    Raises:
+        FileExistsError: `overwrite` is not set, and `path` is there by the end of the block.
+    """
+    path = Path(path)
+    made = [parent for parent in path.absolute().parents if not parent.exists()]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        beside = Path(tempfile.mkdtemp(prefix=f'.{path.name}.', dir=path.parent))
+        try:
+            yield beside / path.name
+            _name_folder(beside / path.name, path, beside / 'before', overwrite)
+        finally:
+            shutil.rmtree(beside)
+    except BaseException:
+        for parent in made:
+            with contextlib.suppress(OSError):  # Somebody else's files lie in it by now.
+                parent.rmdir()
+        raise
+
+
+def _name_folder(new: Path, path: Path, before: Path, overwrite: bool) -> None:
+    """Give a folder its name; what is there is put aside first, and comes back if that fails."""
+    if overwrite and path.exists():
+        path.rename(before)
+    try:
+        path.mkdir()  # Renaming by itself would replace an empty folder that appeared meanwhile.
+    except FileExistsError:
+        raise _taken(path) from None
+    try:
+        new.rename(path)
+    except OSError:
+        path.rmdir()
+        if before.exists():
+            before.rename(path)
+        raise

@@ -35,9 +35,14 @@ def listing(names: Collection[object], most: int = LISTED) -> str:
     return ', '.join(shown) + more
 
 
+def nearest(given: str, allowed: Iterable[str]) -> list[str]:
+    """Those of `allowed` that are spelt most like `given`, the nearest first; none where none is alike."""
+    return difflib.get_close_matches(given[:LONGEST], sorted(allowed), n=5, cutoff=0.5)
+
+
 def unknown(kind: str, given: str, allowed: Iterable[str]) -> str:
     """Say that `given` is no known `kind` and which of `allowed` come nearest (all of them, when few)."""
     names = sorted(allowed)
-    nearest = difflib.get_close_matches(given[:LONGEST], names, n=5, cutoff=0.5) or names
-    question = 'Did you mean' if nearest is not names else 'There are'
-    return f"unknown {kind} '{printable(given)}'. {question}: {listing(nearest, 12)}"
+    alike = nearest(given, names)
+    question = 'Did you mean' if alike else 'There are'
+    return f"unknown {kind} '{printable(given)}'. {question}: {listing(alike or names, 12)}"

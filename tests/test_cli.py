@@ -59,7 +59,10 @@ def test_help_of_a_config_shows_its_own_defaults(command: Run) -> None:
 @pytest.mark.parametrize(
     ('words', 'wanted'),
     [
-        (['trian', 'fashion_mnist_mini'], 'evaluate'),
+        (['trian', 'fashion_mnist_mini'], "unknown command 'trian'. Did you mean: train"),
+        (['evaluate', 'run', '--batchsize', '3'], 'Images at once'),
+        (['predict', 'examples/fashion_mnist/bag.png', 'run'], 'bag.png is an image: name the model first'),
+        (['train', 'fashion_mnist_mini', '--dataset', 'nodir'], "none has a name like 'nodir'"),
         (['train'], 'needs a CONFIG first: cifar10'),
         (['preview'], 'flaxmobile preview needs a CONFIG first: cifar10'),
         (['train', 'fashion_mist_mini'], "unknown config 'fashion_mist_mini'. Did you mean: fashion_mnist"),

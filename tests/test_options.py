@@ -29,6 +29,10 @@ PACKAGE = Path(flaxmobile.__file__).parent
             'file=... goes with a published name (weights.list_weights()) or a network (list_models())',
             '--weights goes with a published name (`flaxmobile weights list`) or a network (`flaxmobile list`)',
         ),
+        (
+            'another configuration (batch_size was 64 and is 3, model was a and is b): resume',
+            'another configuration (--batch-size was 64 and is 3, --model was a and is b): resume',
+        ),
         ('load_variables(path, model, ignore_convention=True)', 'load_variables(path, model, ignore_convention=True)'),
         ('runs/overwrite=True/a and config.run_dir', 'runs/overwrite=True/a and config.run_dir'),
         ("my_ema=True, 'ema=True', run_dir.py, run_dir='a'", "my_ema=True, 'ema=True', run_dir.py, run_dir='a'"),

@@ -25,7 +25,7 @@ from flaxmobile.cli.training import benchmark_input, compile_step, preview, trai
 from flaxmobile.cli.weights import convert, list_weights
 from flaxmobile.compilation import keep_programs
 from flaxmobile.memory import use_huge_pages
-from flaxmobile.messages import printable
+from flaxmobile.messages import printable, unknown
 from flaxmobile.training.config import TrainConfig, list_configs, load_config
 from flaxmobile.weights.download import cache_folder
 
@@ -128,6 +128,11 @@ def _run(words: list[str]) -> int:
     }
     about = 'The MobileNet family for JAX. `flaxmobile COMMAND --help` says more; --version gives the version.'
     with refusals():
+        if words and words[0] in commands:  # Its own parser alone, so that a mistake is told of its options alone.
+            named: int = tyro.cli(commands[words[0]], prog=f'flaxmobile {words[0]}', args=words[1:])
+            return named
+        if words and not words[0].startswith('-'):
+            raise ValueError(unknown('command', words[0], commands))
         return tyro.extras.subcommand_cli_from_dict(commands, prog='flaxmobile', description=about, args=words)
 
 

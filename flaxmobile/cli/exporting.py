@@ -44,10 +44,14 @@ IN_FLOAT = InInt8()
 def export(
     model: Positional[ModelName],
     path: Positional[
-        Annotated[Path, arg(metavar='OUT', help='File to write: .tflite (LiteRT), .onnx or .jax (plain JAX).')]
+        Annotated[
+            Path,
+            arg(metavar='OUT', help='To write: .tflite (LiteRT), .onnx, .mlpackage (Core ML), .jax.'),
+        ]
     ],
     float16: Annotated[
-        FlagCreatePairsOff[bool], arg(help='Keep the weights as float16, half the size; .tflite only.')
+        FlagCreatePairsOff[bool],
+        arg(help='float16 weights, half the size. .mlpackage computes in float16 too.'),
     ] = False,
     uint8_input: Annotated[
         FlagCreatePairsOff[bool],

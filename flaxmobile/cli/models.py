@@ -147,9 +147,19 @@ def predict(
 
     if not images:
         raise ValueError('name at least one image, or a folder of images')
+    if _is_image(model):
+        raise ValueError(f'{model} is an image: name the model first, then the images')
     results = predict_files(open_model(model, opened), images, top)
     print(as_json(results) if json else '\n'.join(_lines(result) for result in results))
     return int(any('error' in result for result in results))
+
+
+def _is_image(given: str) -> bool:
+    from flaxmobile.data.kinds import suffixes
+
+    path = Path(given)
+    kind = suffixes().get(path.suffix.lower()) if path.is_file() else None
+    return kind is not None and kind.is_read
 
 
 def _lines(result: dict[str, Any]) -> str:

@@ -36,6 +36,7 @@ _TOLD = re.compile(
             r'\w\([^()]*\)',  # Any other call stays what it is, with its arguments.
             r'(?<![\w./\'"-])(?P<given>{names})=(?P<value>True|\.\.\.|\w+)'.format(names='|'.join(OPTIONS)),
             r'(?<![\w./\'"-])(?P<named>run_dir|data_dir)(?![\w./=\'"-])',
+            r'(?<![\w./\'"-])(?P<changed>[a-z0-9_]+)(?= was \S[^()]* and is \S)',  # A field of a run's configuration.
         ]
     )
 )
@@ -48,6 +49,8 @@ def with_options(text: str) -> str:
 
 def _option(found: re.Match[str]) -> str:
     whole, argument, value = found[0], found['given'] or found['named'], found['value']
+    if found['changed']:
+        return f'--{whole.replace("_", "-")}'
     if not argument:
         return COMMANDS.get(whole, whole)
     return OPTIONS[argument] if value in (None, 'True', '...') else f'{OPTIONS[argument]} {value}'

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from flaxmobile.data.dataset import Dataset
-from flaxmobile.messages import unknown
+from flaxmobile.messages import nearest, printable, unknown
 
 OWN_IMAGES = 'images'
 """The folder that a config for images of one's own names until it is told another."""
@@ -62,9 +62,13 @@ def load_dataset(
         raise FileNotFoundError(
             f'there is no folder {folder.absolute()}: dataset=FOLDER names the one with your images'
         )
-    raise ValueError(
-        unknown('data set', name, tfds_sets.known_names()) + f'. Nor is there a folder {Path(name).absolute()}'
-    )
+    known = tfds_sets.known_names()
+    if name and not nearest(name, known):
+        raise ValueError(
+            f'there is no folder {Path(name).absolute()}, and of the {len(known)} data sets that are known none has a '
+            f"name like '{printable(name)}'"
+        )
+    raise ValueError(unknown('data set', name, known) + f'. Nor is there a folder {Path(name).absolute()}')
 
 
 def _open_folder(folder: Path, split: str, seed: int, max_unreadable: float) -> Dataset:

@@ -23,13 +23,15 @@ def export(
     overwrite: bool = False,
     **int8: Unpack[Int8Options],
 ) -> Check:
-    """Write a model in its suffix's format, `.tflite` (LiteRT), `.onnx` or `.jax` (plain JAX): whole, or not at all.
+    """Write a model in its suffix's format: whole, or not at all.
+
+    `.tflite` (LiteRT), `.onnx`, `.mlpackage` (Core ML) or `.jax` (plain JAX).
 
     Args:
         model: what to export.
         path: of the file to write.
         image_size: side of the images in pixels; None: the model's own.
-        float16: keep the weights as float16; a `.tflite` file alone may.
+        float16: keep the weights as float16 (`.tflite`), or compute in float16 too (`.mlpackage`).
         uint8_input: take pixels, uint8 RGB, and normalise them inside; otherwise float32 images, normalised already.
         softmax: answer probabilities in place of logits.
         images: pixels to compare the file with the model on, uint8 `[images, height, width, channels]`; None: seeded
@@ -43,7 +45,7 @@ def export(
     Raises:
         FileExistsError: `path` is there, and `overwrite` is not set.
         ModuleNotFoundError: the packages for the format are not installed.
-        ValueError: no such suffix, or see `to_litert`, `to_onnx` and `to_jax`.
+        ValueError: no such suffix, or see `to_litert`, `to_onnx`, `to_coreml` and `to_jax`.
     """
     suffix = check_target(path, float16=float16, int8=int8_options(**int8) is not None, overwrite=overwrite)
     options: dict[str, Any] = {
@@ -61,6 +63,10 @@ def export(
         from flaxmobile.export.onnx.saving import to_onnx
 
         return to_onnx(model, path, **options, **int8)
+    if suffix == '.mlpackage':
+        from flaxmobile.export.coreml import to_coreml
+
+        return to_coreml(model, path, float16=float16, **options)
     from flaxmobile.export.jax_artifact import to_jax
 
     return to_jax(model, path, **options)

@@ -57,8 +57,8 @@ class Check:
         size: of the file, in bytes.
         operations: how often each operation of the format is in the file, the most frequent first; empty for JAX, whose
             file has a program for each platform.
-        runtime: what the file was run in, 'ai-edge-litert 2.3.0'; None where that is not installed: then nothing was
-            compared.
+        runtime: what the file was run in, 'ai-edge-litert 2.3.0'; None where that is not installed, or does not run
+            here, as Core ML: then nothing was compared.
         error: the largest difference from what the model in float32 answers in JAX, as a share of its largest answer;
             of probabilities, that of their logarithms where it is larger. None where nothing was compared.
         partitions: how many pieces of the graph LiteRT's XNNPACK takes; None elsewhere. It takes the whole graph where
@@ -171,8 +171,12 @@ def write_checked(
             if told:
                 warnings.warn(f'{printable(path, None)}: {told}', stacklevel=3)
     write_whole(path, content, overwrite=overwrite)
-    ordered = dict(sorted(operations.items(), key=lambda item: (-item[1], item[0])))
-    return Check(path, len(content), ordered, version, error, partitions, left_out, int8)
+    return Check(path, len(content), most_frequent_first(operations), version, error, partitions, left_out, int8)
+
+
+def most_frequent_first(operations: Mapping[str, int]) -> dict[str, int]:
+    """How often each operation is in a file, in the order of `Check`."""
+    return dict(sorted(operations.items(), key=lambda item: (-item[1], item[0])))
 
 
 def wrong_answers(path: Path, version: str | None, error: float, tolerance: float) -> ValueError:
@@ -195,6 +199,19 @@ def answers_in(path: Path, content: bytes, images: np.ndarray, runtime: Runtime)
         raise ValueError(
             f'{printable(path, None)} was not written: {runtime.version} does not run it: {printable(error)}'
         ) from error
+
+
+def checked_error(path: Path, answer: 'Answer', runtime: Runtime, tolerance: float) -> float:
+    """The error of a folder that is to be written to `path`, which `runtime` knows the place of.
+
+    Raises:
+        ValueError: the runtime does not run it, or it answers otherwise than the model.
+    """
+    got, _ = answers_in(path, b'', answer.inputs, runtime)
+    error = answer.error(got)
+    if not error <= tolerance:
+        raise wrong_answers(path, runtime.version, error, tolerance)
+    return error
 
 
 def _pieces(partitions: int | None, left_out: Mapping[str, int]) -> str:

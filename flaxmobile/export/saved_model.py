@@ -1,22 +1,17 @@
 """A model as a SavedModel of TensorFlow, by orbax-export."""
 
-import contextlib
-import shutil
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from flaxmobile.export.checks import TOLERANCE, Check, Runtime, answer_of, answers_in, wrong_answers
+from flaxmobile.export.checks import TOLERANCE, Check, Runtime, answer_of, checked_error
 from flaxmobile.export.description import describe, to_json
 from flaxmobile.export.extras import needed
 from flaxmobile.export.jax_artifact import PLATFORMS
 from flaxmobile.export.program import Program, for_any_number, in_float32, make_program
-from flaxmobile.files import check_folder
-from flaxmobile.messages import printable
+from flaxmobile.files import check_free_folder, folder_size, whole_folder
 from flaxmobile.weights import Model
 
 TENSORFLOW = ('tensorflow', 'tensorflow')
@@ -61,7 +56,7 @@ def to_saved_model(
             answers otherwise than the model.
     """
     path = Path(path)
-    _check_free(path, overwrite)
+    check_free_folder(path, 'saved_model.pb', 'SavedModel', overwrite=overwrite)
     for module in ('tensorflow', 'orbax.export'):
         needed(module, 'a SavedModel', 'saved-model')
     model = in_float32(model)
@@ -69,59 +64,14 @@ def to_saved_model(
     for_any_number(lambda batch: jax.eval_shape(program.function, batch), program.image)
     answer = answer_of(model, program, images)
     description = describe(model, program, {'format': 'saved_model', 'platforms': list(PLATFORMS)})
-    with _folder_beside(path) as beside:
-        new = beside / 'model'
+    with whole_folder(path, overwrite=overwrite) as new:
         _save(program, new)
         said = new / DESCRIPTION
         said.parent.mkdir()
         said.write_text(to_json(description))
         runtime = Runtime(*TENSORFLOW, lambda _, images: (_run(new, images), None))
-        got, _ = answers_in(path, b'', answer.inputs, runtime)
-        error = answer.error(got)
-        if not error <= TOLERANCE:
-            raise wrong_answers(path, runtime.version, error, TOLERANCE)
-        _publish(new, path, beside / 'before', overwrite)
-    size = sum(each.stat().st_size for each in path.rglob('*') if each.is_file())
-    return Check(path, size, {}, runtime.version, error)
-
-
-def _check_free(path: Path, overwrite: bool) -> None:
-    """See that the folder may be written, before anything costly."""
-    if path.exists() and not overwrite:
-        raise FileExistsError(f'{printable(path, None)} is already there: overwrite=True replaces it')
-    if path.exists() and not (path / 'saved_model.pb').is_file():
-        raise FileExistsError(f'{printable(path, None)} is there and no SavedModel: name a folder that is not there')
-    check_folder(path)
-
-
-@contextlib.contextmanager
-def _folder_beside(path: Path) -> Iterator[Path]:
-    """A folder beside `path` that goes again, and so do the folders on the way to it if something fails."""
-    made = [parent for parent in path.absolute().parents if not parent.exists()]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        beside = Path(tempfile.mkdtemp(prefix=f'.{path.name}.', dir=path.parent))
-        try:
-            yield beside
-        finally:
-            shutil.rmtree(beside)
-    except BaseException:
-        for parent in made:
-            with contextlib.suppress(OSError):  # Somebody else's files lie in it by now.
-                parent.rmdir()
-        raise
-
-
-def _publish(new: Path, path: Path, before: Path, overwrite: bool) -> None:
-    """Give a folder its name; what is there is put aside first."""
-    if overwrite and path.exists():
-        path.rename(before)
-    try:
-        path.mkdir()  # Renaming by itself would replace an empty folder that appeared meanwhile.
-    except FileExistsError:
-        _check_free(path, overwrite=False)
-        raise
-    new.rename(path)
+        error = checked_error(path, answer, runtime, TOLERANCE)
+    return Check(path, folder_size(path), {}, runtime.version, error)
 
 
 def _save(program: Program, folder: Path) -> None:

@@ -3,11 +3,13 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from flaxmobile.files import check_free
+from flaxmobile.files import check_free, check_free_folder
 from flaxmobile.messages import printable
 
-FORMATS = {'.tflite': 'LiteRT', '.onnx': 'ONNX', '.jax': 'plain JAX'}
+FORMATS = {'.tflite': 'LiteRT', '.onnx': 'ONNX', '.mlpackage': 'Core ML', '.jax': 'plain JAX'}
 """What is written, by the suffix of the file."""
+FLOAT16 = ('.tflite', '.mlpackage')
+"""The suffixes of files that may hold float16 weights."""
 INT8 = ('.tflite', '.onnx')
 """The suffixes of files that may compute in int8."""
 
@@ -30,7 +32,8 @@ def check_target(
         overwrite: whether a file that is there may be replaced.
 
     Raises:
-        FileExistsError: it is there, and `overwrite` is not set, or it is a folder.
+        FileExistsError: it is there, and `overwrite` is not set, or it is a folder (a `.mlpackage` is one; another
+            folder or a file is not replaced by it).
         ValueError: no such suffix, or its format has no float16 weights or no int8 here; both are asked for.
     """
     path = Path(path)
@@ -40,11 +43,14 @@ def check_target(
         raise ValueError(
             f'{printable(path, None)}: the suffix says which format to write, and {path.suffix!r} is not among {choice}'
         )
-    if float16 and suffix != '.tflite':
-        raise ValueError(f'{printable(path, None)}: float16=True goes with a .tflite file alone')
+    if float16 and suffix not in FLOAT16:
+        raise ValueError(f'{printable(path, None)}: float16=True goes with a {" or ".join(FLOAT16)} file alone')
     if int8 and suffix not in INT8:
         raise ValueError(f'{printable(path, None)}: int8=True goes with a {" or ".join(INT8)} file alone')
     if int8 and float16:
         raise ValueError('int8=True and float16=True are two kinds of weights: give one of them')
-    check_free(path, overwrite=overwrite)
+    if suffix == '.mlpackage':
+        check_free_folder(path, 'Manifest.json', 'Core ML package', overwrite=overwrite)
+    else:
+        check_free(path, overwrite=overwrite)
     return suffix

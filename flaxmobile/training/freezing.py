@@ -9,7 +9,7 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from flaxmobile.layers.normalization import BatchNorm
-from flaxmobile.messages import listing
+from flaxmobile.messages import listing, nearest, printable
 
 Path = tuple[str, ...]
 Paths = frozenset[Path]
@@ -36,15 +36,23 @@ def frozen_parameters(params: Any, patterns: Sequence[str], label_layers: Collec
     for pattern in patterns:
         named = {path for path in paths if _names(pattern, path, label_layers)}
         if not named:
-            layers = ', '.join(sorted(params))
-            raise ValueError(
-                f'freeze: {pattern!r} names no parameter. A pattern fits a path such as {"/".join(min(paths))}, or a '
-                f'layer; those at the top are {layers}; {BACKBONE} is all but {listing(sorted(label_layers))}'
-            )
+            raise ValueError(_no_parameter(pattern, paths, label_layers))
         frozen |= named
     if frozen and len(frozen) == len(paths):
         raise ValueError(f'freeze: {", ".join(patterns)} names every parameter, so that nothing is left to train')
     return frozenset(frozen)
+
+
+def _no_parameter(pattern: str, paths: Collection[Path], label_layers: Collection[str]) -> str:
+    """Say that a pattern fits none of the paths, and what one fits."""
+    alike = nearest(pattern, {'/'.join(path[:depth]) for path in paths for depth in range(1, len(path) + 1)})
+    question = f' Did you mean {listing(alike)}?' if alike else ''
+    layers = listing(sorted({path[0] for path in paths}), 100)
+    return (
+        f"freeze: '{printable(pattern)}' names no parameter.{question} A pattern fits a path such as "
+        f'{"/".join(min(paths))}, or a layer; those at the top are {layers}; {BACKBONE} is all but '
+        f'{listing(sorted(label_layers))}'
+    )
 
 
 def _names(pattern: str, path: Path, label_layers: Collection[str]) -> bool:

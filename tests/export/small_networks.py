@@ -22,6 +22,7 @@ FAMILIES = {
     'v1': ('tf_mobilenetv1_025', {}),
     'v2': ('mobilenetv2_035', {}),
     'v3': ('mobilenetv3_small_050', {}),
+    'v3 large': ('mobilenetv3_large_075', {'width_multiplier': 0.25}),
     'v3 of TensorFlow': ('tf_mobilenetv3_small_075', {'width_multiplier': 0.25}),
     'v4': ('mobilenetv4_conv_small_035', {'width_multiplier': 0.25}),
     'v4 hybrid': ('mobilenetv4_hybrid_medium', {'width_multiplier': 0.1}),

@@ -140,9 +140,9 @@ def test_other_images_are_refused(images: np.ndarray, words: str, tmp_path: Path
 @pytest.mark.parametrize(
     ('name', 'options', 'words'),
     [
-        ('model.onxx', {}, r"'.onxx' is not among .tflite \(LiteRT\), .onnx \(ONNX\), .jax \(plain JAX\)"),
+        ('model.onxx', {}, r"'.onxx' is not among .tflite \(LiteRT\), .onnx \(ONNX\), .mlpackage \(Core ML\), .jax"),
         ('model', {}, "'' is not among"),
-        ('model.onnx', {'float16': True}, 'float16=True goes with a .tflite file alone'),
+        ('model.onnx', {'float16': True}, 'float16=True goes with a .tflite or .mlpackage file alone'),
         ('model.jax', {'image_size': 0}, 'image_size must be a whole number from 1 to 16,384, not 0'),
         ('model.jax', {'image_size': 20_000}, 'image_size must be a whole number from 1 to 16,384, not 20'),
     ],
@@ -257,3 +257,22 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         write_checked(tmp_path / 'model.jax', b'file', {}, answer=ANSWER, runtime=runtime(WANTED))
     assert failed.value.filename == str(tmp_path / 'model.jax')
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_get_its_name_leaves_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, rename = tmp_path / 'model', Path.rename
+    path.mkdir()
+    (path / 'file').write_text('before')
+
+    def fails(self: Path, target: Path) -> Path:
+        if self.name == 'model' and target == path:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, 'rename', fails)
+    with pytest.raises(OSError, match='Input/output error'), files.whole_folder(path, overwrite=True) as new:
+        new.mkdir()
+    assert (path / 'file').read_text() == 'before'
+    assert [each.name for each in tmp_path.iterdir()] == ['model']

@@ -81,7 +81,7 @@ def test_the_command_writes_an_onnx_file(command: Run, weights: Path, tmp_path: 
     ('words', 'wanted'),
     [
         (['model.pb'], "model.pb: the suffix says which format to write, and '.pb' is not among .tflite (LiteRT), "),
-        (['model.onnx', '--float16'], 'model.onnx: --float16 goes with a .tflite file alone'),
+        (['model.onnx', '--float16'], 'model.onnx: --float16 goes with a .tflite or .mlpackage file alone'),
         (['model.jax', '--int8', '--calibration', '.'], 'model.jax: --int8 goes with a .tflite or .onnx file alone'),
         (
             ['model.tflite', '--int8'],

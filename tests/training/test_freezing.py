@@ -55,7 +55,9 @@ def test_what_a_pattern_names() -> None:
 
 
 def test_patterns_that_cannot_be() -> None:
-    with pytest.raises(ValueError, match=r"'steem' names no parameter.*at the top are block_00, .*classifier.*stem"):
+    with pytest.raises(
+        ValueError, match=r"'steem' names no parameter. Did you mean stem.*top are block_00, .*classifier"
+    ):
         named('stem', 'steem')
     with pytest.raises(ValueError, match='nothing is left to train'):
         named('backbone', 'classifier')

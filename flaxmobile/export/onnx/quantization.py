@@ -11,7 +11,7 @@ import numpy as np
 
 from flaxmobile.export.extras import needed
 from flaxmobile.export.onnx.running import turned
-from flaxmobile.export.onnx.writer import NCHW
+from flaxmobile.export.operators.writer import NCHW
 from flaxmobile.export.ranges import CUT, Observer
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flaxmobile.export.checks import Runtime
-from flaxmobile.export.onnx.writer import NCHW
+from flaxmobile.export.operators.writer import NCHW
 
 if TYPE_CHECKING:
     import onnx

@@ -10,8 +10,9 @@ from flaxmobile.export.description import describe
 from flaxmobile.export.extras import needed
 from flaxmobile.export.int8 import Int8, Int8Options, int8_options
 from flaxmobile.export.onnx import quantization
-from flaxmobile.export.onnx.model import Layout, check_layout, onnx_model
+from flaxmobile.export.onnx.model import check_layout, onnx_model
 from flaxmobile.export.onnx.running import operations, runtime
+from flaxmobile.export.operators.writing import Layout
 from flaxmobile.export.program import in_float32, make_program
 from flaxmobile.export.target import check_target
 from flaxmobile.weights import Model

@@ -2,7 +2,6 @@
 
 import dataclasses
 import shutil
-import tempfile
 from pathlib import Path
 
 from flaxmobile.export.checks import Check
@@ -10,6 +9,7 @@ from flaxmobile.export.description import to_json
 from flaxmobile.export.litert import to_litert
 from flaxmobile.export.litert.reading import read_description
 from flaxmobile.export.web.runtime import runtime_files, unpack_runtime
+from flaxmobile.files import whole_folder
 from flaxmobile.messages import listing, printable
 from flaxmobile.weights import Model
 
@@ -46,21 +46,11 @@ def to_web(model: Model, folder: str | Path, *, image_size: int | None = None, o
     check_page(folder, overwrite=overwrite)
     if not model.num_classes:
         raise ValueError('the page shows classes, and this model has none (num_classes=0)')
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=f'.{folder.name}.', dir=folder.parent))
-    try:
-        made = beside / 'page'
+    with whole_folder(folder, overwrite=overwrite) as made:
         shutil.copytree(PAGE, made, ignore=shutil.ignore_patterns('__pycache__'))
         unpack_runtime(made)
         check = to_litert(model, made / MODEL, image_size=image_size)
         (made / DESCRIPTION).write_text(to_json(read_description((made / MODEL).read_bytes())))
-        if folder.exists():
-            folder.rename(beside / 'before')
-        made.rename(folder)
-    finally:
-        if (beside / 'before').exists() and not folder.exists():
-            (beside / 'before').rename(folder)
-        shutil.rmtree(beside)
     return dataclasses.replace(check, path=folder / MODEL)
 
 

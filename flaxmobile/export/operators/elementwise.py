@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from flaxmobile.export.graph import Operation, Value, refuse
-from flaxmobile.export.onnx.handlers import handles
-from flaxmobile.export.onnx.writer import Order, Tensor, Writer, plain_order
+from flaxmobile.export.operators.handlers import handles
+from flaxmobile.export.operators.writer import Order, Tensor, Writer, plain_order
 
 UNARY = {
     'abs': 'Abs',
@@ -173,11 +173,8 @@ def rounded(writer: Writer, operation: Operation) -> Tensor:
 @handles('convert_element_type')
 def cast(writer: Writer, operation: Operation) -> Tensor:
     """To another type."""
-    from onnx import helper
-
     tensor = writer.lazy(operation.inputs[0])
-    to = helper.np_dtype_to_tensor_dtype(operation.output.dtype)
-    return renamed(tensor, writer.node('Cast', [tensor.name], to=to))
+    return renamed(tensor, writer.node('Cast', [tensor.name], to=operation.output.dtype))
 
 
 def renamed(tensor: Tensor, name: str) -> Tensor:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from flaxmobile.export.graph import Operation
-from flaxmobile.export.onnx.writer import Tensor, Writer
+from flaxmobile.export.operators.writer import Tensor, Writer
 
 Handler = Callable[[Writer, Operation], Tensor]
 HANDLERS: dict[str, Handler] = {}

@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 
 from flaxmobile.export.graph import Operation, Value, refuse
-from flaxmobile.export.onnx.elementwise import renamed
-from flaxmobile.export.onnx.handlers import handles
-from flaxmobile.export.onnx.shapes import reduce
-from flaxmobile.export.onnx.writer import NCHW, Order, Tensor, Writer
+from flaxmobile.export.operators.elementwise import renamed
+from flaxmobile.export.operators.handlers import handles
+from flaxmobile.export.operators.shapes import reduce
+from flaxmobile.export.operators.writer import NCHW, Order, Tensor, Writer
 
 
 @handles('conv_general_dilated')

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from flaxmobile.export.graph import Operation, refuse
-from flaxmobile.export.onnx.handlers import handles
-from flaxmobile.export.onnx.writer import Order, Tensor, Writer, plain_order
+from flaxmobile.export.operators.handlers import handles
+from flaxmobile.export.operators.writer import Order, Tensor, Writer, plain_order
 
 Group = tuple[tuple[int, ...], tuple[int, ...]]
 """Axes of a value that become those of another: `[height, width]` that become one, or the other way round."""

@@ -1,4 +1,4 @@
-"""The nodes and constants of an ONNX graph as they are written, and how its tensors lie.
+"""The nodes and constants of a graph of operators as they are written, and how its tensors lie.
 
 A value of the traced program has one order of axes, `[batch, height, width, channels]` for images. The tensor that
 holds it may have another, which it brings along: convolutions make `[batch, channels, height, width]`, and what follows
@@ -47,11 +47,32 @@ def plain_order(rank: int) -> Order:
     return tuple(range(rank))
 
 
+@dataclasses.dataclass(eq=False)
+class Node:
+    """One of ONNX's operators, with one output.
+
+    Attributes:
+        kind: the operator's name.
+        name: the layer's path and what it is.
+        inputs: the names of tensors and constants; '' where an optional one is left out.
+        output: the name of the tensor that it makes.
+        attributes: by name; a type is NumPy's.
+        operation: of the graph, which it is written for; None where it is written for an output alone.
+    """
+
+    kind: str
+    name: str
+    inputs: list[str]
+    output: str
+    attributes: dict[str, Any]
+    operation: Operation | None = None
+
+
 class Writer:
     """Nodes in order, constants by name, and the tensor of each value.
 
     Attributes:
-        nodes: `onnx.NodeProto`s.
+        nodes: `Node`s.
         constants: name to array.
         opset: of the operators.
         images: name of the graph's input, whose first side is the batch.
@@ -60,7 +81,7 @@ class Writer:
 
     def __init__(self, opset: int, images: str, batch: Any, outputs: Sequence[str]) -> None:
         self.opset, self.images, self.batch = opset, images, batch
-        self.nodes: list[Any] = []
+        self.nodes: list[Node] = []
         self.constants: dict[str, np.ndarray] = {}
         self._tensors: dict[Value, Tensor] = {}
         self._transposed: dict[tuple[Value, Order], Tensor] = {}
@@ -82,19 +103,17 @@ class Writer:
         Args:
             outputs: the output's name to the tensor's.
         """
-        from onnx import helper
-
-        made = {name for node in self.nodes for name in node.output}
+        made = {node.output for node in self.nodes}
         new: dict[str, str] = {}
         for output, tensor in outputs.items():
             if tensor in made and tensor not in new:
                 new[tensor] = output
         for node in self.nodes:
-            for names in (node.input, node.output):
-                names[:] = [new.get(name, name) for name in names]
+            node.inputs = [new.get(name, name) for name in node.inputs]
+            node.output = new.get(node.output, node.output)
         for output, tensor in outputs.items():
             if new.get(tensor) != output:
-                self.nodes.append(helper.make_node('Identity', [new.get(tensor, tensor)], [output], name=output))
+                self.nodes.append(Node('Identity', output, [new.get(tensor, tensor)], output, {}))
 
     def set(self, value: Value, tensor: Tensor) -> None:
         """Say which tensor holds a value."""
@@ -102,10 +121,8 @@ class Writer:
 
     def node(self, kind: str, inputs: Sequence[str], **attributes: Any) -> str:
         """Write a node of one output; the output's name."""
-        from onnx import helper
-
         name = self.name(kind)
-        self.nodes.append(helper.make_node(kind, list(inputs), [name], name=name, **attributes))
+        self.nodes.append(Node(kind, name, list(inputs), name, attributes, self._operation))
         return name
 
     def name(self, kind: str) -> str:
