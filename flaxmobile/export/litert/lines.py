@@ -46,8 +46,9 @@ def with_slices(function: Callable[..., tuple[Any, ...]]) -> Callable[..., tuple
 
 def _apply(equation: JaxprEqn, operands: list[Any]) -> Sequence[Any]:
     primitive = equation.primitive
-    known = not any(isinstance(operand, jax.core.Tracer) for operand in operands)
-    if known and operands and all(not jnp.issubdtype(each.aval.dtype, jnp.inexact) for each in equation.outvars):
+    shapes: list[Any] = [variable.aval for variable in equation.outvars]
+    whole = all(not jnp.issubdtype(each.dtype, jnp.inexact) for each in shapes)
+    if whole and operands and not any(isinstance(operand, jax.core.Tracer) for operand in operands):
         with jax.ensure_compile_time_eval():  # The numbers of rows are computed, negative ones from the end.
             return _bound(equation, operands)
     if primitive is lax.slice_p:
