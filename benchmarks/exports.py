@@ -49,8 +49,9 @@ def prepared(name: str) -> tuple[Model, np.ndarray]:
     network, side = create_model(name, **fields), entry(name).image_size
     preprocessing = Preprocessing(side)
     pixels = squares(side)
-    params = random_variables(network, (1, side, side, 3))['params']
-    _, variables = calibrated(network, params, preprocessing.normalize(pixels))
+    variables = random_variables(network, (1, side, side, 3))
+    if network.norm == 'batch':
+        _, variables = calibrated(network, variables['params'], preprocessing.normalize(pixels))
     return Model(network, jax.tree.map(np.asarray, variables), preprocessing, name=name, overrides=fields), pixels
 
 
