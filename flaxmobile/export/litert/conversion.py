@@ -29,7 +29,7 @@ def versions() -> dict[str, str]:
 
 
 def convert(program: Program, metadata: Mapping[str, bytes]) -> bytes:
-    """A float32 LiteRT file of a program.
+    """A LiteRT file of a program, float32, or int8 of a network trained for it.
 
     Args:
         program: what to convert.
@@ -48,7 +48,9 @@ def convert(program: Program, metadata: Mapping[str, bytes]) -> bytes:
         module = ir.Module.parse(_with_short_names(exported.mlir_module()))
         api.set_signature(module.operation, SIGNATURE, [INPUT], list(program.outputs))
         try:
-            api.run_convert_to_tfl_passes(module, passmanager.PassManager(), api.ConvertToTFLConfig())
+            config = api.ConvertToTFLConfig()
+            config.strict_qdq_mode = program.marked  # Int8 where all around is marked, and there alone.
+            api.run_convert_to_tfl_passes(module, passmanager.PassManager(), config)
             # The exporter writes a buffer for each entry, where re-packing the file would lose its alignment.
             held = {name: ir.StringAttr.get(value) for name, value in metadata.items()}
             module.operation.attributes['tfl.metadata'] = ir.DictAttr.get(held)
