@@ -2,12 +2,15 @@
 
 import contextlib
 import io
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 
 from flaxmobile.export.extras import distribution_of, needed
+from flaxmobile.export.graph import layer_of
+from flaxmobile.export.litert.lines import with_slices
 from flaxmobile.export.program import Program
 from flaxmobile.messages import printable
 
@@ -38,11 +41,11 @@ def convert(program: Program, metadata: Mapping[str, bytes]) -> bytes:
     """
     api = _package('litert_converter.converter_api_ext')
     ir, passmanager = _package('litert_converter.mlir.ir'), _package('litert_converter.mlir.passmanager')
-    exported = jax.export.export(jax.jit(program.function), platforms=['cpu'])(program.image)
+    exported = jax.export.export(jax.jit(with_slices(program.function)), platforms=['cpu'])(program.image)
     context = ir.Context()
     api.prepare_mlir_context(context)
     with context:
-        module = ir.Module.parse(exported.mlir_module())
+        module = ir.Module.parse(_with_short_names(exported.mlir_module()))
         api.set_signature(module.operation, SIGNATURE, [INPUT], list(program.outputs))
         try:
             config = api.ConvertToTFLConfig()
@@ -54,6 +57,14 @@ def convert(program: Program, metadata: Mapping[str, bytes]) -> bytes:
             return bytes(api.export_flatbuffer_to_bytes(module.operation))
         except (ir.MLIRError, RuntimeError, ValueError) as error:
             raise ValueError(f'LiteRT cannot hold this model: {printable(error)}') from error
+
+
+def _with_short_names(text: str) -> str:
+    """A traced program whose operations are called by layer, `block_03/project/add`: LiteRT's tensors take the names.
+
+    JAX puts the network's class and its methods in front, 100 letters a tensor.
+    """
+    return re.sub(r'loc\("jit\([^"/]*\)/([^"]*)"', lambda found: f'loc("{layer_of(found[1])}"', text)
 
 
 def to_float16(content: bytes) -> bytes:
