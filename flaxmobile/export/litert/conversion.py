@@ -41,7 +41,9 @@ def convert(program: Program, metadata: Mapping[str, bytes]) -> bytes:
     """
     api = _package('litert_converter.converter_api_ext')
     ir, passmanager = _package('litert_converter.mlir.ir'), _package('litert_converter.mlir.passmanager')
-    exported = jax.export.export(jax.jit(with_slices(program.function)), platforms=['cpu'])(program.image)
+    # Of a marked network each operation lies between marks, and new ones would have none.
+    function = program.function if program.marked else with_slices(program.function)
+    exported = jax.export.export(jax.jit(function), platforms=['cpu'])(program.image)
     context = ir.Context()
     api.prepare_mlir_context(context)
     with context:
