@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import importlib.metadata
 import json
 import warnings
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from flax import linen as nn
 from small_networks import FAMILIES, LABELS, SHORT_OPERATIONS, SIZE, small
 from tflite_reader import metadata, root
 
+from flaxmobile.data import Preprocessing, prepare_for_evaluation
 from flaxmobile.export import export, to_litert
 from flaxmobile.export.program import in_float32
 from flaxmobile.weights import Model
@@ -153,6 +155,8 @@ def test_a_file_says_what_it_is(float16: bool, tmp_path: Path) -> None:
     assert said['preprocessing']['image_size'] == 32
     assert said['made']['format'] == 'litert'
     assert said['made']['weights'] == ('float16' if float16 else 'float32')
+    packages = {name: importlib.metadata.version(name) for name in ('litert-converter', 'litert-quantizer')}
+    assert packages.items() & said['made'].items() == set(list(packages.items())[: 1 + float16])
     (graph,) = root(held['TFLITE_METADATA'], b'M001').tables(3)
     assert graph.tables(2)[0].table(3).table(1).table(1).number(0, '<I') == 32
 
@@ -180,12 +184,33 @@ def test_mediapipe_takes_one_normalisation_for_all_channels(tmp_path: Path) -> N
     assert by_mediapipe(path) == pytest.approx(dict(zip(LABELS, wanted.tolist(), strict=True)), abs=1e-5)
 
 
-def by_mediapipe(path: Path) -> dict[str, float]:
-    """The scores of the first image."""
+class Colours(nn.Module):
+    """The mean of each colour of the image."""
+
+    num_classes: int = 3
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
+        return images.mean((1, 2))
+
+
+def test_mediapipe_squeezes_an_oblong_picture(tmp_path: Path) -> None:
+    """Of 60x40 pixels a tenth at the left is red and a tenth at the right green: the central square has neither."""
+    path, preprocessing = tmp_path / 'model.tflite', Preprocessing(30, mean=(0.0,) * 3, std=(1.0,) * 3)
+    export(Model(Colours(), {'params': {}}, preprocessing, ('red', 'green', 'blue')), path, uint8_input=True)
+    picture = np.zeros((40, 60, 3), np.uint8)
+    picture[:, :6, 0] = picture[:, -6:, 1] = picture[:, 6:-6, 2] = 255
+    assert by_mediapipe(path, picture) == pytest.approx({'red': 0.1, 'green': 0.1, 'blue': 0.8}, abs=0.01)
+    ours = np.asarray(prepare_for_evaluation(picture, preprocessing))
+    assert (ours == [0, 0, 255]).all()
+
+
+def by_mediapipe(path: Path, picture: np.ndarray | None = None) -> dict[str, float]:
+    """The scores of a picture, or of the first image."""
     import mediapipe
 
     vision, options = mediapipe.tasks.vision, mediapipe.tasks.BaseOptions(model_asset_path=str(path))
-    image = mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=pixels(1)[0])
+    image = mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=pixels(1)[0] if picture is None else picture)
     with vision.ImageClassifier.create_from_options(vision.ImageClassifierOptions(base_options=options)) as classifier:
         (found,) = classifier.classify(image).classifications
     return {each.category_name: each.score for each in found.categories}
