@@ -5,10 +5,11 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator
+import warnings
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from flaxmobile.messages import printable
+from flaxmobile.messages import listing, printable
 
 
 def check_free(path: str | Path, *, overwrite: bool = False) -> None:
@@ -47,6 +48,34 @@ def check_free_folder(path: str | Path, holds: str, what: str, *, overwrite: boo
     if path.exists() and not (path / holds).is_file():
         raise FileExistsError(f'{printable(path, None)} is there and no {what}: name a folder that is not there')
     check_folder(path)
+
+
+def check_folder_of(path: str | Path, files: Collection[str], what: str, *, overwrite: bool = False) -> None:
+    """See that a folder may be written there all of whose files are known, and that one that is there holds no others.
+
+    Args:
+        path: of the folder.
+        files: the paths in it of all that may be written.
+        what: the folder is called in a message.
+        overwrite: whether one that is there may be replaced.
+
+    Raises:
+        FileExistsError: it is there, and `overwrite` is not set, or it is a file, or holds other files.
+        NotADirectoryError: what should be its folder is a file.
+        PermissionError: its folder may not be written to.
+    """
+    path = Path(path)
+    check_folder(path)
+    if path.is_file():
+        raise FileExistsError(f'{printable(path, None)} is a file: name a folder')
+    if path.exists() and not overwrite:
+        raise _taken(path)
+    found = {each.relative_to(path).as_posix() for each in path.rglob('*') if not each.is_dir()}
+    if others := sorted(found - set(files)):
+        raise FileExistsError(
+            f'{printable(path, None)} is not replaced, as it holds what no {what} does ({listing(others)}): '
+            'name another folder'
+        )
 
 
 def _taken(path: Path) -> FileExistsError:
@@ -113,7 +142,7 @@ def whole_folder(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]
     """A place for a folder, which gets the name `path` at the end of the block: all of it, or what was there before.
 
     The place lies beside `path`, and nothing is there yet. If something fails nothing is left, the folders on the way
-    to `path` included that were not there.
+    to `path` included that were not there. What is warned of in the block is told of `path`.
 
     Raises:
         FileExistsError: `overwrite` is not set, and `path` is there by the end of the block.
@@ -124,7 +153,8 @@ def whole_folder(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]
     try:
         beside = Path(tempfile.mkdtemp(prefix=f'.{path.name}.', dir=path.parent))
         try:
-            yield beside / path.name
+            with _warning_of(beside / path.name, path):
+                yield beside / path.name
             _name_folder(beside / path.name, path, beside / 'before', overwrite)
         finally:
             shutil.rmtree(beside)
@@ -133,6 +163,17 @@ def whole_folder(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]
             with contextlib.suppress(OSError):  # Somebody else's files lie in it by now.
                 parent.rmdir()
         raise
+
+
+@contextlib.contextmanager
+def _warning_of(new: Path, path: Path) -> Iterator[None]:
+    """Name `path` in what is warned of `new`."""
+    with warnings.catch_warnings(record=True) as told:
+        yield
+    for each in told:
+        warnings.warn(
+            str(each.message).replace(printable(new, None), printable(path, None)), each.category, stacklevel=5
+        )
 
 
 def _name_folder(new: Path, path: Path, before: Path, overwrite: bool) -> None:

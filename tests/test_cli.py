@@ -31,7 +31,9 @@ def config_file(tiny: TrainConfig, tmp_path: Path) -> Path:  # noqa: F811
     """A config of the user's own, the tiny one."""
     path = tmp_path / 'mine.py'
     imports = (
-        'from flaxmobile.data import Augmentation, Preprocessing\nfrom flaxmobile.training.config import TrainConfig'
+        'from flaxmobile.data import Augmentation, Preprocessing\n'
+        'from flaxmobile.quantization.training import QuantizationAware\n'
+        'from flaxmobile.training.config import TrainConfig'
     )
     path.write_text(f'{imports}\n\nconfig = {tiny!r}\n')
     return path

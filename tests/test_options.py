@@ -10,6 +10,7 @@ import pytest
 import flaxmobile
 from flaxmobile.cli import options
 from flaxmobile.cli.options import with_options
+from flaxmobile.quantization.training import QuantizationAware
 from flaxmobile.training.config import TrainConfig
 
 PACKAGE = Path(flaxmobile.__file__).parent
@@ -45,7 +46,7 @@ def test_arguments_become_options(said: str, read: str) -> None:
 def test_the_options_are_the_command_s() -> None:
     """Each of them is one that some subcommand takes."""
     written = ''.join(path.read_text() for path in (PACKAGE / 'cli').glob('*.py'))
-    fields = {field.name for field in dataclasses.fields(TrainConfig)}
+    fields = {field.name for part in (TrainConfig, QuantizationAware) for field in dataclasses.fields(part)}
     for argument, option in options.OPTIONS.items():
         name = option.removeprefix('--').replace('-', '_')
         assert name in fields or re.search(rf'^    {name}: ', written, re.MULTILINE), (argument, option)

@@ -20,6 +20,7 @@ from flaxmobile.data.batches import BatchFormat
 from flaxmobile.data.preprocessing import Augmentation, Preprocessing
 from flaxmobile.layers.attention import Attention, Projection
 from flaxmobile.layers.normalization import BatchNorm, RMSNorm
+from flaxmobile.quantization.training import QuantizationAware
 from flaxmobile.rules import checker, checks
 from flaxmobile.tasks.classification import Classification
 from flaxmobile.tasks.mixing import Mixing
@@ -82,6 +83,8 @@ WRONG: dict[str, tuple[Any, ...]] = {
     'crop_ratio': ((1,), (0, 1), (0.5, INF), ('1', 2), (0.5, NAN), 1.0, None),
     'preprocessing': (None, 224, {'image_size': 224}, Augmentation()),
     'augmentation': (None, 'randaugment', Preprocessing()),
+    'quantization': (None, True, Preprocessing()),
+    'calibration_images': (15, 100.0, '100', True, None),
     'targets': ('boxes', ('box',), (3,), None),
     'milestones': (1.0, ('1',), (-1.0,), (NAN,), None),
     'seed': (-1, 0.5, '0', True, None, 2**63),
@@ -89,7 +92,7 @@ WRONG: dict[str, tuple[Any, ...]] = {
     **each(
         'use_bias squeeze_excite residual use_running_average dilate_strided flip randaugment_increasing '
         'download decay_depthwise decay_norms linear_probe minimalistic ignore_convention init_ema '
-        'fix_stem_and_head remat',
+        'fix_stem_and_head remat qat',
         NO_BOOL,
     ),
     **each(
@@ -132,6 +135,7 @@ def classes() -> list[type]:
         Augmentation,
         BatchFormat,
         Mixing,
+        QuantizationAware,
         Classification,
         TrainConfig,
     ]

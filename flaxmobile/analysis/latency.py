@@ -28,7 +28,7 @@ def product_size(platform: str) -> int:
 
 
 class Times(NamedTuple):
-    """Milliseconds of a call: the median of so many rounds and the quartiles around it."""
+    """Milliseconds of a call, or the ratio of two: the median of so many rounds and the quartiles around it."""
 
     median: float
     lower: float
@@ -84,13 +84,18 @@ def interleave(calls: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str,
         jax.block_until_ready(call())
         while time.perf_counter() - start < WARM_UP:
             jax.block_until_ready(call())
+    return {name: summarize(values) for name, values in in_turn(calls, rounds, time.perf_counter).items()}
+
+
+def in_turn(calls: Mapping[str, Callable[[], Any]], rounds: int, clock: Callable[[], float]) -> dict[str, list[float]]:
+    """The milliseconds of each call, round by round, by a clock of seconds, until its results are there."""
     samples: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(rounds):
         for name, call in calls.items():
-            start = time.perf_counter()
+            start = clock()
             jax.block_until_ready(call())
-            samples[name].append(1e3 * (time.perf_counter() - start))
-    return {name: summarize(values) for name, values in samples.items()}
+            samples[name].append(1e3 * (clock() - start))
+    return samples
 
 
 def speed(times: Times, images: int, multiply_adds: int, peak: float) -> Speed:

@@ -16,7 +16,7 @@ from typing import Any
 import tyro
 
 import flaxmobile
-from flaxmobile.cli.exporting import export, web
+from flaxmobile.cli.exporting import export, quantize_report, web
 from flaxmobile.cli.models import evaluate, predict, probe
 from flaxmobile.cli.networks import benchmark, list_models, summary
 from flaxmobile.cli.options import with_options
@@ -123,6 +123,7 @@ def _run(words: list[str]) -> int:
         'convert': convert,
         'export': export,
         'web': web,
+        'quantize-report': quantize_report,
         'summary': summary,
         'benchmark': benchmark,
     }
@@ -159,7 +160,8 @@ def _configuration(words: Sequence[str]) -> TrainConfig:
         said = {
             name: getattr(configuration, name) for name in ('model', *NETWORK, 'init', 'init_ema', 'ignore_convention')
         }
-        return follow(replace(config, **said), configuration.init, folder if resume else None)
+        followed = follow(replace(config, **said), configuration.init, folder if resume else None)
+        return followed.for_int8(configuration.init) if configuration.quantization.qat else followed
 
     with refusals():
         return tyro.cli(functools.partial(read, configuration=config), prog=f'flaxmobile {words[0]}', args=words[1:])

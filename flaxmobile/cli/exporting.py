@@ -1,5 +1,6 @@
-"""The subcommands that make of a model what runs elsewhere: export and web."""
+"""The subcommands that make of a model what runs elsewhere: export, web and quantize-report."""
 
+import contextlib
 import dataclasses
 import shlex
 from pathlib import Path
@@ -7,38 +8,65 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, arg
 
-from flaxmobile.cli.common import AS_IT_IS, ModelName, Opened, open_model, silent_libraries, title_of
+from flaxmobile.cli.common import (
+    AS_IT_IS,
+    ModelName,
+    Opened,
+    open_model,
+    print_table,
+    run_of,
+    silent_libraries,
+    title_of,
+)
+from flaxmobile.cli.datasets import DataDir, DataName, TestSplit, drawn_of, named_data, open_test_data
 from flaxmobile.messages import printable
 
 if TYPE_CHECKING:
+    import numpy as np
+    from rich.table import Table
+
     from flaxmobile.export import Check
+    from flaxmobile.export.report import QuantizeReport
+    from flaxmobile.runs.description import RunDescription
     from flaxmobile.weights import Model
 
 
 @dataclasses.dataclass(frozen=True)
-class InInt8:
-    """Whether the file is to compute in int8, and by which images."""
+class Calibrated:
+    """By which images the ranges of activations are found."""
 
-    int8: Annotated[FlagCreatePairsOff[bool], arg(help='Compute in int8; .tflite and .onnx. Needs --calibration.')] = (
-        False
-    )
     calibration: Annotated[
         str | None,
         arg(metavar='NAME', help='Folder of images, or data set (its train split), to find the ranges on.'),
     ] = None
     calibration_images: Annotated[int, arg(help='How many of them at most; 48 to 100 are usual.')] = 100
+    data_dir: DataDir = None
+
+
+@dataclasses.dataclass(frozen=True)
+class InInt8(Calibrated):
+    """Whether the file is to compute in int8, and by which ranges."""
+
+    int8: Annotated[FlagCreatePairsOff[bool], arg(help='Compute in int8; .tflite and .onnx. Needs --calibration.')] = (
+        False
+    )
     observer: Annotated[
         Literal['extremes', 'percentile', 'mse'] | None,
         arg(help="How a range is chosen; None: 'extremes' for .tflite, 'percentile' for .onnx, which has no mse."),
     ] = None
+
+
+@dataclasses.dataclass(frozen=True)
+class WithInt8Ends(InInt8):
+    """The same, and whether input and output are int8 too."""
+
     int8_io: Annotated[
         FlagCreatePairsOff[bool],
         arg(help='Answer int8 too, and take it, or uint8 with --uint8-input; .tflite only.'),
     ] = False
-    data_dir: Annotated[str | None, arg(metavar='DIR', help='Where TFDS keeps prepared data sets.')] = None
 
 
-IN_FLOAT = InInt8()
+BY_TRAINING_IMAGES, IN_FLOAT, FILE_IN_FLOAT = Calibrated(), InInt8(), WithInt8Ends()
 
 
 def export(
@@ -59,19 +87,20 @@ def export(
     ] = False,
     softmax: Annotated[FlagCreatePairsOff[bool], arg(help='Answer probabilities in place of logits.')] = False,
     overwrite: Annotated[FlagCreatePairsOff[bool], arg(help='Replace a file that is there.')] = False,
-    quantized: OmitArgPrefixes[InInt8] = IN_FLOAT,
+    quantized: OmitArgPrefixes[WithInt8Ends] = FILE_IN_FLOAT,
     opened: OmitArgPrefixes[Opened] = AS_IT_IS,
 ) -> int:
     """Write a model as a file that runs elsewhere, and compare what it answers there with JAX."""
     from flaxmobile.export import by_suffix
-    from flaxmobile.export.int8 import check_asked
+    from flaxmobile.export.int8 import check_asked, check_trained
     from flaxmobile.export.target import check_target
 
     check_target(path, float16=float16, int8=quantized.int8, overwrite=overwrite)
     asked = {name: getattr(quantized, name) for name in ('int8', 'observer', 'int8_io')}
     check_asked(calibration=quantized.calibration, **asked)
     exported = open_model(model, opened)
-    options: dict[str, Any] = {**asked, **_images(exported, quantized)}
+    check_trained(exported, {'calibration': quantized.calibration, 'float16': float16, **asked})
+    options: dict[str, Any] = {**asked, **_images(exported, quantized, run_of(model, opened))}
     with silent_libraries():
         check = by_suffix.export(
             exported, path, float16=float16, uint8_input=uint8_input, softmax=softmax, overwrite=overwrite, **options
@@ -85,12 +114,17 @@ def export(
     return 0
 
 
-def _images(model: 'Model', quantized: InInt8) -> dict[str, Any]:
-    """The images to calibrate and to compare on, where the file is to be in int8."""
+def _images(model: 'Model', quantized: Calibrated, run: 'RunDescription | None') -> dict[str, Any]:
+    """The images to calibrate and to compare on, where the file is to be in int8; of a run trained for it its own."""
+    from flaxmobile.export.calibration import read_images
+    from flaxmobile.quantization.training import LEAST_IMAGES
+
+    if run is not None and run.config.quantization.qat:
+        with contextlib.suppress(OSError, ValueError):  # It may be on another machine by now.
+            own = read_images(run.config.dataset, model.preprocessing, LEAST_IMAGES, run.config.data_dir)
+            return {'images': own[1]} if len(own[1]) else {}
     if quantized.calibration is None:
         return {}
-    from flaxmobile.export.calibration import read_images
-
     count, data_dir = quantized.calibration_images, quantized.data_dir
     calibrated, others = read_images(quantized.calibration, model.preprocessing, count, data_dir)
     return {'calibration': calibrated, 'images': others if len(others) else None}
@@ -99,22 +133,97 @@ def _images(model: 'Model', quantized: InInt8) -> dict[str, Any]:
 def web(
     model: Positional[ModelName],
     folder: Positional[Annotated[Path, arg(metavar='OUT_DIR', help='Folder to write.')]],
+    float16: Annotated[FlagCreatePairsOff[bool], arg(help='float16 weights, half the size.')] = False,
     overwrite: Annotated[FlagCreatePairsOff[bool], arg(help='Replace a page that is there.')] = False,
+    quantized: OmitArgPrefixes[InInt8] = IN_FLOAT,
     opened: OmitArgPrefixes[Opened] = AS_IT_IS,
 ) -> int:
     """Write a page that classifies pictures in the browser by a model: a folder of files for any web server."""
+    from flaxmobile.export.int8 import check_asked, check_trained
+    from flaxmobile.export.target import check_weights
     from flaxmobile.export.web import check_page, to_web
 
     check_page(folder, overwrite=overwrite)
+    check_weights(float16=float16, int8=quantized.int8)
+    asked: dict[str, Any] = {'int8': quantized.int8, 'observer': quantized.observer}
+    check_asked(calibration=quantized.calibration, int8_io=False, **asked)
     shown = open_model(model, opened)
+    check_trained(shown, {'calibration': quantized.calibration, 'float16': float16, **asked})
+    options: dict[str, Any] = {'float16': float16, **asked, **_images(shown, quantized, run_of(model, opened))}
     with silent_libraries():
-        check = to_web(shown, folder, overwrite=overwrite)
+        check = to_web(shown, folder, overwrite=overwrite, **options)
     side = shown.preprocessing.image_size
     print(f'{printable(folder, None)}: {title_of(model, shown, opened)}, {side}x{side} pixels, {_size(check.size)}')
     if check.error is not None:
         print(_compared(check))
     print(f'to see it: python -m http.server --directory {shlex.quote(printable(folder, None))}')
     return 0
+
+
+def quantize_report(
+    model: Positional[ModelName],
+    folder: Positional[Annotated[Path, arg(metavar='OUT_DIR', help='Folder to write.')]],
+    data: DataName = None,
+    split: TestSplit = None,
+    trained: Annotated[
+        str | None, arg(metavar='MODEL', help='The same network, trained for int8, to be measured too.')
+    ] = None,
+    overwrite: Annotated[FlagCreatePairsOff[bool], arg(help='Replace a report that is there.')] = False,
+    calibrated: OmitArgPrefixes[Calibrated] = BY_TRAINING_IMAGES,
+    opened: OmitArgPrefixes[Opened] = AS_IT_IS,
+) -> int:
+    """Report what float16 and int8 cost a model: accuracy, size, latency, and the error of each activation.
+
+    Without --calibration the ranges of int8 are found on training images.
+    """
+    from flaxmobile.export.int8 import check_enough
+    from flaxmobile.export.report import check_report
+    from flaxmobile.export.report import quantize_report as make_report
+    from flaxmobile.export.report.text import decibels
+
+    check_report(folder, overwrite=overwrite)
+    check_enough('what is to be calibrated on', calibrated.calibration_images)
+    measured, run = open_model(model, opened), run_of(model, opened)
+    title = title_of(model, measured, opened)
+    other = open_model(trained, Opened(image_size=opened.image_size)) if trained else None
+    dataset = open_test_data(run, title, data, split, calibrated.data_dir, download=False)
+    pixels = _calibration(measured, run, named_data(run, data, title), calibrated)
+    with silent_libraries():
+        report = make_report(measured, folder, dataset=dataset, calibration=pixels, trained=other, overwrite=overwrite)
+    where = f'{dataset.name} ({dataset.split}{drawn_of(dataset)})'
+    print(f'{title} on {report.images:,} images of {printable(where, None)}')
+    print_table(_files(report))
+    worst = ', '.join(f'{printable(each.layer)} {decibels(each)} dB ({each.operation})' for each in report.worst)
+    print(f'the worst activations of int8.tflite: {worst}')
+    print(f'more, with a picture: {printable(folder / "report.md", None)}')
+    return 0
+
+
+def _calibration(model: 'Model', run: 'RunDescription | None', data: str, how: Calibrated) -> 'np.ndarray':
+    """The images to find ranges on; where none are named, the first that are to train on."""
+    from flaxmobile.data import load_dataset
+    from flaxmobile.export.calibration import SPLIT, first_images
+
+    if how.calibration is not None:
+        pixels: np.ndarray = _images(model, how, None)['calibration']
+        return pixels
+    config = run.config if run and run.config.dataset == data else None
+    data_dir = how.data_dir or (config.data_dir if config else None)
+    found = load_dataset(data, config.train_split if config else SPLIT, data_dir=data_dir)
+    return first_images(found, model.preprocessing, how.calibration_images)
+
+
+def _files(report: 'QuantizeReport') -> 'Table':
+    from rich.table import Table
+
+    from flaxmobile.export.report.text import COLUMNS, cells
+
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for number, heading in enumerate(COLUMNS):
+        table.add_column(heading, justify='right' if number > 1 else 'left', no_wrap=True)
+    for file in report.files:
+        table.add_row(*cells(file))
+    return table
 
 
 def _size(count: int) -> str:
@@ -131,8 +240,13 @@ def _compared(check: 'Check') -> str:
 def _agreement(check: 'Check') -> str:
     found = check.int8
     assert found is not None
-    images = f'{found.images:,} images that it was {"not " if found.held_out else ""}calibrated on'
     share = f'{check.runtime}: {found.share:.0%} of the operations in int8; '
+    if found.held_out is None:
+        if found.agreement is None:
+            return f'{share}on {found.images:,} images of noise it was compared with the model trained for int8 in JAX'
+        told = f'the first answer is that of the model trained for int8 in JAX on {found.agreement:.1%}'
+        return f'{share}{told} of {found.images:,} images'
+    images = f'{found.images:,} images that it was {"not " if found.held_out else ""}calibrated on'
     if found.agreement is None:
         return f'{share}on {images} it was compared with the model in float32 in JAX'
     return f"{share}the first answer is the float32 model's in JAX on {found.agreement:.1%} of {images}"

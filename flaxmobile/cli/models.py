@@ -1,6 +1,5 @@
 """The subcommands that try a trained model on images: evaluate, predict and probe."""
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -8,26 +7,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, arg
 
 from flaxmobile.cli.common import AS_IT_IS, ModelName, Opened, as_json, open_model, run_of, tell, title_of
+from flaxmobile.cli.datasets import DataDir, DataName, TestSplit, drawn_of, named_data, open_test_data
 from flaxmobile.messages import printable
-from flaxmobile.training.config import TrainConfig
 
 if TYPE_CHECKING:
-    from flaxmobile.data import Dataset
-    from flaxmobile.runs.description import RunDescription
     from flaxmobile.tasks.classification import Evaluation
     from flaxmobile.weights import Weight
 
 
 def evaluate(
     model: Positional[ModelName],
-    data: Annotated[
-        str | None, arg(metavar='NAME', help='Data set or folder of images; None: the one of the run.')
-    ] = None,
-    split: Annotated[
-        str | None,
-        arg(help="Its part, like 'test' or 'train[:10%]'; None: the run's test split, ImageNet's 'validation'."),
-    ] = None,
-    data_dir: Annotated[str | None, arg(metavar='DIR', help='Where TFDS keeps prepared data sets.')] = None,
+    data: DataName = None,
+    split: TestSplit = None,
+    data_dir: DataDir = None,
     download: Annotated[
         FlagCreatePairsOff[bool], arg(help='Fetch and prepare a data set that is not there yet.')
     ] = False,
@@ -44,15 +36,13 @@ def evaluate(
     from flaxmobile.weights.class_names import label_positions
 
     trained, run = open_model(model, opened), run_of(model, opened)
-    config, title = run.config if run else None, title_of(model, trained, opened)
+    title = title_of(model, trained, opened)
     if not trained.num_classes:
         raise ValueError(f'{title} has no classes, so there is no accuracy to measure')
-    dataset = _dataset(config, _data(config, data, title), split, data_dir, download)
+    dataset = open_test_data(run, title, data, split, data_dir, download)
     positions = tuple(label_positions(dataset.classes, trained.labels).tolist())
-    if run and data is split is None:
-        _warn_of_other_images(run, dataset)
     if batch_size is None:
-        batch_size = config.batch_size if config else 64
+        batch_size = run.config.batch_size if run else 64
     mesh = make_mesh()
     task = Classification(trained.labels or (), trained.preprocessing, positions=positions)
     step, variables = make_evaluation_step(trained.module, task, mesh), replicate(trained.variables, mesh)
@@ -61,56 +51,11 @@ def evaluate(
         tell(f'left out, as it cannot be read: {name}')
     if jax.process_index() > 0:
         return 0
-    print(f'{title} on {printable(f"{dataset.name} ({dataset.split}{_drawn(dataset)})", None)}')
+    print(f'{title} on {printable(f"{dataset.name} ({dataset.split}{drawn_of(dataset)})", None)}')
     _print_evaluation(result, trained.labels or ())
     if trained.weight and trained.weight.top1:
         print(_published(trained.weight, trained.preprocessing.image_size))
     return 0
-
-
-def _warn_of_other_images(run: 'RunDescription', dataset: 'Dataset') -> None:
-    from flaxmobile.runs.splits import same_images
-
-    before = run.images.get('test', dataset.fingerprint)
-    if not same_images(before, dataset.fingerprint):
-        warnings.warn(
-            f'these are not the test images of the run: they were {before}, and those of {run.config.dataset} here are '
-            f'{dataset.fingerprint}',
-            stacklevel=3,
-        )
-
-
-def _dataset(run: TrainConfig | None, data: str, split: str | None, data_dir: str | None, download: bool) -> 'Dataset':
-    """The data set asked for, by what the run was configured with where that is not said."""
-    from flaxmobile.data import load_dataset
-
-    if run is None and data == 'imagenet2012':
-        split = split or 'validation'
-    config: TrainConfig | type[TrainConfig] = run or TrainConfig  # The class has the defaults.
-    return load_dataset(
-        data,
-        split or config.test_split,
-        data_dir=data_dir or config.data_dir,
-        download=download,
-        max_unreadable=config.max_unreadable,
-    )
-
-
-def _drawn(dataset: 'Dataset') -> str:
-    """How much of a folder without splits its part is, where there is one."""
-    if not dataset.drawn_from:
-        return ''
-    return (
-        f': {len(dataset):,} of its {dataset.drawn_from:,} images, as it has no folders of splits and a fifth of each '
-        'class is test; --split train+test takes all'
-    )
-
-
-def _data(run: TrainConfig | None, data: str | None, title: str) -> str:
-    found = data or (run.dataset if run else None)
-    if found is None:
-        raise ValueError(f'say which images {title} is to see: --data imagenet2012, or a folder of images')
-    return found
 
 
 def _published(weight: 'Weight', image_size: int) -> str:
@@ -175,12 +120,10 @@ def _guess(prediction: dict[str, Any]) -> str:
 
 def probe(
     model: Positional[ModelName],
-    data: Annotated[
-        str | None, arg(metavar='NAME', help='Data set or folder of images; None: the one of the run.')
-    ] = None,
+    data: DataName = None,
     train_split: Annotated[str | None, arg(help="Its part to fit; None: the run's train split, or 'train'.")] = None,
     test_split: Annotated[str | None, arg(help="Its part to test; None: the run's test split, or 'test'.")] = None,
-    data_dir: Annotated[str | None, arg(metavar='DIR', help='Where TFDS keeps prepared data sets.')] = None,
+    data_dir: DataDir = None,
     opened: OmitArgPrefixes[Opened] = AS_IT_IS,
     batch_size: Annotated[int, arg(help='Images at once.')] = 64,
 ) -> int:
@@ -192,8 +135,10 @@ def probe(
 
     trained, run = open_model(model, opened), run_of(model, opened)
     title = title_of(model, trained, opened)
+    if run and run.config.quantization.qat:
+        raise ValueError(f'{title} was trained for int8: probe the float network that it came from, {run.config.init}')
     config = run.config if run and data in (None, run.config.dataset) else None
-    data = _data(run.config if run else None, data, title)
+    data = named_data(run, data, title)
     own = (config.train_split, config.test_split, config.data_dir) if config else ('train', 'test', None)
     splits = (train_split or own[0], test_split or own[1])
     train, test = (load_dataset(data, split, data_dir=data_dir or own[2]) for split in splits)

@@ -19,10 +19,12 @@ OPTIONS = {
     'model': '--model',
     'observer': '--observer',
     'overwrite': '--overwrite',
+    'qat': '--qat',
     'resume': '--resume',
     'run_dir': '--run-dir',
     'softmax': '--softmax',
     'teacher': '--teacher',
+    'trained': '--trained',
     'warmup_epochs': '--warmup-epochs',
 }
 """The argument that messages tell to give, to the option."""

@@ -9,9 +9,10 @@ from typing import Any
 from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructTypeInfo
 
 from flaxmobile.data.preprocessing import Augmentation, Preprocessing
+from flaxmobile.quantization.training import QuantizationAware
 from flaxmobile.training.config import TrainConfig
 
-_PARTS = (TrainConfig, Preprocessing, Augmentation)
+_PARTS = (TrainConfig, Preprocessing, Augmentation, QuantizationAware)
 
 
 class _RefusedError(Exception):

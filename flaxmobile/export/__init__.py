@@ -11,10 +11,22 @@ if TYPE_CHECKING:
     from flaxmobile.export.jax_artifact import to_jax
     from flaxmobile.export.litert import to_litert
     from flaxmobile.export.onnx.saving import to_onnx
+    from flaxmobile.export.report import QuantizeReport, quantize_report
     from flaxmobile.export.saved_model import to_saved_model
     from flaxmobile.export.web import to_web
 
-__all__ = ['Check', 'export', 'to_coreml', 'to_jax', 'to_litert', 'to_onnx', 'to_saved_model', 'to_web']
+__all__ = [
+    'Check',
+    'QuantizeReport',
+    'export',
+    'quantize_report',
+    'to_coreml',
+    'to_jax',
+    'to_litert',
+    'to_onnx',
+    'to_saved_model',
+    'to_web',
+]
 
 __getattr__, __dir__ = lazy_names(
     __name__,
@@ -25,6 +37,7 @@ __getattr__, __dir__ = lazy_names(
         '.jax_artifact': ('to_jax',),
         '.litert': ('to_litert',),
         '.onnx.saving': ('to_onnx',),
+        '.report': ('QuantizeReport', 'quantize_report'),
         '.saved_model': ('to_saved_model',),
         '.web': ('to_web',),
     },

@@ -1,12 +1,13 @@
 """Images to calibrate an int8 file on, from a folder or a data set."""
 
+import itertools
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from flaxmobile.data import Preprocessing, UnreadableImage, load_dataset, prepare_for_evaluation
+from flaxmobile.data import Dataset, Preprocessing, UnreadableImage, load_dataset, prepare_for_evaluation
 from flaxmobile.export.int8 import LEAST_IMAGES, check_enough
 from flaxmobile.messages import printable
 
@@ -43,7 +44,7 @@ def read_images(
     if folder.is_dir() and not (folder / 'dataset_info.json').is_file():
         images = _of_folder(folder, preprocessing)
     else:
-        images = _of_dataset(source, preprocessing, data_dir)
+        images = images_of(load_dataset(source, SPLIT, data_dir=data_dir), preprocessing)
     found = [image for _, image in zip(range(count + COMPARED), images, strict=False)]
     check_enough(printable(source, None), len(found))
     kept = max(len(found) - count, min(len(found) // 5, len(found) - LEAST_IMAGES))
@@ -64,7 +65,19 @@ def _of_folder(folder: Path, preprocessing: Preprocessing) -> Iterator[np.ndarra
             warnings.warn(f'left out, as it cannot be read: {printable(images[index], None)}', stacklevel=4)
 
 
-def _of_dataset(source: str, preprocessing: Preprocessing, data_dir: str | None) -> Iterator[np.ndarray]:
-    dataset = load_dataset(source, SPLIT, data_dir=data_dir)
+def images_of(dataset: Dataset, preprocessing: Preprocessing) -> Iterator[np.ndarray]:
+    """The images of a data set that can be read, in its order, uint8 `[height, width, channels]`."""
     for batch in dataset.evaluation_batches(BATCH, preprocessing):
         yield from batch['image'][batch['mask']]
+
+
+def first_images(dataset: Dataset, preprocessing: Preprocessing, count: int) -> np.ndarray:
+    """The first `count` images of a data set that can be read, uint8 `[images, height, width, channels]`.
+
+    Raises:
+        ValueError: there is none.
+    """
+    found = list(itertools.islice(images_of(dataset, preprocessing), count))
+    if not found:
+        raise ValueError(f'{printable(f"{dataset.name} ({dataset.split})", None)} holds no image that can be read')
+    return np.stack(found)

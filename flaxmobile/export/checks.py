@@ -37,14 +37,15 @@ class Int8Check:
     Attributes:
         share: the share of its operations that compute in int8.
         images: how many images it was compared on; 0 where nothing was compared.
-        held_out: whether none of those was among the images that it was calibrated on.
+        held_out: whether none of those was among the images that it was calibrated on; None of a model that was trained
+            for int8, which was not calibrated, and with which it is compared as that rounds in JAX.
         agreement: the share of the images whose first answer is the model's in JAX; None where nothing was compared,
-            and of a network without classes.
+            of noise, and of a network without classes.
     """
 
     share: float
     images: int = 0
-    held_out: bool = False
+    held_out: bool | None = False
     agreement: float | None = None
 
 
@@ -76,6 +77,19 @@ class Check:
     partitions: int | None = None
     left_out: Mapping[str, int] = dataclasses.field(default_factory=dict)
     int8: Int8Check | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Session:
+    """A file that takes float32 images, opened in its runtime on one thread.
+
+    Attributes:
+        answers: from images, `[images, height, width, channels]`, to what it answers to each by itself, float32.
+        compute: computes one image, `[height, width, channels]`: what there is to time.
+    """
+
+    answers: Callable[[np.ndarray], np.ndarray]
+    compute: Callable[[np.ndarray], object]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -228,9 +242,12 @@ def _pieces(partitions: int | None, left_out: Mapping[str, int]) -> str:
 def _disagreement(int8: Int8Check | None) -> str:
     if int8 is None or int8.agreement is None or int8.agreement >= LOW_AGREEMENT:
         return ''
+    share = f'{int8.agreement:.1%} of {int8.images:,} images'
+    if int8.held_out is None:
+        return f'its first answer is that of the model trained for int8 in JAX on only {share}'
     return (
-        f"its first answer is the float model's on only {int8.agreement:.1%} of {int8.images:,} images; other images "
-        'to calibrate on, or another observer, may do better'
+        f"its first answer is the float model's on only {share}; other images to calibrate on, or another observer, "
+        'may do better'
     )
 
 
@@ -242,7 +259,7 @@ class Answer:
         inputs: a batch of images as the file takes them.
         outputs: the model's answers to them.
         probabilities: whether they are.
-        classes: whether an answer is a number for each class.
+        classes: whether an answer is a number for each class, and the images are no noise.
     """
 
     inputs: np.ndarray
@@ -251,7 +268,7 @@ class Answer:
     classes: bool = False
 
     def agreement(self, got: np.ndarray) -> float | None:
-        """The share of answers whose first class is the model's; None of a network without classes."""
+        """The share of answers whose first class is the model's; None of a network without classes, and of noise."""
         return float(np.mean(got.argmax(-1) == self.outputs.argmax(-1))) if self.classes else None
 
     def error(self, got: np.ndarray) -> float:
@@ -286,7 +303,8 @@ def answer_of(model: Model, program: Program, images: np.ndarray | None) -> Answ
     found = np.asarray(outputs, np.float32)
     if not np.isfinite(found).all():
         raise ValueError('the model answers numbers that are not finite, so there is nothing to compare a file with')
-    return Answer(inputs_of(model, program, pixels), found, probabilities, classes=bool(model.num_classes))
+    classes = bool(model.num_classes) and images is not None
+    return Answer(inputs_of(model, program, pixels), found, probabilities, classes)
 
 
 def inputs_of(model: Model, program: Program, pixels: np.ndarray) -> np.ndarray:

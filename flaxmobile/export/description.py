@@ -16,6 +16,8 @@ FORMAT = 1
 """The number of what `describe` makes; another number, another set of entries."""
 KEY = 'flaxmobile'
 """Under what name a file of any format holds it."""
+TRAINED: dict[str, str | int] = {'weights': 'int8', 'ranges': 'trained'}
+"""What `made` says of the numbers in a file of a network trained for int8."""
 CHANNEL_ORDER = {1: 'grey', 3: 'RGB'}
 
 

@@ -4,6 +4,7 @@ Each pattern is held to its exact constants, and what lies between may have no o
 plain operations stay.
 """
 
+import math
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from flaxmobile.export.graph import Graph, Operation, Value, constant
 from flaxmobile.export.matching import Rule, either, made_by
 from flaxmobile.export.simplification import REDUCTIONS, SIMPLER
 from flaxmobile.export.stencils import fuse_stencils
+from flaxmobile.quantization.rounding import GREATEST, LEAST
 
 
 def fuse(graph: Graph) -> None:
@@ -150,4 +152,19 @@ def _scaled(source: Operation, numbers: np.ndarray, kind: str) -> list[Value]:
     ]
 
 
-LARGER: tuple[Rule, ...] = (average_pool, resize_nearest, dense, into_weights)
+def saturated(graph: Graph, operation: Operation) -> bool:
+    """A ReLU before int8 numbers that stand for nothing outside of its range."""
+    if operation.kind != 'fake_quantize':
+        return False
+    source = made_by(operation.inputs[0], 'relu') or made_by(operation.inputs[0], 'clip')
+    if source is None:
+        return False
+    scale, zero_point = operation.params['scale'], operation.params['zero_point']
+    low, high = source.params.get('low', 0.0), source.params.get('high', math.inf)
+    if (LEAST - zero_point + 0.5) * scale <= low or (GREATEST - zero_point - 0.5) * scale >= high:
+        return False
+    graph.replace(operation, operation.kind, source.inputs, **operation.params)
+    return True
+
+
+LARGER: tuple[Rule, ...] = (average_pool, resize_nearest, dense, into_weights, saturated)

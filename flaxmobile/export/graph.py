@@ -13,6 +13,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 
 from flaxmobile.export.constants import evaluate
 from flaxmobile.export.program import for_any_number
+from flaxmobile.export.quantizers import COMPOSITE, rounding_of
 from flaxmobile.layers.basic import FOLDED
 from flaxmobile.messages import listing, printable
 
@@ -249,6 +250,8 @@ def _step(equation: JaxprEqn, given: list[Value], graph: Graph, scope: str) -> l
     if name in CALLS:
         return _flatten(params[CALLS[name]], given, graph, scope)
     layer = layer_of(scope)
+    if name == 'composite' and params['name'] == COMPOSITE:
+        return [_quantized(given[0], rounding_of(params), graph, layer)]
     outputs = [Value(tuple(_aval(each).shape), np.dtype(_aval(each).dtype)) for each in equation.outvars]
     if wrong := [value.dtype.name for value in (*given, *outputs) if value.dtype.name not in TYPES]:
         raise ValueError(f'export: {title(name, layer)} computes in {wrong[0]}, and files are written for float32')
@@ -265,6 +268,16 @@ def _step(equation: JaxprEqn, given: list[Value], graph: Graph, scope: str) -> l
     told = {key: value for key, value in params.items() if not any(value is each for each in UNTOLD.get(key, ()))}
     _check_understood(graph.append(name, given, outputs, told, layer))
     return outputs
+
+
+def _quantized(value: Value, rounding: tuple[np.ndarray, np.ndarray], graph: Graph, layer: str) -> Value:
+    """A value rounded to int8: a kernel in NumPy, an activation by an operation `fake_quantize`."""
+    (scale, zero_point), made = rounding, Value(value.shape, value.dtype)
+    if value.constant is not None:
+        made.constant = np.round(value.constant / scale) * scale
+    else:
+        graph.append('fake_quantize', [value], [made], {'scale': scale[0], 'zero_point': int(zero_point[0])}, layer)
+    return made
 
 
 def _aval(atom: Any) -> Any:

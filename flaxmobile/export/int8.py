@@ -1,14 +1,15 @@
 """What is asked of an int8 file, and the pixels that it is calibrated on."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import TypedDict
 
 import numpy as np
 
 from flaxmobile.export.ranges import Observer, check_observer
-
-LEAST_IMAGES = 16
-"""Fewer images give no ranges to rely on; 48 to 100 are usual."""
+from flaxmobile.quantization import Quantized
+from flaxmobile.quantization.training import LEAST_IMAGES
+from flaxmobile.weights import Model
 
 
 class Int8Options(TypedDict, total=False):
@@ -42,6 +43,30 @@ class Int8:
         """Whether it is compared on images of its own, and on none that it is calibrated on."""
         own = {image.tobytes() for image in self.calibration}
         return images is not None and not any(image.tobytes() in own for image in images)
+
+
+def int8_of(model: Model, given: Int8Options, *, float16: bool = False) -> Int8 | None:
+    """What is asked of an int8 file of that model.
+
+    Raises:
+        ValueError: see `check_trained` and `int8_options`.
+    """
+    check_trained(model, {'float16': float16, **given})
+    return int8_options(**given)
+
+
+def check_trained(model: Model, asked: Mapping[str, object]) -> None:
+    """See that nothing is asked of the numbers in the file of a model that was trained for int8, which has its own.
+
+    Raises:
+        ValueError: something is.
+    """
+    names = [name for name, value in asked.items() if value is not None and value is not False]
+    if names and isinstance(model.module, Quantized):
+        raise ValueError(
+            f'{names[0]}=... does not go with this model: it was trained for int8, and its file is int8 with the '
+            'ranges that it learnt'
+        )
 
 
 def int8_options(

@@ -1,6 +1,7 @@
 """A model as one function of images, which every exporter starts from."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -10,9 +11,11 @@ import numpy as np
 from jax.extend.core import InconclusiveDimensionOperation
 
 from flaxmobile import ops
+from flaxmobile.export.quantizers import marked
 from flaxmobile.layers import fold_batch_norm
 from flaxmobile.layers.folding import is_folded
 from flaxmobile.messages import printable
+from flaxmobile.quantization import Quantized
 from flaxmobile.weights import Model
 
 Traced = TypeVar('Traced')
@@ -28,11 +31,13 @@ class Program:
         image: shape and type of one image as a batch, `[1, height, width, channels]`; float32 (normalised) or uint8
             (pixels as they are in a file).
         outputs: the names of what it answers: 'logits', 'probabilities' or 'embedding', each `[batch, ...]`.
+        marked: whether its roundings to int8 are composites (`quantizers.marked`), of a network trained for int8.
     """
 
     function: Callable[[jax.Array], tuple[jax.Array, ...]]
     image: jax.ShapeDtypeStruct
     outputs: tuple[str, ...]
+    marked: bool = False
 
 
 def make_program(
@@ -44,6 +49,8 @@ def make_program(
     standard: bool = True,
 ) -> Program:
     """Make a model one function of images, to be traced by an exporter.
+
+    What a network trained for int8 rounds is marked in XLA's own operations, and rounded in this library's.
 
     Args:
         model: what to export.
@@ -69,15 +76,18 @@ def make_program(
         # In one program: by itself each shape would be compiled.
         variables = jax.jit(lambda variables: fold_batch_norm(model.module, variables, images))(variables)
     variables = jax.tree.map(np.asarray, variables)
+    module = model.module
+    marks = standard and isinstance(module, Quantized)
+    apply: Callable[..., Any] = functools.partial(marked, module) if marks else module.apply
 
     def answer(images: jax.Array) -> tuple[jax.Array, ...]:
         values = preprocessing.normalize(images) if uint8_input else images
-        answers: Any = model.module.apply(variables, values)
+        answers: Any = apply(variables, values)
         return (jax.nn.softmax(answers) if softmax else answers,)
 
     image = jax.ShapeDtypeStruct(shape, jnp.uint8 if uint8_input else jnp.float32)
     name = 'probabilities' if softmax else 'logits' if model.num_classes else 'embedding'
-    return Program(ops.standard(answer) if standard else answer, image, (name,))
+    return Program(ops.standard(answer) if standard else answer, image, (name,), marks)
 
 
 def for_any_number(trace: Callable[[jax.ShapeDtypeStruct], Traced], image: jax.ShapeDtypeStruct) -> Traced:

@@ -6,6 +6,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from flaxmobile.messages import printable, unknown
+from flaxmobile.quantization import rounding
 
 Observer = Literal['extremes', 'percentile', 'mse']
 """How a range is chosen.
@@ -25,8 +26,8 @@ CUT = 1e-4
 """The share of the values that a percentile leaves out: the 99.99th."""
 SHARES = 20
 """How many shares of either extreme 'mse' tries."""
-LEVELS = 255
-"""The steps between the least and the greatest int8."""
+LEAST_RATIO, GREATEST_RATIO = 2.0**-10, 2.0**8
+"""Of the scale of a sum's term to the sum's, what XNNPACK computes in int8; the greatest itself is too great."""
 
 
 def check_observer(observer: str) -> None:
@@ -62,13 +63,14 @@ def find_ranges(values: Callable[[], Iterable[Tensors]], observer: Observer = 'e
 
 
 def affine(low: float, high: float) -> tuple[float, int]:
-    """Scale and zero point of the int8 numbers that cover a range, in which 0 is exact.
+    """Scale and zero point of the int8 numbers that cover a range, see `rounding.affine`."""
+    scale, zero_point = rounding.affine(low, high)
+    return float(scale), int(zero_point)
 
-    A number n stands for `scale * (n - zero_point)`; n is from -128 to 127.
-    """
-    low, high = min(low, 0.0), max(high, 0.0)
-    scale = max((high - low) / LEVELS, 1e-9)
-    return scale, int(np.clip(np.rint(-128 - low / scale), -128, 127))
+
+def can_be_added(terms: Iterable[float], total: float) -> bool:
+    """Whether XNNPACK adds terms of those scales in int8, to a sum of that scale."""
+    return all(LEAST_RATIO <= scale / total < GREATEST_RATIO for scale in terms)
 
 
 def _extremes(images: Iterable[Tensors]) -> dict[str, Range]:

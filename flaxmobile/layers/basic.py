@@ -40,6 +40,7 @@ class Conv(CheckedModule):
         kind: 'standard', 'depthwise' or 'pointwise'.
         groups: of a 'standard' convolution: each group of features sees its own group of channels only.
         use_bias: add a bias per feature.
+        activation: of the outputs, by name, see `ops.activation`; 'linear' for none.
         kernel_init: initialiser of the kernel; None is the convention's.
         convention: padding and initialisation, an object or a name.
         dtype: of the computation; None follows input and parameters.
@@ -58,6 +59,7 @@ class Conv(CheckedModule):
     kind: Kind = 'standard'
     groups: Count = 1
     use_bias: bool = False
+    activation: Activation = 'linear'
     kernel_init: Initializer | None = None
     convention: ConventionOrName = TENSORFLOW
     dtype: FloatType | None = None
@@ -65,7 +67,7 @@ class Conv(CheckedModule):
 
     @nn.compact
     def __call__(self, images: Array) -> Array:
-        """Convolve."""
+        """Convolve and activate."""
         convention, groups, shape = get_convention(self.convention), self._groups(images), self._shape(images)
         initializer = self.kernel_init or convention.conv_initializer(groups)
         kernel: Any = self.param('kernel', initializer, shape, self.param_dtype)
@@ -77,7 +79,11 @@ class Conv(CheckedModule):
             convolve = ops.depthwise_conv if self.kind == 'depthwise' else partial(ops.conv, groups=groups)
             padding = convention.conv_padding(self.kind)
             outputs = convolve(images, kernel, strides=self.strides, padding=padding, dilation=self.dilation)
-        return outputs if bias is None else outputs + bias
+        return self.activate(outputs if bias is None else outputs + bias)
+
+    def activate(self, outputs: Array) -> Array:
+        """The activation: a method, so that what looks for it finds it."""
+        return ops.activation(self.activation)(outputs)
 
     def _groups(self, images: Array) -> int:
         return images.shape[-1] if self.kind == 'depthwise' else self.groups
@@ -228,5 +234,9 @@ class ConvNorm(CheckedModule):
         )(images)
         if not folded:
             outputs = norm(self, train=train)(outputs)
-        outputs = ops.activation(self.activation)(outputs)
+        outputs = self.activate(outputs)
         return pool(outputs) if pool else outputs
+
+    def activate(self, outputs: Array) -> Array:
+        """The activation: a method, so that what looks for it finds it."""
+        return ops.activation(self.activation)(outputs)

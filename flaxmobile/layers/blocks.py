@@ -99,12 +99,12 @@ class SqueezeExcite(CheckedModule):
                 features=features,
                 kind='pointwise',
                 use_bias=True,
+                activation=activation,
                 convention=self.convention,
                 dtype=self.dtype,
                 param_dtype=self.param_dtype,
                 name=name,
             )(gates)
-            gates = ops.activation(activation)(gates)
         return Gate(name='gate')(images, gates)
 
 

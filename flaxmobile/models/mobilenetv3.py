@@ -6,7 +6,6 @@ from typing import ClassVar, NamedTuple
 import flax.linen as nn
 from jax import Array
 
-from flaxmobile import ops
 from flaxmobile.layers import Conv, ConvNorm, InvertedResidual, get_convention, make_divisible
 from flaxmobile.layers.fields import DepthMultiplier
 from flaxmobile.models.network import MobileNet, pool
@@ -116,14 +115,13 @@ class MobileNetV3(MobileNet):
         return RE if self.minimalistic else name
 
     def head_layer(self) -> Conv:
-        """A dense layer with bias, as a pointwise convolution behind the pooling."""
-        initializer = get_convention(self.convention).head_initializer()
-        return Conv(self.head_features, kind='pointwise', use_bias=True, kernel_init=initializer)
+        """A dense layer with bias and hard-swish, as a pointwise convolution behind the pooling."""
+        initializer, activation = get_convention(self.convention).head_initializer(), self._activation(HS)
+        return Conv(self.head_features, kind='pointwise', use_bias=True, activation=activation, kernel_init=initializer)
 
     def head(self, maps: tuple[Array, ...], *, train: bool) -> Array:
-        """Pool, then the dense layer and its activation."""
-        values = self.head_conv(pool(maps[-1])[:, None, None, :])[:, 0, 0, :]
-        return ops.activation(self._activation(HS))(values)
+        """Pool, then the dense layer."""
+        return self.flatten(self.head_conv(pool(maps[-1])[:, None, None, :]))
 
 
 class MobileNetV3Large(MobileNetV3):

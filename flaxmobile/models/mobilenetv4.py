@@ -212,7 +212,7 @@ class MobileNetV4(MobileNet):
 
     def head(self, maps: tuple[Array, ...], *, train: bool) -> Array:
         """Pool, then the pointwise convolution."""
-        return self.head_conv(pool(maps[-1])[:, None, None, :], train=train)[:, 0, 0, :]
+        return self.flatten(self.head_conv(pool(maps[-1])[:, None, None, :], train=train))
 
 
 class MobileNetV4ConvSmall(MobileNetV4):

@@ -97,6 +97,10 @@ class MobileNet(CheckedModule):
         """From the maps that `features` returns to what the classifier is given, `[batch, channels]`."""
         return pool(maps[-1])
 
+    def flatten(self, values: Array) -> Array:
+        """`[batch, 1, 1, channels]` as `[batch, channels]`: a method, so that what looks for it finds it."""
+        return values[:, 0, 0, :]
+
     def setup(self) -> None:
         """Every layer, under its name in the parameters."""
         self._plan = make_plan(self)

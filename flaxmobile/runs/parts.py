@@ -7,6 +7,7 @@ from jax.sharding import Mesh
 
 from flaxmobile.analysis.counts import count_layers
 from flaxmobile.models.network import variable_shapes
+from flaxmobile.quantization import float_network
 from flaxmobile.tasks.classification import Classification
 from flaxmobile.tasks.distillation import Distillation
 from flaxmobile.tasks.task import Task
@@ -48,7 +49,8 @@ def describe_size(learner: Learner, params: Any) -> str:
     count, training = (
         sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in (params, trained(params, learner.frozen))
     )
-    rows = count_layers(learner.model, preprocessing.image_size, preprocessing.channels)  # type: ignore[arg-type]
+    network: Any = float_network(learner.model)
+    rows = count_layers(network, preprocessing.image_size, preprocessing.channels)
     return (
         f'{count:,} parameters'
         + (f', {training:,} of them trained' if learner.frozen else '')

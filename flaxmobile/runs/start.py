@@ -11,6 +11,7 @@ from flaxmobile import weights
 from flaxmobile.data import Preprocessing
 from flaxmobile.layers import get_convention
 from flaxmobile.messages import printable
+from flaxmobile.quantization import Quantized, float_network
 from flaxmobile.runs.folder import read_description
 from flaxmobile.runs.locating import locate
 from flaxmobile.runs.sources import load
@@ -99,8 +100,12 @@ def load_init(init: str, plan: StartPlan, model: nn.Module | None = None) -> Mod
     if ema and not file:
         raise ValueError(_no_average(init))
     found = _load_file(init, plan, ema) if file else load(init)
+    if model is not None and isinstance(found.module, Quantized):
+        raise ValueError(
+            f'init: {printable(init)} was trained for int8 already: start from the float network that it came from'
+        )
     if model is not None and not plan.ignore_convention:
-        _check_network(f'{found.name} ({printable(init)})', found.module, model)
+        _check_network(f'{found.name} ({printable(init)})', found.module, float_network(model))
     return found
 
 

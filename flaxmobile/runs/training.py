@@ -14,6 +14,7 @@ from flaxmobile.parallel.mesh import make_mesh, replicate
 from flaxmobile.parallel.processes import check_alike, checksum, from_first
 from flaxmobile.runs import folder as run
 from flaxmobile.runs.held_out import finish, probe_features
+from flaxmobile.runs.int8 import to_be_quantized
 from flaxmobile.runs.parts import describe_size, make_learner, make_task
 from flaxmobile.runs.report import RunFacts
 from flaxmobile.runs.splits import Splits, fingerprints, load_splits
@@ -122,7 +123,11 @@ def prepare(config: TrainConfig, run_dir: Path, *, resume: bool, overwrite: bool
     learner = make_learner(config, task, steps, mesh)
     # A checkpoint holds all: what the run started from may be gone by then.
     init = config.init if not resume or run.last_checkpoint(run_dir) is None else None
-    state = initial_state(learner, None if init is None else load_init(init, config.start_plan, learner.model))
+    images = TrainingImages(data.train, data.validation, config.batch_size, config.augmentation, config.workers)
+    loaded = None if init is None else load_init(init, config.start_plan, learner.model)
+    if loaded is not None and config.quantization.qat:
+        loaded = to_be_quantized(loaded, learner, images, config.quantization.calibration_images)
+    state = initial_state(learner, loaded)
     check_alike(
         configuration=dataclasses.replace(config, data_dir=None),
         what_to_do=(resume, overwrite),
@@ -132,7 +137,7 @@ def prepare(config: TrainConfig, run_dir: Path, *, resume: bool, overwrite: bool
     )
     training = Training(
         learner,
-        TrainingImages(data.train, data.validation, config.batch_size, config.augmentation, config.workers),
+        images,
         config.timetable(steps),
         learning_rate_schedule(config.optimizer_plan, steps),
         config.max_skipped_updates,

@@ -14,6 +14,8 @@ from flaxmobile.data.preprocessing import Augmentation, Preprocessing
 from flaxmobile.layers.convention import CONVENTIONS
 from flaxmobile.messages import printable, unknown
 from flaxmobile.models import create_model
+from flaxmobile.quantization import Quantized
+from flaxmobile.quantization.training import QuantizationAware
 from flaxmobile.rules import (
     Count,
     NotNegative,
@@ -34,7 +36,15 @@ Precision = Literal['float32', 'bfloat16']
 
 
 _Config = TypeVar('_Config')
-_PARTS = ('preprocessing', 'augmentation')
+_PARTS = ('preprocessing', 'augmentation', 'quantization')
+_INT8_RECIPE: dict[str, Any] = {
+    **{'epochs': 4.0, 'optimizer': 'adamw', 'learning_rate': 1e-4, 'schedule': 'cosine', 'warmup_epochs': 0.0},
+    **{'layer_decay': None, 'momentum': 0.9, 'epsilon': None, 'weight_decay': 0.0, 'clip_gradient_norm': None},
+    **{'accumulation_steps': 1, 'label_smoothing': 0.0, 'mixup_alpha': 0.0, 'cutmix_alpha': 0.0, 'ema_decay': None},
+    **{'distillation_weight': 1.0, 'distillation_temperature': 1.0, 'freeze': (), 'linear_probe': False},
+    'dtype': 'float32',
+}
+"""Of quantisation-aware training: a float network's weights are close to good ones already, and its answers known."""
 
 
 def _tells_where_fields_are(config: type[_Config]) -> type[_Config]:
@@ -184,6 +194,8 @@ class TrainConfig:
     """Divides both networks' logits before they are compared: above 1, small probabilities count for more."""
     ema_decay: Rate | None = None
     """Decay, per update, of the average of parameters and BatchNorm statistics that is evaluated; None: no average."""
+    quantization: QuantizationAware = dataclasses.field(default=QuantizationAware())
+    """Quantisation-aware training."""
     max_skipped_updates: Count = 10
     """Updates in a row that may be skipped, as the loss or the gradient was not finite, before the run stops."""
     dtype: Precision = 'float32'
@@ -205,6 +217,7 @@ class TrainConfig:
         plain_values(self)
         check_fields(self, 'config')
         _check_schedule(self)
+        _check_quantization(self)
         _ = self.mixing
         if self.init_ema and self.init is None:
             raise ValueError('init_ema=True goes with init=..., a checkpoint of torch to start from')
@@ -226,8 +239,13 @@ class TrainConfig:
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
     def build_model(self, num_classes: int) -> nn.Module:
-        """The network with `num_classes` outputs, computing in `dtype`. Raises ValueError for an unknown name."""
-        return create_model(self.model, num_classes=num_classes, dtype=jnp.dtype(self.dtype), **self.model_overrides)
+        """The network with `num_classes` outputs, computing in `dtype`; with `qat`, that network `Quantized`.
+
+        Raises:
+            ValueError: an unknown name, or a network that cannot be trained for int8.
+        """
+        network = create_model(self.model, num_classes=num_classes, dtype=jnp.dtype(self.dtype), **self.model_overrides)
+        return Quantized(network) if self.quantization.qat else network
 
     def total_steps(self, steps_per_epoch: int) -> int:
         """Steps of the whole run, at least one."""
@@ -264,6 +282,13 @@ class TrainConfig:
             value = getattr(self, name)
             values |= vars(value) if name in _PARTS else {name: value}
         return values
+
+    def for_int8(self, init: str) -> 'TrainConfig':
+        """This configuration for quantisation-aware training of the network that `init` names, which is the teacher.
+
+        Data, batches and augmentation stay; length, optimiser and loss are those of the recipe.
+        """
+        return self.with_options(qat=True, init=init, teacher=init, **_INT8_RECIPE)
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> 'TrainConfig':
@@ -318,6 +343,21 @@ def _config_folder() -> Path:
     package = Path(__file__).parent.parent
     packaged = package / 'configs'
     return packaged if packaged.is_dir() else package.parent / 'configs'
+
+
+def _check_quantization(config: TrainConfig) -> None:
+    if not config.quantization.qat:
+        return
+    if config.init is None:
+        raise ValueError('qat=True goes with init=..., the float network to train for int8')
+    wrong = {'freeze': config.freeze, 'linear_probe': config.linear_probe, 'dtype': config.dtype != 'float32'}
+    if names := [name for name, given in wrong.items() if given]:
+        reasons = {
+            'freeze': 'all weights and ranges are trained together',
+            'linear_probe': "probe the float network's features",
+            'dtype': 'the numbers that int8 stands for are exact in float32 alone',
+        }
+        raise ValueError(f'{names[0]} ({getattr(config, names[0])!r}) does not go with qat=True: {reasons[names[0]]}')
 
 
 def _check_schedule(config: TrainConfig) -> None:

@@ -88,7 +88,7 @@ def fit(session: Session, state: TrainState, step: int) -> None:
     if step and timetable.validates(step) and session.checkpoints.value(step) is None:
         validate(session, state, step)  # The run was stopped before it had.
     if step < timetable.total:
-        with closing(placed_batches(session, step)) as batches:
+        with closing(placed_batches(session.images, session.learner, step)) as batches:
             batch = next(batches)
             train_step = compiled_step(session, state, batch)
             state = take_steps(session, train_step, state, step, batch, batches)
@@ -144,9 +144,8 @@ def compiled_step(session: Session, state: TrainState, batch: Batch) -> TrainSte
     return lambda state, batch: compiled(state, batch, *variables)
 
 
-def placed_batches(session: Session, start: int) -> Generator[Batch]:
+def placed_batches(images: TrainingImages, learner: Learner, start: int) -> Generator[Batch]:
     """Training batches from step `start` on, on the mesh."""
-    images, learner = session.images, session.learner
     batches = images.train.train_batches(
         images.batch_size // jax.process_count(),
         learner.task.preprocessing,

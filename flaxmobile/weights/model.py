@@ -72,6 +72,11 @@ class Model:
         """How many classes the network tells apart, 0 where it has no classifier."""
         return num_classes_of(self.module)
 
+    @property
+    def title(self) -> str:
+        """What it is called: the published weight, the network, or the class of a module of your own."""
+        return self.weight.name if self.weight else self.name or type(self.module).__name__
+
     def predict(self, images: np.ndarray, batch_size: int = 32) -> np.ndarray:
         """The probability of each class, float32 `[images, classes]`, in the order of `labels`.
 
@@ -113,12 +118,11 @@ class Model:
 
     def __repr__(self) -> str:
         """One line: name, parameters, size of the images, classes."""
-        title = self.weight.name if self.weight else self.name or type(self.module).__name__
         parameters = sum(leaf.size for leaf in jax.tree.leaves(self.variables['params']))
         side, classes = self.preprocessing.image_size, f'{self.num_classes:,} classes'
         if self.labels is None:
             classes += ' without names' if self.num_classes else ''
-        return f'Model({title}: {parameters:,} parameters, {side}x{side} pixels, {classes})'
+        return f'Model({self.title}: {parameters:,} parameters, {side}x{side} pixels, {classes})'
 
 
 def num_classes_of(module: nn.Module) -> int:

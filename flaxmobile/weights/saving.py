@@ -14,6 +14,7 @@ from flaxmobile.files import check_free, write_whole
 from flaxmobile.messages import printable, unknown
 from flaxmobile.models.network import MobileNet
 from flaxmobile.models.registry import create_model
+from flaxmobile.quantization import Quantized
 from flaxmobile.weights import keras_names, names, torch_names
 from flaxmobile.weights.description import check_described, check_ours
 from flaxmobile.weights.files import load_file
@@ -30,6 +31,11 @@ def save(path: str | Path, model: Model, *, layout: Layout | None = None, overwr
     """What `Model.save` does."""
     path = Path(path)
     suffix = check_target(path, layout, overwrite=overwrite)
+    if isinstance(model.module, Quantized):
+        raise ValueError(
+            f'{printable(path, None)}: the model was trained for int8, and files of weights hold float networks: '
+            'export writes what it is'
+        )
     if not model.name:
         raise ValueError(
             f'{printable(path, None)}: the model does not say its network: dataclasses.replace(model, name=...) gives '

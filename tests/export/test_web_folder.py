@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import tarfile
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from small_networks import LABELS, SIZE, small
 from flaxmobile.export import to_web
 from flaxmobile.export.web import PAGE, check_page
 from flaxmobile.export.web.runtime import ARCHIVE, runtime_files
+from flaxmobile.files import whole_folder
 
 Run = Callable[..., tuple[int, str, str]]
 OWN = {'app.js', 'classifier.js', 'icon.svg', 'index.html', 'picture.js', 'resampling.js', 'style.css'}
@@ -64,6 +66,42 @@ def test_the_command_refuses_a_folder_before_the_model_is_looked_for(command: Ru
     status, out, err = command('web', 'no_such_model', tmp_path)
     assert (status, out) == (2, '')
     assert err == f'flaxmobile: {tmp_path} is already there: --overwrite replaces it\n'
+
+
+@pytest.mark.parametrize(
+    ('words', 'wanted'),
+    [
+        (['--int8'], '--int8 needs images to find the ranges of the activations on: give --calibration'),
+        (['--calibration', '.'], '--calibration goes with --int8'),
+        (['--int8', '--calibration', '.', '--float16'], '--int8 and --float16 are two kinds of weights: give one of'),
+    ],
+)
+def test_the_command_refuses_weights_before_the_model_is_looked_for(
+    words: list[str], wanted: str, command: Run, tmp_path: Path
+) -> None:
+    status, out, err = command('web', 'no_such_model', tmp_path / 'page', *words)
+    assert (status, out) == (2, '')
+    assert err.startswith(f'flaxmobile: {wanted}')
+    assert len(err.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_page_takes_no_int8_images(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r'^int8_io=True goes with a file alone: the page gives the network float32'):
+        to_web(small('v1'), tmp_path / 'page', int8=True, int8_io=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_warning_names_the_file_where_it_will_lie(tmp_path: Path) -> None:
+    def fill() -> None:
+        with whole_folder(tmp_path / 'a' / 'page') as made:
+            made.mkdir()
+            warnings.warn(f'{made}/model.tflite: slow', stacklevel=1)
+            (made / 'model.tflite').touch()
+
+    with pytest.warns(UserWarning, match=rf'^{tmp_path}/a/page/model.tflite: slow$'):
+        fill()
+    assert files_in(tmp_path) == {'a/page/model.tflite'}
 
 
 def test_a_page_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 import base64
 import dataclasses
 import shutil
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from selenium.webdriver.common.keys import Keys
 
 from flaxmobile.data import Preprocessing, prepare_for_evaluation
 from flaxmobile.export import to_web
+from flaxmobile.weights import Model
 
 pytestmark = pytest.mark.web
 
@@ -268,6 +270,61 @@ def test_a_graphics_card_is_not_taken_that_answers_an_improbable_class_wrong(pag
             open_page(other, f'{address}?change={change}')
             assert other.find_element('id', 'runtime').get_attribute('textContent') == runtime
         assert complaints(other) == []
+
+
+def even() -> Model:
+    """The same answers in the same order with probabilities so near each other that no rounding moves one far."""
+    model = classifier()
+    params = dict(model.variables['params'])
+    params['classifier'] = {name: 0.1 * leaf for name, leaf in params['classifier'].items()}
+    return dataclasses.replace(model, variables={**model.variables, 'params': params})
+
+
+@pytest.fixture(scope='module')
+def narrow(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Pages with weights of fewer bits; int8 by the pictures and their mirror images."""
+    folder, model = tmp_path_factory.mktemp('narrow'), even()
+    pixels = np.stack([prepare_for_evaluation(picture(name), model.preprocessing) for name in PICTURES])
+    to_web(model, folder / 'float16', float16=True)
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', message='.*its first answer is')
+        to_web(model, folder / 'int8', int8=True, calibration=np.concatenate([pixels, pixels[:, :, ::-1]]))
+    return {name: folder / name for name in ('float16', 'int8')}
+
+
+def assert_answers_of_litert(browser: webdriver.Chrome, page: Path) -> None:
+    """On the CPU, the class and the probability that the page's file answers first in LiteRT in Python."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    runner = Interpreter(str(page / 'model.tflite')).get_signature_runner('serving_default')
+    own, seen = classifier().preprocessing, set()
+    with served(page) as there:
+        open_page(browser, there)
+        for name in PICTURES:
+            image = prepare_for_evaluation(picture(name), own)[None]
+            logits = runner(image=np.asarray(own.normalize(image)))['logits'][0]
+            drop(browser, name, picture(name))
+            index, _, probability = answers(browser, name)[0]
+            assert index == logits.argmax(), name
+            assert probability == pytest.approx(np.exp(logits[index]) / np.exp(logits).sum(), abs=1e-3), name
+            seen.add(index)
+    assert len(seen) >= 4
+    assert browser.find_element('id', 'runtime').get_attribute('textContent') == 'CPU (WebAssembly)'
+    assert complaints(browser) == []
+    requested(browser)
+
+
+@pytest.mark.parametrize('kind', ['float16', 'int8'])
+def test_in_fewer_bits_it_answers_as_litert_in_python(
+    shared: webdriver.Chrome, narrow: dict[str, Path], kind: str
+) -> None:
+    assert_answers_of_litert(shared, narrow[kind])
+
+
+def test_in_int8_it_leaves_webgpu_alone(narrow: dict[str, Path]) -> None:
+    """Which would compute it in float, and agree to less than the page's bound."""
+    with chromium('--enable-unsafe-webgpu', '--use-webgpu-adapter=swiftshader') as other:
+        assert_answers_of_litert(other, narrow['int8'])
 
 
 WITHOUT_RELAXED_SIMD = """

@@ -24,6 +24,7 @@ from flaxmobile.export.program import in_float32, make_program
 from flaxmobile.export.target import check_target
 from flaxmobile.files import folder_size, whole_folder
 from flaxmobile.messages import printable
+from flaxmobile.quantization import Quantized
 from flaxmobile.weights import Model
 
 __all__ = ['to_coreml']
@@ -66,11 +67,17 @@ def to_coreml(
     Raises:
         FileExistsError: `path` is there, and `overwrite` is not set, or it is no Core ML package.
         ModuleNotFoundError: the package `coremltools` is not installed.
-        ValueError: another suffix or size; `softmax` of a network without classes; an operation that the exporter does
-            not know, named with its layer; on macOS, the package answers otherwise than the model.
+        ValueError: another suffix or size; a model trained for int8; `softmax` of a network without classes; an
+            operation that the exporter does not know, named with its layer; on macOS, the package answers otherwise
+            than the model.
     """
     path = Path(path)
     check_target(path, {'.mlpackage': 'Core ML'}, float16=float16, overwrite=overwrite)
+    if isinstance(model.module, Quantized):
+        raise ValueError(
+            f'{printable(path, None)}: the model was trained for int8, which .tflite, .onnx and .jax files hold: '
+            'export the float network that it came from'
+        )
     needed('coremltools', 'Core ML', 'coreml')
     model = in_float32(model)
     program = make_program(model, image_size=image_size, uint8_input=uint8_input, softmax=softmax)

@@ -15,15 +15,15 @@ from flaxmobile.export.checks import (
     inputs_of,
     write_checked,
 )
-from flaxmobile.export.description import KEY, describe, to_json
-from flaxmobile.export.int8 import Int8, Int8Options, int8_options
+from flaxmobile.export.description import KEY, TRAINED, describe, to_json
+from flaxmobile.export.int8 import Int8, Int8Options, int8_of
 from flaxmobile.export.litert.conversion import convert, to_float16, versions
 from flaxmobile.export.litert.graph import read_graph
 from flaxmobile.export.litert.metadata import MODEL_METADATA, check_labels, model_metadata, with_labels
 from flaxmobile.export.litert.points import int8_share
 from flaxmobile.export.litert.quantization import OBSERVER, to_int8
 from flaxmobile.export.litert.running import LITERT, operations
-from flaxmobile.export.program import in_float32, make_program
+from flaxmobile.export.program import Program, in_float32, make_program
 from flaxmobile.export.target import check_target
 from flaxmobile.weights import Model
 
@@ -45,9 +45,9 @@ def to_litert(
     """Write a model as a LiteRT file, for one image at a time: whole, or not at all.
 
     The file has one signature, 'serving_default', from 'image' to 'logits', 'probabilities' or 'embedding'. It computes
-    in float32, or in int8. In it are the metadata that MediaPipe and Android's ImageClassifier read (size and
-    normalisation of the image, labels), the labels as `labels.txt` in a zip at its end, and under the name 'flaxmobile'
-    a JSON text: what the model is, and how images are prepared for it.
+    in float32, or in int8, as that of a model trained for int8 always does. In it are the metadata that MediaPipe and
+    Android's ImageClassifier read (size and normalisation of the image, labels), the labels as `labels.txt` in a zip at
+    its end, and under the name 'flaxmobile' a JSON text: what the model is, and how images are prepared for it.
 
     MediaPipe shows the outputs as scores, so it wants `softmax=True`; it refuses a file with a mean or standard
     deviation for each channel, so such a model needs `uint8_input=True` there.
@@ -74,16 +74,16 @@ def to_litert(
         FileExistsError: `path` is there, and `overwrite` is not set.
         ModuleNotFoundError: the packages of `flaxmobile[litert]` are not installed.
         ValueError: a bad size, softmax without classes, an operation that LiteRT has not, a label with a line break, or
-            the file answers otherwise than the model; see `int8_options` and `find_ranges`.
+            the file answers otherwise than the model; see `int8_of` and `find_ranges`.
     """
-    path, asked = Path(path), int8_options(**int8)
+    path, asked = Path(path), int8_of(model, int8, float16=float16)
     check_target(path, {'.tflite': 'LiteRT'}, float16=float16, int8=asked is not None, overwrite=overwrite)
     labels = check_labels(model.labels)
     model = in_float32(model)
     program = make_program(model, image_size=image_size, uint8_input=uint8_input, softmax=softmax)
     if asked:
         pixels = check_images(program, asked.calibration, 'calibration')
-    made = {'format': 'litert', **_weights(float16, asked), **versions(quantized=float16 or asked is not None)}
+    made = {'format': 'litert', **_weights(program, float16, asked), **versions(quantized=float16 or asked is not None)}
     description = describe(model, program, made, int8_io=asked is not None and asked.int8_io)
     answer = answer_of(model, program, pixels if asked and images is None else images)
     # The quantiser keeps buffers that are there and cannot be followed by new ones; a zip is no buffer.
@@ -94,7 +94,8 @@ def to_litert(
     if asked:
         operations(content)  # What LiteRT lacks is refused here, by name.
         content = to_int8(content, inputs_of(model, program, pixels), asked)
-        known = Int8Check(int8_share(read_graph(content)), held_out=asked.held_out(images))
+    if asked or program.marked:
+        known = Int8Check(int8_share(read_graph(content)), held_out=asked.held_out(images) if asked else None)
     counts = operations(content)
     content = with_labels(content, labels)
     return write_checked(
@@ -109,8 +110,10 @@ def to_litert(
     )
 
 
-def _weights(float16: bool, asked: Int8 | None) -> dict[str, str | int]:
+def _weights(program: Program, float16: bool, asked: Int8 | None) -> dict[str, str | int]:
     """What a description's `made` says of the numbers in the file."""
+    if program.marked:
+        return TRAINED
     if asked is None:
         return {'weights': 'float16' if float16 else 'float32'}
     return {'weights': 'int8', 'observer': asked.observer or OBSERVER, 'calibration_images': len(asked.calibration)}

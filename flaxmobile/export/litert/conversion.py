@@ -2,12 +2,15 @@
 
 import contextlib
 import io
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 
 from flaxmobile.export.extras import distribution_of, needed
+from flaxmobile.export.graph import layer_of
+from flaxmobile.export.litert.lines import with_slices
 from flaxmobile.export.program import Program
 from flaxmobile.messages import printable
 
@@ -29,7 +32,7 @@ def versions(*, quantized: bool) -> dict[str, str]:
 
 
 def convert(program: Program, metadata: Mapping[str, bytes]) -> bytes:
-    """A float32 LiteRT file of a program.
+    """A LiteRT file of a program, float32, or int8 of a network trained for it.
 
     Args:
         program: what to convert.
@@ -41,20 +44,30 @@ def convert(program: Program, metadata: Mapping[str, bytes]) -> bytes:
     """
     api = _package('litert_converter.converter_api_ext')
     ir, passmanager = _package('litert_converter.mlir.ir'), _package('litert_converter.mlir.passmanager')
-    exported = jax.export.export(jax.jit(program.function), platforms=['cpu'])(program.image)
+    exported = jax.export.export(jax.jit(with_slices(program.function)), platforms=['cpu'])(program.image)
     context = ir.Context()
     api.prepare_mlir_context(context)
     with context:
-        module = ir.Module.parse(exported.mlir_module())
+        module = ir.Module.parse(_with_short_names(exported.mlir_module()))
         api.set_signature(module.operation, SIGNATURE, [INPUT], list(program.outputs))
         try:
-            api.run_convert_to_tfl_passes(module, passmanager.PassManager(), api.ConvertToTFLConfig())
+            config = api.ConvertToTFLConfig()
+            config.strict_qdq_mode = program.marked  # Int8 where all around is marked, and there alone.
+            api.run_convert_to_tfl_passes(module, passmanager.PassManager(), config)
             # The exporter writes a buffer for each entry, where re-packing the file would lose its alignment.
             held = {name: ir.StringAttr.get(value) for name, value in metadata.items()}
             module.operation.attributes['tfl.metadata'] = ir.DictAttr.get(held)
             return bytes(api.export_flatbuffer_to_bytes(module.operation))
         except (ir.MLIRError, RuntimeError, ValueError) as error:
             raise ValueError(f'LiteRT cannot hold this model: {printable(error)}') from error
+
+
+def _with_short_names(text: str) -> str:
+    """A traced program whose operations are called by layer, `block_03/project/add`: LiteRT's tensors take the names.
+
+    JAX puts the network's class and its methods in front, 100 letters a tensor.
+    """
+    return re.sub(r'loc\("jit\([^"/]*\)/([^"]*)"', lambda found: f'loc("{layer_of(found[1])}"', text)
 
 
 def to_float16(content: bytes) -> bytes:

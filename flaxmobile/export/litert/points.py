@@ -2,18 +2,14 @@
 
 from collections.abc import Collection, Mapping, Sequence
 
-import numpy as np
-
 from flaxmobile.export.litert.graph import Operation
-from flaxmobile.export.ranges import Range, affine
+from flaxmobile.export.ranges import Range, affine, can_be_added
 
 FLOAT_KINDS = ('HARD_SWISH', 'SOFTMAX', 'BATCH_MATMUL')
 """Those that XNNPACK does not compute in int8: left so, they would cut its graph into pieces."""
 FOLLOWING = ('ADD', 'SUB', 'MUL', 'DIV')
 """Those that stay float32 between operations that do: int8 would cost two conversions, and digits."""
 SUMS = ('ADD', 'SUB')
-LEAST_RATIO, GREATEST_RATIO = 2.0**-10, 2.0**8
-"""Of the scale of a sum's term to the sum's, what XNNPACK computes in int8; the greatest itself is too great."""
 MOVED = ('QUANTIZE', 'DEQUANTIZE')
 """What goes between int8 and float32, and computes nothing."""
 
@@ -54,5 +50,4 @@ def _too_far_apart(operation: Operation, ranges: Mapping[str, Range]) -> bool:
     if operation.kind not in SUMS or not ranges.keys() >= set(names):  # Whole numbers are added too.
         return False
     scale, *terms = (affine(*ranges[name])[0] for name in names)
-    ratios = np.array(terms) / scale
-    return bool((ratios < LEAST_RATIO).any() or (ratios >= GREATEST_RATIO).any())
+    return not can_be_added(terms, scale)

@@ -5,17 +5,17 @@ import functools
 import io
 import re
 import warnings
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from flaxmobile.export.extras import needed
 from flaxmobile.export.int8 import Int8
-from flaxmobile.export.litert.conversion import INPUT, SIGNATURE
 from flaxmobile.export.litert.graph import Operation, read_graph
+from flaxmobile.export.litert.observing import activations, extremes_of_constants, observing_interpreter
 from flaxmobile.export.litert.points import SUMS, float_operations
-from flaxmobile.export.ranges import Observer, Range, Tensors, find_ranges
+from flaxmobile.export.ranges import Observer, find_ranges
 
 OBSERVER: Observer = 'extremes'
 """What LiteRT's files take where no other is asked for."""
@@ -38,9 +38,11 @@ def to_int8(content: bytes, inputs: np.ndarray, asked: Int8) -> bytes:
         ModuleNotFoundError: litert-quantizer or ai-edge-litert is not installed.
         ValueError: a tensor has values that are not finite.
     """
-    graph, interpreter = read_graph(content), _interpreter(content)
-    ranges = find_ranges(functools.partial(_values, interpreter, graph, inputs), asked.observer or OBSERVER)
-    left = float_operations(graph, ranges | _constants(interpreter, graph))
+    graph, interpreter = read_graph(content), observing_interpreter(content)
+    ranges = find_ranges(functools.partial(activations, interpreter, graph, inputs), asked.observer or OBSERVER)
+    added = [tensor for operation in graph if operation.kind in SUMS for tensor in operation.inputs if tensor.constant]
+    constants = extremes_of_constants(interpreter, {tensor.name for tensor in added})
+    left = float_operations(graph, ranges | constants)
     made = _package('quantizer').Quantizer(bytearray(content), _recipe(left, asked.int8_io))
     statistics = {
         name: {'min': np.array([low], np.float32), 'max': np.array([high], np.float32)}
@@ -51,42 +53,6 @@ def to_int8(content: bytes, inputs: np.ndarray, asked: Int8) -> bytes:
         warnings.simplefilter('ignore')
         done = made.quantize(statistics, enable_progress_bar=False, enable_progress_report=False)
     return bytes(done.quantized_model)
-
-
-def _interpreter(content: bytes) -> Any:
-    """A LiteRT interpreter that keeps what is in the middle, which XNNPACK would keep to itself."""
-    interpreters = needed('ai_edge_litert.interpreter', 'LiteRT', 'litert')
-    interpreter = interpreters.Interpreter(
-        model_content=content,
-        experimental_preserve_all_tensors=True,
-        experimental_op_resolver_type=interpreters.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
-    )
-    interpreter.allocate_tensors()
-    return interpreter
-
-
-def _values(interpreter: Any, graph: Sequence[Operation], inputs: np.ndarray) -> Iterator[Tensors]:
-    """What the float32 tensors hold that an image decides, image by image."""
-    wanted = {tensor.name for operation in graph for tensor in (*operation.inputs, *operation.outputs)}
-    wanted -= {tensor.name for operation in graph for tensor in operation.inputs if tensor.constant}
-    places = _places(interpreter, wanted)
-    runner = interpreter.get_signature_runner(SIGNATURE)
-    for image in inputs:
-        runner(**{INPUT: image[None]})
-        yield {name: interpreter.get_tensor(index) for name, index in places.items()}
-
-
-def _constants(interpreter: Any, graph: Sequence[Operation]) -> dict[str, Range]:
-    """The extremes of the constants that are added."""
-    added = [tensor for operation in graph if operation.kind in SUMS for tensor in operation.inputs if tensor.constant]
-    places = _places(interpreter, {tensor.name for tensor in added})
-    held = {name: interpreter.get_tensor(index) for name, index in places.items()}
-    return {name: (float(array.min()), float(array.max())) for name, array in held.items()}
-
-
-def _places(interpreter: Any, names: Collection[str]) -> dict[str, int]:
-    details = interpreter.get_tensor_details()
-    return {each['name']: each['index'] for each in details if each['name'] in names and each['dtype'] is np.float32}
 
 
 def _recipe(left: Sequence[Operation], int8_io: bool) -> list[dict[str, object]]:

@@ -1,14 +1,16 @@
 """A LiteRT file's operations, and the file in its runtime."""
 
 import collections
+import functools
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from flaxmobile.export.checks import Runtime
+from flaxmobile.export.checks import Runtime, Session
 from flaxmobile.export.litert.conversion import INPUT, SIGNATURE
 from flaxmobile.export.litert.graph import read_graph
+from flaxmobile.export.litert.observing import as_float
 from flaxmobile.messages import listing
 
 NOT_RUN = ('STABLEHLO_', 'CUSTOM', 'DELEGATE', 'PLACEHOLDER')
@@ -30,12 +32,28 @@ def operations(content: bytes) -> dict[str, int]:
 def run(content: bytes, images: np.ndarray) -> tuple[np.ndarray, int | None]:
     """What a LiteRT file answers to each image, in float32, and how many pieces of its graph XNNPACK takes."""
     interpreter = _interpreter(content)
+    delegated = sum(operation['op_name'] == 'DELEGATE' for operation in interpreter._get_ops_details())
+    return _answers(interpreter, images), delegated
+
+
+def open_session(content: bytes) -> Session:
+    """A LiteRT file on one thread, as `run` has it."""
+    interpreter = _interpreter(content, num_threads=1)
+    (given,) = interpreter.get_input_details()
+
+    def compute(image: np.ndarray) -> None:
+        interpreter.set_tensor(given['index'], image[None])
+        interpreter.invoke()
+
+    return Session(functools.partial(_answers, interpreter), compute)
+
+
+def _answers(interpreter: Any, images: np.ndarray) -> np.ndarray:
     runner = interpreter.get_signature_runner(SIGNATURE)
     given = runner.get_input_details()[INPUT]
     ((name, answered),) = runner.get_output_details().items()
-    answers = [_as_float(runner(**{INPUT: _as_given(image[None], given)})[name], answered) for image in images]
-    delegated = sum(operation['op_name'] == 'DELEGATE' for operation in interpreter._get_ops_details())
-    return np.concatenate(answers), delegated
+    answers = [as_float(runner(**{INPUT: _as_given(image[None], given)})[name], answered) for image in images]
+    return np.concatenate(answers)
 
 
 def _as_given(values: np.ndarray, detail: Mapping[str, Any]) -> np.ndarray:
@@ -44,13 +62,6 @@ def _as_given(values: np.ndarray, detail: Mapping[str, Any]) -> np.ndarray:
         return values
     scale, zero_point = detail['quantization']
     return np.clip(np.rint(values / scale) + zero_point, -128, 127).astype(np.int8)
-
-
-def _as_float(values: np.ndarray, detail: Mapping[str, Any]) -> np.ndarray:
-    if values.dtype != np.int8:
-        return values
-    scale, zero_point = detail['quantization']
-    return np.float32(scale) * (values.astype(np.float32) - zero_point)
 
 
 def left_out(content: bytes) -> dict[str, int]:
@@ -78,10 +89,10 @@ def left_out(content: bytes) -> dict[str, int]:
     )
 
 
-def _interpreter(content: bytes) -> Any:
+def _interpreter(content: bytes, num_threads: int | None = None) -> Any:
     from ai_edge_litert.interpreter import Interpreter
 
-    interpreter = Interpreter(model_content=content)
+    interpreter = Interpreter(model_content=content, num_threads=num_threads)
     interpreter.allocate_tensors()
     return interpreter
 

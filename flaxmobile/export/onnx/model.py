@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import numpy as np
 
 from flaxmobile.export.description import KEY, to_json
+from flaxmobile.export.onnx.trained import quantize_weights
 from flaxmobile.export.operators.writer import Node
 from flaxmobile.export.operators.writing import Layout, Port, Written, write
 from flaxmobile.export.program import Program
@@ -26,8 +27,8 @@ def onnx_model(
 ) -> 'onnx.ModelProto':
     """The ONNX model of a program, for any number of images.
 
-    It computes in float32. Its input is called 'image', its outputs as the program's. It was checked by ONNX's checker,
-    shapes and types of everything inferred.
+    It computes in float32, or in int8 where the network was trained for it. Its input is called 'image', its outputs as
+    the program's. It was checked by ONNX's checker, shapes and types of everything inferred.
 
     Args:
         program: what to write.
@@ -50,6 +51,8 @@ def onnx_model(
             'network'
         )
     model = _assemble(written)
+    if program.marked:
+        quantize_weights(model)
     if description is not None:
         told = {**description, 'made': {**description['made'], 'opset': written.opset}}
         helper.set_model_props(model, {KEY: to_json(told)})

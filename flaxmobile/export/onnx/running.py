@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flaxmobile.export.checks import Runtime
+from flaxmobile.export.checks import Runtime, Session
 from flaxmobile.export.operators.writer import NCHW
 
 if TYPE_CHECKING:
@@ -32,6 +32,22 @@ def runtime(layout: str) -> Runtime:
         return turned(answers, layout, TO_NHWC), None
 
     return Runtime('onnxruntime', 'onnxruntime', run)
+
+
+def open_session(content: bytes) -> Session:
+    """A file of the layout 'nchw' in ONNX Runtime, on one thread."""
+    from onnxruntime import InferenceSession, SessionOptions
+
+    options = SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    session = InferenceSession(content, options, providers=['CPUExecutionProvider'])
+    (given,) = session.get_inputs()
+
+    def answer(image: np.ndarray) -> np.ndarray:
+        (answers,) = session.run(None, {given.name: turned(image[None], 'nchw', NCHW)})
+        return np.asarray(answers)
+
+    return Session(lambda images: np.concatenate([answer(image) for image in images]), answer)
 
 
 def turned(maps: Any, layout: str, order: tuple[int, ...]) -> np.ndarray:

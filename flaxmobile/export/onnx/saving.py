@@ -6,9 +6,9 @@ from typing import Unpack
 import numpy as np
 
 from flaxmobile.export.checks import Check, Int8Check, answer_of, check_images, inputs_of, write_checked
-from flaxmobile.export.description import describe
+from flaxmobile.export.description import TRAINED, describe
 from flaxmobile.export.extras import distribution_of, needed
-from flaxmobile.export.int8 import Int8, Int8Options, int8_options
+from flaxmobile.export.int8 import Int8, Int8Options, int8_of
 from flaxmobile.export.onnx import quantization
 from flaxmobile.export.onnx.model import check_layout, onnx_model
 from flaxmobile.export.onnx.running import operations, runtime
@@ -32,9 +32,9 @@ def to_onnx(
 ) -> Check:
     """Write a model as an ONNX file, which takes any number of images: whole, or not at all.
 
-    It computes in float32, also where the network's `dtype` is a narrower one, or in int8. Its input is `image`, its
-    output `logits`, `probabilities` or `embedding`. Labels, preprocessing, licence and source stand in its metadata, as
-    a JSON text under the name 'flaxmobile'.
+    It computes in float32, also where the network's `dtype` is a narrower one, or in int8, as that of a model trained
+    for int8 always does. Its input is `image`, its output `logits`, `probabilities` or `embedding`. Labels,
+    preprocessing, licence and source stand in its metadata, as a JSON text under the name 'flaxmobile'.
 
     Args:
         model: what to export.
@@ -57,15 +57,17 @@ def to_onnx(
         ModuleNotFoundError: the package `onnx` is not installed, or `onnxruntime` for int8.
         ValueError: another suffix, layout or size; `softmax` of a network without classes; an operation that the
             exporter does not know, named with its layer; constants of more than 2 GiB; the file answers otherwise than
-            the model; see `int8_options`; 'mse' or `int8_io`, which ONNX files have not.
+            the model; see `int8_of`; 'mse' or `int8_io`, which ONNX files have not.
     """
-    path, asked = Path(path), _asked(int8)
+    path, asked = Path(path), _asked(model, int8)
     check_layout(layout)
     check_target(path, {'.onnx': 'ONNX'}, overwrite=overwrite)
     needed('onnx', 'ONNX', 'onnx')
     model = in_float32(model)
     program = make_program(model, image_size=image_size, uint8_input=uint8_input, softmax=softmax)
     made: dict[str, str | int] = {'format': 'onnx', 'layout': layout}
+    if program.marked:
+        made |= TRAINED
     if asked:
         quantization.quantizer()
         pixels = check_images(program, asked.calibration, 'calibration')
@@ -77,14 +79,16 @@ def to_onnx(
     known = None
     if asked:
         written = quantization.to_int8(written, inputs_of(model, program, pixels), observer, layout)
-        known = Int8Check(quantization.int8_share(written), held_out=asked.held_out(images))
+    if asked or program.marked:
+        held_out = asked.held_out(images) if asked else None
+        known = Int8Check(quantization.int8_share(written), held_out=held_out)
     content, counts = written.SerializeToString(), operations(written)
     ran = runtime(layout)
     return write_checked(path, content, counts, answer=answer, runtime=ran, overwrite=overwrite, int8=known)
 
 
-def _asked(given: Int8Options) -> Int8 | None:
-    asked = int8_options(**given)
+def _asked(model: Model, given: Int8Options) -> Int8 | None:
+    asked = int8_of(model, given)
     if asked:
         quantization.check_observer(asked.observer)
     if asked and asked.int8_io:

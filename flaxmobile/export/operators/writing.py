@@ -7,13 +7,13 @@ import numpy as np
 
 from flaxmobile.export.fusion import fuse
 from flaxmobile.export.graph import Graph, Value, refuse, trace
-from flaxmobile.export.operators import elementwise, products, shapes
+from flaxmobile.export.operators import elementwise, products, rounding, shapes
 from flaxmobile.export.operators.handlers import HANDLERS
 from flaxmobile.export.operators.writer import NCHW, Node, Order, Tensor, Writer, plain_order
 from flaxmobile.export.program import Program
 
 Layout = Literal['nchw', 'nhwc']
-MODULES = elementwise, products, shapes
+MODULES = elementwise, products, rounding, shapes
 """The modules that fill `HANDLERS`."""
 
 IMAGES = 'image'

@@ -3,14 +3,17 @@
 import dataclasses
 import shutil
 from pathlib import Path
+from typing import Unpack
+
+import numpy as np
 
 from flaxmobile.export.checks import Check
 from flaxmobile.export.description import to_json
+from flaxmobile.export.int8 import Int8Options
 from flaxmobile.export.litert import to_litert
 from flaxmobile.export.litert.reading import read_description
 from flaxmobile.export.web.runtime import runtime_files, unpack_runtime
-from flaxmobile.files import whole_folder
-from flaxmobile.messages import listing, printable
+from flaxmobile.files import check_folder_of, whole_folder
 from flaxmobile.weights import Model
 
 __all__ = ['check_page', 'to_web']
@@ -21,7 +24,16 @@ MODEL, DESCRIPTION = 'model.tflite', 'model.json'
 """What the page loads."""
 
 
-def to_web(model: Model, folder: str | Path, *, image_size: int | None = None, overwrite: bool = False) -> Check:
+def to_web(
+    model: Model,
+    folder: str | Path,
+    *,
+    image_size: int | None = None,
+    float16: bool = False,
+    images: np.ndarray | None = None,
+    overwrite: bool = False,
+    **int8: Unpack[Int8Options],
+) -> Check:
     """Write a page that classifies pictures in the browser, as `flaxmobile predict` does: whole, or not at all.
 
     The folder holds all that the page needs: the model as a LiteRT file, what it says of itself as JSON, LiteRT.js, and
@@ -32,7 +44,10 @@ def to_web(model: Model, folder: str | Path, *, image_size: int | None = None, o
         model: what classifies.
         folder: to write.
         image_size: side of the images in pixels; None: the model's own.
+        float16: keep the weights as float16, see `to_litert`.
+        images: pixels to compare the LiteRT file with JAX on, see `to_litert`.
         overwrite: replace a page that is there.
+        int8: `int8=True, calibration=pixels`, see `Int8Options`.
 
     Returns:
         What was found out about the LiteRT file.
@@ -40,16 +55,18 @@ def to_web(model: Model, folder: str | Path, *, image_size: int | None = None, o
     Raises:
         FileExistsError: something lies at `folder`, and `overwrite` is not set, or it holds other files than a page's.
         ModuleNotFoundError: the packages of `flaxmobile[litert]` are not installed.
-        ValueError: the model has no classes; or see `to_litert`.
+        ValueError: the model has no classes; `int8_io`, as the page's images are float32; or see `to_litert`.
     """
     folder = Path(folder)
     check_page(folder, overwrite=overwrite)
     if not model.num_classes:
         raise ValueError('the page shows classes, and this model has none (num_classes=0)')
+    if int8.get('int8_io'):
+        raise ValueError('int8_io=True goes with a file alone: the page gives the network float32 images')
     with whole_folder(folder, overwrite=overwrite) as made:
         shutil.copytree(PAGE, made, ignore=shutil.ignore_patterns('__pycache__'))
         unpack_runtime(made)
-        check = to_litert(model, made / MODEL, image_size=image_size)
+        check = to_litert(model, made / MODEL, image_size=image_size, float16=float16, images=images, **int8)
         (made / DESCRIPTION).write_text(to_json(read_description((made / MODEL).read_bytes())))
     return dataclasses.replace(check, path=folder / MODEL)
 
@@ -58,19 +75,7 @@ def check_page(folder: str | Path, *, overwrite: bool = False) -> None:
     """See that a page may be written there, before anything costly.
 
     Raises:
-        FileExistsError: something lies there, and `overwrite` is not set, or it holds other files than a page's.
+        FileExistsError: see `check_folder_of`: what is there may hold a page's files alone.
     """
-    folder = Path(folder)
-    if not folder.exists():
-        return
-    if not folder.is_dir():
-        raise FileExistsError(f'{printable(folder, None)} is a file: name a folder')
-    if not overwrite:
-        raise FileExistsError(f'{printable(folder, None)} is already there: overwrite=True replaces it')
     ours = {MODEL, DESCRIPTION, *runtime_files(), *(path.name for path in PAGE.iterdir())}
-    found = {path.relative_to(folder).as_posix() for path in folder.rglob('*') if not path.is_dir()}
-    if others := sorted(found - ours):
-        raise FileExistsError(
-            f'{printable(folder, None)} is not replaced, as it holds what no page does ({listing(others)}): '
-            'name another folder'
-        )
+    check_folder_of(folder, ours, 'page', overwrite=overwrite)
