@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import importlib.metadata
 import json
 import warnings
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from tflite_reader import metadata, root
 
 from benchmarks.export_rules import layers_of, wrong_graph
 from flaxmobile import ops
+from flaxmobile.data import Preprocessing, prepare_for_evaluation
 from flaxmobile.export import export, to_litert
 from flaxmobile.export.litert.conversion import convert
 from flaxmobile.export.litert.graph import read_graph
@@ -169,6 +171,8 @@ def test_a_file_says_what_it_is(float16: bool, tmp_path: Path) -> None:
     assert said['preprocessing']['image_size'] == 32
     assert said['made']['format'] == 'litert'
     assert said['made']['weights'] == ('float16' if float16 else 'float32')
+    packages = {name: importlib.metadata.version(name) for name in ('litert-converter', 'litert-quantizer')}
+    assert packages.items() & said['made'].items() == set(list(packages.items())[: 1 + float16])
     names = {tensor.name for operation in read_graph(path.read_bytes()) for tensor in operation.outputs}
     assert any(name.startswith('block_00/depthwise/') for name in names)
     assert not any('ShortV3' in name for name in names)
@@ -199,12 +203,33 @@ def test_mediapipe_takes_one_normalisation_for_all_channels(tmp_path: Path) -> N
     assert by_mediapipe(path) == pytest.approx(dict(zip(LABELS, wanted.tolist(), strict=True)), abs=1e-5)
 
 
-def by_mediapipe(path: Path) -> dict[str, float]:
-    """The scores of the first image."""
+class Colours(nn.Module):
+    """The mean of each colour of the image."""
+
+    num_classes: int = 3
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
+        return images.mean((1, 2))
+
+
+def test_mediapipe_squeezes_an_oblong_picture(tmp_path: Path) -> None:
+    """Of 60x40 pixels a tenth at the left is red and a tenth at the right green: the central square has neither."""
+    path, preprocessing = tmp_path / 'model.tflite', Preprocessing(30, mean=(0.0,) * 3, std=(1.0,) * 3)
+    export(Model(Colours(), {'params': {}}, preprocessing, ('red', 'green', 'blue')), path, uint8_input=True)
+    picture = np.zeros((40, 60, 3), np.uint8)
+    picture[:, :6, 0] = picture[:, -6:, 1] = picture[:, 6:-6, 2] = 255
+    assert by_mediapipe(path, picture) == pytest.approx({'red': 0.1, 'green': 0.1, 'blue': 0.8}, abs=0.01)
+    ours = np.asarray(prepare_for_evaluation(picture, preprocessing))
+    assert (ours == [0, 0, 255]).all()
+
+
+def by_mediapipe(path: Path, picture: np.ndarray | None = None) -> dict[str, float]:
+    """The scores of a picture, or of the first image."""
     import mediapipe
 
     vision, options = mediapipe.tasks.vision, mediapipe.tasks.BaseOptions(model_asset_path=str(path))
-    image = mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=pixels(1)[0])
+    image = mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=pixels(1)[0] if picture is None else picture)
     with vision.ImageClassifier.create_from_options(vision.ImageClassifierOptions(base_options=options)) as classifier:
         (found,) = classifier.classify(image).classifications
     return {each.category_name: each.score for each in found.categories}

@@ -22,10 +22,13 @@ FLOAT16_OPERATIONS = ('CONV_2D', 'DEPTHWISE_CONV_2D', 'FULLY_CONNECTED')
 """Those whose weights become float16."""
 
 
-def versions() -> dict[str, str]:
-    """What makes the file, and its version, as a description's `made` has it."""
-    _package('litert_converter')
-    return {'litert-converter': distribution_of('litert_converter', 'litert-converter')[1]}
+def versions(*, quantized: bool) -> dict[str, str]:
+    """What makes the file, and its version, as a description's `made` has it; `quantized`: float16 or int8."""
+    packages = ('litert-converter', 'litert-quantizer') if quantized else ('litert-converter',)
+    modules = {package: package.replace('-', '_') for package in packages}
+    for module in modules.values():
+        _package(module)
+    return {package: distribution_of(module, package)[1] for package, module in modules.items()}
 
 
 def convert(program: Program, metadata: Mapping[str, bytes]) -> bytes:
