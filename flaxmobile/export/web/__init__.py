@@ -64,7 +64,7 @@ def to_web(
     if int8.get('int8_io'):
         raise ValueError('int8_io=True goes with a file alone: the page gives the network float32 images')
     with whole_folder(folder, overwrite=overwrite) as made:
-        shutil.copytree(PAGE, made, ignore=shutil.ignore_patterns('__pycache__'))
+        shutil.copytree(PAGE, made)
         unpack_runtime(made)
         check = to_litert(model, made / MODEL, image_size=image_size, float16=float16, images=images, **int8)
         (made / DESCRIPTION).write_text(to_json(read_description((made / MODEL).read_bytes())))
