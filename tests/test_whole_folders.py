@@ -84,12 +84,12 @@ def test_folders_that_were_made_go_again(tmp_path: Path, monkeypatch: pytest.Mon
             raise FULL
         mkdir(made, *rest, **named)
 
-    with monkeypatch.context() as patched, pytest.raises(OSError, match='No space left'):
-        patched.setattr(os, 'fsync', full)
+    monkeypatch.setattr(os, 'fsync', full)
+    with pytest.raises(OSError, match='No space left'):
         write_whole(path, 'new')
     assert list(tmp_path.iterdir()) == []
-    with monkeypatch.context() as patched, pytest.raises(OSError, match='No space left'):
-        before(patched, 'rename', path, full)
+    before(monkeypatch, 'rename', path, full)
+    with pytest.raises(OSError, match='No space left'):
         write(path)
     assert list(tmp_path.iterdir()) == []
     monkeypatch.setattr(os, 'mkdir', full_by_then)
