@@ -9,7 +9,7 @@ import numpy as np
 from flaxmobile.export.checks import TOLERANCE, Check, Runtime, answer_of, checked_error
 from flaxmobile.export.description import describe, to_json
 from flaxmobile.export.extras import needed
-from flaxmobile.export.jax_artifact import PLATFORMS
+from flaxmobile.export.jax_artifact import PLATFORMS, PRECISION
 from flaxmobile.export.program import Program, for_any_number, in_float32, make_program
 from flaxmobile.files import check_folder_of, folder_size, whole_folder
 from flaxmobile.weights import Model
@@ -39,8 +39,9 @@ def to_saved_model(
     """Write a model as a SavedModel, a folder that TensorFlow loads: whole, or not at all.
 
     It takes batches of any size, on a CPU, NVIDIA's GPUs and TPUs, and has one signature, 'serving_default', from
-    'image' to 'logits', 'probabilities' or 'embedding'. It computes in float32. What the model is and how images are
-    prepared for it lies in it as JSON, `assets.extra/flaxmobile.json`.
+    'image' to 'logits', 'probabilities' or 'embedding'. It computes in float32, in products and convolutions on
+    GPUs and TPUs too. What the model is and how images are prepared for it lies in it as JSON,
+    `assets.extra/flaxmobile.json`.
 
     Args:
         model: what to export.
@@ -86,14 +87,15 @@ def _save(program: Program, folder: Path) -> None:
     def answer(_: Any, images: jax.Array) -> dict[str, jax.Array]:
         return dict(zip(program.outputs, program.function(images), strict=True))
 
-    module = JaxModule(
-        {},
-        answer,
-        input_polymorphic_shape='batch, ...',
-        jax2tf_kwargs={'native_serialization_platforms': PLATFORMS},
-    )
     image = tf.TensorSpec((None, *program.image.shape[1:]), tf.as_dtype(program.image.dtype), name='image')
-    ExportManager(module, [ServingConfig(SIGNATURE, input_signature=[image])]).save(str(folder))
+    with jax.default_matmul_precision(PRECISION):
+        module = JaxModule(
+            {},
+            answer,
+            input_polymorphic_shape='batch, ...',
+            jax2tf_kwargs={'native_serialization_platforms': PLATFORMS},
+        )
+        ExportManager(module, [ServingConfig(SIGNATURE, input_signature=[image])]).save(str(folder))
 
 
 def _run(folder: Path, images: np.ndarray) -> np.ndarray:

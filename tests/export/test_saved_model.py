@@ -53,6 +53,26 @@ def test_tensorflow_answers_as_the_network(tmp_path: Path) -> None:
     np.testing.assert_allclose(answers['logits'], wanted, atol=5e-5 * np.abs(wanted).max())
 
 
+@tensorflow
+def test_products_and_convolutions_are_in_float32_everywhere(tmp_path: Path) -> None:
+    """In the StableHLO that it holds. JAX's own default takes bfloat16 on TPUs."""
+    from jax.interpreters.mlir import ir
+    from jaxlib.mlir.dialects import stablehlo
+    from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
+
+    saved_model._save(make_program(small('short'), standard=False), tmp_path)
+    (graph,) = SavedModel.FromString((tmp_path / 'saved_model.pb').read_bytes()).meta_graphs
+    nodes = [node for function in graph.graph_def.library.function for node in function.node_def]
+    held = {node.attr['module'].s for node in nodes if node.op == 'XlaCallModule'}
+    assert len(held) == 1
+    with ir.Context() as context:
+        stablehlo.register_dialect(context)
+        lines = str(stablehlo.deserialize_portable_artifact(context, held.pop())).splitlines()
+    found = [line for line in lines if 'stablehlo.dot_general' in line or 'stablehlo.convolution' in line]
+    assert {line.count('stablehlo.convolution') for line in found} == {0, 1}
+    assert [line for line in found if line.count('HIGHEST') != 2] == []
+
+
 def write(program: Program, folder: Path) -> None:
     """In place of TensorFlow, for what depends on files alone."""
     folder.mkdir()

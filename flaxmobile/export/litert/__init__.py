@@ -83,8 +83,8 @@ def to_litert(
     program = make_program(model, image_size=image_size, uint8_input=uint8_input, softmax=softmax)
     if asked:
         pixels = check_images(program, asked.calibration, 'calibration')
-    made = {'format': 'litert', **_weights(program, float16, asked), **versions()}
-    description = describe(model, program, made)
+    made = {'format': 'litert', **_weights(program, float16, asked), **versions(quantized=float16 or asked is not None)}
+    description = describe(model, program, made, int8_io=asked is not None and asked.int8_io)
     answer = answer_of(model, program, pixels if asked and images is None else images)
     # The quantiser keeps buffers that are there and cannot be followed by new ones; a zip is no buffer.
     held = {MODEL_METADATA: model_metadata(description), KEY: to_json(description).encode()}
