@@ -136,7 +136,8 @@ def whole_folder(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]
     """A place for a folder, which gets the name `path` at the end of the block: all of it, or what was there before.
 
     The place is in a folder of its own beside `path`, and nothing is there yet. If something fails nothing is left, the
-    folders on the way to `path` included that were not there. What is warned of in the block is told of `path`.
+    folders on the way to `path` included that were not there. Warnings and ValueErrors of the block name
+    `path` in place of it.
 
     Raises:
         FileExistsError: `overwrite` is not set, and `path` is there by the end of the block.
@@ -148,7 +149,7 @@ def whole_folder(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]
         new, before = beside / 'new' / path.name, beside / 'before'
         try:
             new.parent.mkdir()
-            with _warning_of(new, path):
+            with _telling_of(new, path):
                 yield new
             _name_folder(new, path, before, overwrite)
         finally:
@@ -157,14 +158,21 @@ def whole_folder(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]
 
 
 @contextlib.contextmanager
-def _warning_of(new: Path, path: Path) -> Iterator[None]:
-    """Name `path` in what is warned of `new`."""
-    with warnings.catch_warnings(record=True) as told:
-        yield
+def _telling_of(new: Path, path: Path) -> Iterator[None]:
+    """Name `path` in what is warned of `new`, and in a ValueError."""
+
+    def named(text: object) -> str:
+        return str(text).replace(printable(new, None), printable(path, None))
+
+    try:
+        with warnings.catch_warnings(record=True) as told:
+            yield
+    except ValueError as error:
+        if type(error) is not ValueError or named(error) == str(error):
+            raise
+        raise ValueError(named(error)) from error
     for each in told:
-        warnings.warn(
-            str(each.message).replace(printable(new, None), printable(path, None)), each.category, stacklevel=5
-        )
+        warnings.warn(named(each.message), each.category, stacklevel=5)
 
 
 def _name_folder(new: Path, path: Path, before: Path, overwrite: bool) -> None:
