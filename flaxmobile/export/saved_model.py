@@ -11,7 +11,7 @@ from flaxmobile.export.description import describe, to_json
 from flaxmobile.export.extras import needed
 from flaxmobile.export.jax_artifact import PLATFORMS, PRECISION
 from flaxmobile.export.program import Program, for_any_number, in_float32, make_program
-from flaxmobile.files import check_free_folder, folder_size, whole_folder
+from flaxmobile.files import check_folder_of, folder_size, whole_folder
 from flaxmobile.weights import Model
 
 TENSORFLOW = ('tensorflow', 'tensorflow')
@@ -19,6 +19,11 @@ TENSORFLOW = ('tensorflow', 'tensorflow')
 SIGNATURE = 'serving_default'
 DESCRIPTION = 'assets.extra/flaxmobile.json'
 """Where the folder holds what it says of itself: TensorFlow leaves `assets.extra` to others."""
+FILES = (
+    *('saved_model.pb', 'fingerprint.pb', DESCRIPTION),
+    *('variables/variables.index', 'variables/variables.data-00000-of-00001'),
+)
+"""All that is written."""
 
 
 def to_saved_model(
@@ -51,13 +56,13 @@ def to_saved_model(
         What was found out about it. Its size is that of all its files.
 
     Raises:
-        FileExistsError: `path` is there, and `overwrite` is not set, or it is no SavedModel.
+        FileExistsError: `path` is there, and `overwrite` is not set, or it holds other files than are written.
         ModuleNotFoundError: the packages of `flaxmobile[saved-model]` are not installed.
         ValueError: a bad size, softmax without classes, a network that goes by the number of images, or the SavedModel
             answers otherwise than the model.
     """
     path = Path(path)
-    check_free_folder(path, 'saved_model.pb', 'SavedModel', overwrite=overwrite)
+    check_folder_of(path, FILES, 'SavedModel', overwrite=overwrite)
     for module in ('tensorflow', 'orbax.export'):
         needed(module, 'a SavedModel', 'saved-model')
     model = in_float32(model)

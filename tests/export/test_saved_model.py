@@ -16,6 +16,7 @@ from small_networks import LABELS, SHORT_OPERATIONS, SIZE, small
 
 from flaxmobile.export import saved_model, to_saved_model
 from flaxmobile.export.program import Program, make_program
+from flaxmobile.files import check_folder_of
 
 # Of the environments of the tests one has TensorFlow, and there orbax-export may not be missing.
 tensorflow = pytest.mark.skipif(not importlib.util.find_spec('tensorflow'), reason='TensorFlow is not installed')
@@ -45,6 +46,7 @@ def test_tensorflow_answers_as_the_network(tmp_path: Path) -> None:
     assert check.size == sum(each.stat().st_size for each in path.rglob('*') if each.is_file())
     assert json.loads((path / 'assets.extra' / 'flaxmobile.json').read_text())['labels'] == list(LABELS)
     assert [each.name for each in path.parent.iterdir()] == ['saved']
+    check_folder_of(path, saved_model.FILES, 'SavedModel', overwrite=True)
     answers = tf.saved_model.load(str(path)).signatures['serving_default'](image=tf.constant(pixels()))
     _, wanted = in_jax(pixels())
     assert list(answers) == ['logits']
@@ -100,10 +102,10 @@ def test_overwrite_replaces_a_saved_model_alone(plain_files: pytest.MonkeyPatch,
         to_saved_model(small('short'), path)
     to_saved_model(small('short'), path, overwrite=True)
     assert (path / 'saved_model.pb').read_text() == 'new'
-    (path / 'saved_model.pb').unlink()
-    with pytest.raises(FileExistsError, match=r'saved is there and no SavedModel: name a folder that is not there'):
+    (path / 'notes.txt').write_text('mine')
+    with pytest.raises(FileExistsError, match=r'not replaced, as it holds what no SavedModel does \(notes\.txt\)'):
         to_saved_model(small('short'), path, overwrite=True)
-    assert (path / 'assets.extra' / 'flaxmobile.json').is_file()
+    assert (path / 'notes.txt').read_text() == 'mine'
     assert [each.name for each in tmp_path.iterdir()] == ['saved']
 
 
