@@ -163,8 +163,10 @@ def _configuration(words: Sequence[str]) -> TrainConfig:
         followed = follow(replace(config, **said), configuration.init, folder if resume else None)
         return followed.for_int8(configuration.init) if configuration.quantization.qat else followed
 
+    # What the recipe of quantisation-aware training replaces of the config is not held against it.
+    first = config.for_int8(words[1]) if '--qat' in words else config
     with refusals():
-        return tyro.cli(functools.partial(read, configuration=config), prog=f'flaxmobile {words[0]}', args=words[1:])
+        return tyro.cli(functools.partial(read, configuration=first), prog=f'flaxmobile {words[0]}', args=words[1:])
 
 
 def _message(error: BaseException) -> str:

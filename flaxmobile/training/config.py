@@ -357,7 +357,9 @@ def _check_quantization(config: TrainConfig) -> None:
             'linear_probe': "probe the float network's features",
             'dtype': 'the numbers that int8 stands for are exact in float32 alone',
         }
-        raise ValueError(f'{names[0]} ({getattr(config, names[0])!r}) does not go with qat=True: {reasons[names[0]]}')
+        value = getattr(config, names[0])
+        given = ' '.join(value) if isinstance(value, tuple) else value
+        raise ValueError(f'{names[0]} ({printable(given)}) does not go with qat=True: {reasons[names[0]]}')
 
 
 def _check_schedule(config: TrainConfig) -> None:
