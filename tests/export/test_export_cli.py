@@ -87,6 +87,8 @@ def test_the_command_writes_an_onnx_file(command: Run, weights: Path, tmp_path: 
             ['model.tflite', '--int8'],
             '--int8 needs images to find the ranges of the activations on: give --calibration',
         ),
+        (['model.tflite', '--calibration-images', '500'], '--calibration-images goes with --int8'),
+        (['model.tflite', '--data-dir', '.'], '--data-dir goes with --int8'),
         (['model.tflite', '--int8', '--calibration', '.'], 'holds no image that can be read'),
         (['there.jax'], 'there.jax is already there: --overwrite replaces it'),
         (['model.jax', '--image-size', '0'], 'image_size must be a whole number from 1 to 16,384, not 0'),

@@ -34,7 +34,6 @@ def to_coreml(
     model: Model,
     path: str | Path,
     *,
-    image_size: int | None = None,
     float16: bool = False,
     uint8_input: bool = False,
     softmax: bool = False,
@@ -52,7 +51,6 @@ def to_coreml(
     Args:
         model: what to export.
         path: of the folder to write, with the suffix `.mlpackage`.
-        image_size: side of the images in pixels; None: the model's own.
         float16: keep the weights as float16 and compute in it; otherwise float32.
         uint8_input: take images, and normalise them inside; otherwise float32 arrays, normalised already.
         softmax: answer probabilities in place of logits.
@@ -80,7 +78,7 @@ def to_coreml(
         )
     needed('coremltools', 'Core ML', 'coreml')
     model = in_float32(model)
-    program = make_program(model, image_size=image_size, uint8_input=uint8_input, softmax=softmax)
+    program = make_program(model, uint8_input=uint8_input, softmax=softmax)
     made = {'format': 'coreml', 'precision': 'float16' if float16 else 'float32', 'coremltools': version()}
     labels = model.labels if softmax else None
     pixels = check_images(program, images)
