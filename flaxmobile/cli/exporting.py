@@ -99,10 +99,13 @@ def export(
     """Write a model as a file that runs elsewhere, and compare what it answers there with JAX."""
     from flaxmobile.export import by_suffix
     from flaxmobile.export.int8 import check_trained
+    from flaxmobile.export.onnx.quantization import check_options
     from flaxmobile.export.target import check_target
 
-    check_target(path, float16=float16, int8=quantized.int8, overwrite=overwrite)
+    suffix = check_target(path, float16=float16, int8=quantized.int8, overwrite=overwrite)
     _check_int8(quantized)
+    if suffix == '.onnx':
+        check_options(quantized.observer, int8_io=quantized.int8_io)
     exported = open_model(model, opened)
     check_trained(exported, float16=float16, int8=quantized.int8)
     options = _images(exported, quantized, run_of(model, opened), int8_io=quantized.int8_io)

@@ -113,6 +113,20 @@ def test_a_bad_target_is_said_before_the_model_is_looked_for(command: Run) -> No
     assert "'.pb' is not among" in err
 
 
+@pytest.mark.parametrize(
+    ('words', 'wanted'),
+    [
+        (['--observer', 'mse'], '--observer mse goes with a .tflite file; for .onnx there are extremes, percentile'),
+        (['--int8-io'], '--int8-io goes with a .tflite file alone'),
+    ],
+)
+def test_what_onnx_has_not_is_said_before_the_model_is_looked_for(
+    words: list[str], wanted: str, command: Run, tmp_path: Path
+) -> None:
+    words = ['no_such_model', str(tmp_path / 'a.onnx'), '--int8', '--calibration', '.', *words]
+    assert command('export', *words) == (2, '', f'flaxmobile: {wanted}\n')
+
+
 def test_what_libraries_write_is_kept_off_the_terminal(capfd: pytest.CaptureFixture[str]) -> None:
     program = """
 import os, sys
