@@ -64,7 +64,7 @@ def test_agreement_is_the_share_of_equal_first_answers(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         assert checked(tmp_path / 'a', WANTED * 3 - 1, held_out=False) == Int8Check(0.75, 4, False, 1.0)
-        assert checked(tmp_path / 'b', -WANTED, classes=False) == Int8Check(0.75, 4, True, None)
+        assert checked(tmp_path / 'b', WANTED * 1.19, classes=False) == Int8Check(0.75, 4, True, None)
 
 
 def test_a_low_agreement_is_said_and_the_file_written(tmp_path: Path) -> None:
@@ -72,6 +72,11 @@ def test_a_low_agreement_is_said_and_the_file_written(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match=r"a: its first answer is the float model's on only 75.0% of 4 images"):
         assert checked(path, got) == Int8Check(0.75, 4, True, 0.75)
     assert path.read_bytes() == b'file'
+
+
+def test_without_classes_a_great_error_is_said(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match=r'a: the largest error on 4 images is 0.21 of the largest answer$'):
+        checked(tmp_path / 'a', WANTED * 1.21, classes=False)
 
 
 @pytest.mark.parametrize('wrong', [WANTED * np.nan, WANTED[:3]])

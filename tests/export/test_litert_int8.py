@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import functools
 import io
+import itertools
 import json
 import warnings
 import zipfile
@@ -11,13 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fitted_networks import CALIBRATED, COMPARED, NETWORKS, calibration, fitted, images, unseen
+from fitted_networks import CALIBRATED, COMPARED, NETWORKS, calibration, fitted, images, skewed, unseen
 from small_networks import SIZE, small
 from tflite_reader import Table, metadata, root
 
 from flaxmobile.export import Int8, to_litert
 from flaxmobile.export.litert.graph import Operation, Tensor
 from flaxmobile.export.litert.points import float_operations, int8_share
+from flaxmobile.export.litert.quantization import to_int8
 
 pytestmark = pytest.mark.export
 
@@ -176,6 +178,35 @@ def test_a_whole_network_is_one_piece(family: str, tmp_path: Path) -> None:
     assert check.partitions == 1
     assert (check.int8.images, check.int8.held_out) == (16, False)
     assert check.int8.share > 0.8
+
+
+def least_squares(values: np.ndarray) -> float:
+    """The scale of the 256 numbers nearest to the values, among shares of both extremes."""
+    shares, found = np.linspace(1, 0.05, 20), []
+    for low, high in itertools.product(values.min() * shares, values.max() * shares):
+        scale = (high - low) / 255
+        zero = np.round(-128 - low / scale)
+        back = (np.clip(np.round(values / scale) + zero, -128, 127) - zero) * scale
+        found.append((np.square(back - values).sum(), scale))
+    return min(found)[1]
+
+
+@pytest.mark.parametrize('observer', ['extremes', 'percentile', 'mse'])
+def test_the_scale_of_an_activation_is_the_observer_s(observer: str, tmp_path: Path) -> None:
+    """Of the input, to the width of a bin at either end."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    to_litert(fitted('V1'), tmp_path / 'float.tflite')
+    values, asked = skewed(), Int8(calibration(), observer, int8_io=True)
+    made = to_int8((tmp_path / 'float.tflite').read_bytes(), values, asked)
+    scale, _ = Interpreter(model_content=made).get_input_details()[0]['quantization']
+    values = values.astype(np.float64)
+    if observer == 'percentile':
+        low, high = np.quantile(values, [0.5e-4, 1 - 0.5e-4], method='higher')
+        wanted = (high - low) / 255
+    else:
+        wanted = np.ptp(values) / 255 if observer == 'extremes' else least_squares(values)
+    assert scale == pytest.approx(wanted, abs=2 * np.ptp(values) / 2048 / 255)
 
 
 @pytest.mark.parametrize('observer', ['percentile', 'mse'])

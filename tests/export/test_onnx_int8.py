@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fitted_networks import CALIBRATED, COMPARED, calibration, fitted, images, unseen
+from fitted_networks import CALIBRATED, COMPARED, calibration, fitted, images, skewed, unseen
 
 from flaxmobile.export import Int8, to_onnx
+from flaxmobile.export.onnx.quantization import to_int8
 
 pytestmark = pytest.mark.export
 
@@ -91,6 +92,22 @@ def test_weights_are_int8_in_steps_for_each_channel_and_activations_uint8(tmp_pa
         'percentile',
         CALIBRATED,
     )
+
+
+@pytest.mark.parametrize('observer', ['extremes', 'percentile'])
+def test_the_scale_of_an_activation_is_the_observer_s(observer: str, tmp_path: Path) -> None:
+    """Of the input, to the width of a bin; 'percentile' is one of the absolute values."""
+    import onnx
+    from onnx import numpy_helper
+
+    to_onnx(fitted('V1'), tmp_path / 'float.onnx')
+    values = skewed().astype(np.float64)
+    made = to_int8(onnx.load(tmp_path / 'float.onnx'), values.astype(np.float32), observer, 'nchw')
+    constants = {each.name: numpy_helper.to_array(each) for each in made.graph.initializer}
+    (first,) = (node for node in made.graph.node if node.input[0] == 'image')
+    most = np.percentile(np.abs(values), 99.99, method='higher') if observer == 'percentile' else values.max()
+    wanted = (min(most, values.max()) - max(-most, values.min())) / 255
+    assert float(constants[first.input[1]]) == pytest.approx(wanted, abs=values.max() / 2048 / 255)
 
 
 def test_a_missing_runtime_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
