@@ -1,5 +1,6 @@
 """What is refused of an int8 export, what is said of one, and which images a folder gives to calibrate on."""
 
+import contextlib
 import io
 import warnings
 from pathlib import Path
@@ -13,7 +14,7 @@ from tiny_run import Blobs, blobs
 from flaxmobile.data import Preprocessing
 from flaxmobile.export import Int8, calibration, export
 from flaxmobile.export.calibration import read_images
-from flaxmobile.export.checks import Answer, Int8Check, Runtime, write_checked
+from flaxmobile.export.checks import FLOAT16_TOLERANCE, Answer, Int8Check, Runtime, write_checked
 
 PIXELS = np.zeros((16, SIZE, SIZE, 3), np.uint8)
 WANTED = np.eye(4, dtype=np.float32)[[0, 1, 2, 3]]
@@ -58,6 +59,15 @@ def checked(path: Path, got: np.ndarray, held_out: bool = True, classes: bool = 
     return write_checked(
         path, b'file', {}, answer=Answer(WANTED, WANTED, classes=classes), runtime=runtime, int8=known
     ).int8
+
+
+def test_a_float16_file_may_be_off_by_a_hundredth(tmp_path: Path) -> None:
+    for scale, name in ((1.009, 'a'), (1.011, 'b')):
+        runtime = Runtime('numpy', 'numpy', lambda content, images, scale=scale: (WANTED * scale, 1))
+        told = {'answer': Answer(WANTED, WANTED), 'runtime': runtime, 'tolerance': FLOAT16_TOLERANCE}
+        with pytest.raises(ValueError, match='answers otherwise') if name == 'b' else contextlib.nullcontext():
+            write_checked(tmp_path / name, b'file', {}, **told)
+    assert [path.name for path in tmp_path.iterdir()] == ['a']
 
 
 def test_agreement_is_the_share_of_equal_first_answers(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 
 from flaxmobile.export.checks import (
-    FLOAT16_TOLERANCE,
     TOLERANCE,
     Check,
     answer_of,
@@ -28,6 +27,9 @@ from flaxmobile.quantization import Quantized
 from flaxmobile.weights import Model
 
 __all__ = ['to_coreml']
+
+IN_FLOAT16 = 3e-2
+"""Largest error of a package that computes in float16 too."""
 
 
 def to_coreml(
@@ -89,7 +91,7 @@ def to_coreml(
         counts = most_frequent_first(operations(new))
         if answer is not None:
             ran = runtime(new, labels)
-            error = checked_error(path, answer, ran, FLOAT16_TOLERANCE if float16 else TOLERANCE)
+            error = checked_error(path, answer, ran, IN_FLOAT16 if float16 else TOLERANCE)
     if answer is None:
         warnings.warn(f'{printable(path, None)} was not compared with JAX: Core ML runs on macOS alone', stacklevel=2)
     return Check(path, folder_size(path), counts, ran.version if ran else None, error)
