@@ -2,7 +2,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow parity tpu exports web-test web-runtime thorough chaos bench lint format hooks clean
+.PHONY: help demo test slow parity tpu exports export-check web-test web-runtime thorough chaos bench lint format hooks clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -10,7 +10,7 @@ VENV ?= .venv
 PYTEST ?= $(VENV)/bin/python -m pytest -n 2 --dist loadfile
 
 help: ## print this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "  PYTHON=python3.12 make demo   uses another Python for $(VENV)"
 
 demo: $(VENV)/.installed ## train, evaluate and predict on two CPU cores, in minutes
@@ -35,6 +35,10 @@ tpu: ## compile training steps for a TPU that is not there, in an environment wi
 exports: ## write files of models, and run them in LiteRT, ONNX Runtime and OpenVINO (an environment of their own)
 	$(MAKE) --no-print-directory VENV=$(VENV)-export $(VENV)-export/.installed-export-test
 	$(VENV)-export/bin/python -m pytest -n 2 --dist loadfile -m 'export and not thorough' tests/export
+
+export-check: ## every registered network as a file of each format; what has no result yet (hours), and the table in docs/exports.md
+	$(MAKE) --no-print-directory VENV=$(VENV)-export $(VENV)-export/.installed-export-test
+	$(VENV)-export/bin/python -m benchmarks.exports
 
 web-test: ## the page in Chromium, beside JAX (apt install chromium chromium-driver; the environment of the exports)
 	$(MAKE) --no-print-directory VENV=$(VENV)-export $(VENV)-export/.installed-export-test $(VENV)-export/.installed-web-test

@@ -66,15 +66,21 @@ def training(case: Case) -> Build:
     return work, np.asarray(work())
 
 
-def litert_inference(case: Case) -> Build:
-    """LiteRT's interpreter, whose kernels are XNNPACK's, on TensorFlow's conversion of Keras's network."""
+def litert_file(case: Case) -> bytes:
+    """TensorFlow's conversion of Keras's network."""
     import tensorflow as tf
-    from ai_edge_litert.interpreter import Interpreter
 
     fixed = keras.Input(batch_shape=(case.batch, IMAGE_SIZE, IMAGE_SIZE, 3))
     with contextlib.redirect_stdout(io.StringIO()):  # It lists every variable.
-        converted = tf.lite.TFLiteConverter.from_keras_model(keras.Model(fixed, twin(case)(fixed))).convert()
-    interpreter = Interpreter(model_content=converted, num_threads=case.threads)
+        content: bytes = tf.lite.TFLiteConverter.from_keras_model(keras.Model(fixed, twin(case)(fixed))).convert()
+    return content
+
+
+def litert_inference(case: Case) -> Build:
+    """LiteRT's interpreter, whose kernels are XNNPACK's, on TensorFlow's conversion of Keras's network."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(model_content=litert_file(case), num_threads=case.threads)
     interpreter.allocate_tensors()
     given, returned = (
         details[0]['index'] for details in (interpreter.get_input_details(), interpreter.get_output_details())

@@ -1,4 +1,4 @@
-"""Variables without the compile time of `init`."""
+"""Variables without the compile time of `init`, and the statistics that go with them."""
 
 from typing import Any
 
@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+
+from flaxmobile.layers import get_convention
 
 
 def random_variables(
@@ -26,3 +28,27 @@ def random_variables(
 
     shapes = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct(shape, dtype))
     return jax.tree.map_with_path(draw, shapes)
+
+
+def calibrated(model: nn.Module, params: Any, images: jax.Array, *, method: str = '__call__') -> tuple[jax.Array, Any]:
+    """What a network answers a batch in training, and its variables with that batch's mean and variance in each norm.
+
+    Args:
+        model: a network of this library.
+        params: its parameters.
+        images: normalised, `[batch, height, width, channels]`.
+        method: of the network, as `apply` takes it.
+    """
+    shapes = jax.eval_shape(model.init, jax.random.key(0), images[:1])
+    nothing = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes.get('batch_stats', {}))
+    quiet = model.clone(dropout_rate=0.0)
+
+    @jax.jit
+    def answer(params: Any, images: jax.Array) -> Any:
+        return quiet.apply(
+            {'params': params, 'batch_stats': nothing}, images, train=True, method=method, mutable=['batch_stats']
+        )
+
+    answers, updates = answer(params, images)
+    share = 1 - get_convention(model.convention).momentum
+    return answers, {'params': params, **jax.tree.map(lambda leaf: leaf / share, dict(updates))}

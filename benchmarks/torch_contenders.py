@@ -75,14 +75,19 @@ def per_example(case: Case) -> Build:
     return work, torch.stack(squares).sum(0).sqrt().numpy()
 
 
+def onnx_file(case: Case) -> bytes:
+    """torch's export of timm's network."""
+    program = torch.onnx.export(twin(case), (batch_of(case),), dynamo=True, verbose=False)
+    content: bytes = program.model_proto.SerializeToString()  # type: ignore[union-attr]
+    return content
+
+
 def onnx_inference(case: Case) -> Build:
     """ONNX Runtime on torch's export."""
     import onnxruntime
 
-    program = torch.onnx.export(twin(case), (batch_of(case),), dynamo=True, verbose=False)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = case.threads, 1
-    model = program.model_proto.SerializeToString()  # type: ignore[union-attr]
-    session = onnxruntime.InferenceSession(model, options, providers=['CPUExecutionProvider'])
+    session = onnxruntime.InferenceSession(onnx_file(case), options, providers=['CPUExecutionProvider'])
     fed = {session.get_inputs()[0].name: batch_of(case).numpy()}
     return lambda: session.run(None, fed), np.asarray(session.run(None, fed)[0])

@@ -19,6 +19,8 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 from PIL import Image, ImageOps
 
+FORMAT = 1
+"""Of what a file says of itself."""
 RESAMPLING = {'bilinear': Image.Resampling.BILINEAR, 'bicubic': Image.Resampling.BICUBIC}
 
 
@@ -28,7 +30,10 @@ def description_of(content: bytes) -> dict[str, Any]:
     for number in range(model.MetadataLength()):
         entry = model.Metadata(number)
         if entry.Name() == b'flaxmobile':
-            return json.loads(model.Buffers(entry.Buffer()).DataAsNumpy().tobytes())
+            description = json.loads(model.Buffers(entry.Buffer()).DataAsNumpy().tobytes())
+            if description['format'] != FORMAT:
+                raise SystemExit(f'what this file says of itself has format {description["format"]}, not {FORMAT}')
+            return description
     raise SystemExit('this LiteRT file says nothing of itself: flaxmobile did not make it')
 
 
@@ -63,7 +68,15 @@ def prepare(path: str, preprocessing: dict[str, Any]) -> np.ndarray:
 
 def probabilities(interpreter: Interpreter, image: np.ndarray, output: str) -> np.ndarray:
     """The probability of each class."""
-    (answer,) = interpreter.get_signature_runner('serving_default')(image=image)[output].astype(np.float64)
+    runner = interpreter.get_signature_runner('serving_default')
+    given, answered = runner.get_input_details()['image'], runner.get_output_details()[output]
+    if given['dtype'] is np.int8:
+        scale, zero_point = given['quantization']
+        image = np.clip(np.rint(image / scale) + zero_point, -128, 127).astype(np.int8)
+    (answer,) = runner(image=image)[output].astype(np.float64)
+    if answered['dtype'] is np.int8:
+        scale, zero_point = answered['quantization']
+        answer = scale * (answer - zero_point)
     if output == 'probabilities':
         return answer
     powers = np.exp(answer - answer.max())
@@ -75,6 +88,8 @@ def classify(path: str, image: str, top: int = 5) -> list[tuple[int, str, float]
     with open(path, 'rb') as file:
         content = file.read()
     description, labels = description_of(content), labels_of(path)
+    if description['task'] != 'classification':
+        raise SystemExit(f'{path} tells no classes apart: its output is {", ".join(description["outputs"])}')
     interpreter = Interpreter(model_content=content)
     interpreter.allocate_tensors()
     (output,) = description['outputs']

@@ -28,28 +28,6 @@ def check_free(path: str | Path, *, overwrite: bool = False) -> None:
     check_folder(path)
 
 
-def check_free_folder(path: str | Path, holds: str, what: str, *, overwrite: bool = False) -> None:
-    """See that a folder of a kind may be written there.
-
-    Args:
-        path: of the folder.
-        holds: a file that lies in every folder of the kind.
-        what: the kind is called in a message.
-        overwrite: whether a folder of the kind that is there may be replaced.
-
-    Raises:
-        FileExistsError: it is there, and `overwrite` is not set, or it is none of the kind.
-        NotADirectoryError: what should be its folder is a file.
-        PermissionError: its folder may not be written to.
-    """
-    path = Path(path)
-    if path.exists() and not overwrite:
-        raise _taken(path)
-    if path.exists() and not (path / holds).is_file():
-        raise FileExistsError(f'{printable(path, None)} is there and no {what}: name a folder that is not there')
-    check_folder(path)
-
-
 def check_folder_of(path: str | Path, files: Collection[str], what: str, *, overwrite: bool = False) -> None:
     """See that a folder may be written there all of whose files are known, and that one that is there holds no others.
 
@@ -62,7 +40,7 @@ def check_folder_of(path: str | Path, files: Collection[str], what: str, *, over
     Raises:
         FileExistsError: it is there, and `overwrite` is not set, or it is a file, or holds other files.
         NotADirectoryError: what should be its folder is a file.
-        PermissionError: its folder may not be written to.
+        PermissionError: its folder, or one that is there, may not be written to.
     """
     path = Path(path)
     check_folder(path)
@@ -70,7 +48,9 @@ def check_folder_of(path: str | Path, files: Collection[str], what: str, *, over
         raise FileExistsError(f'{printable(path, None)} is a file: name a folder')
     if path.exists() and not overwrite:
         raise _taken(path)
-    found = {each.relative_to(path).as_posix() for each in path.rglob('*') if not each.is_dir()}
+    if path.exists() and not os.access(path, os.W_OK | os.X_OK):
+        raise PermissionError(f'{printable(path, None)} may not be written to: name another folder')
+    found = {each.relative_to(path).as_posix() for each in path.rglob('*') if each.is_symlink() or not each.is_dir()}
     if others := sorted(found - set(files)):
         raise FileExistsError(
             f'{printable(path, None)} is not replaced, as it holds what no {what} does ({listing(others)}): '
@@ -108,24 +88,38 @@ def write_whole(path: str | Path, content: str | bytes, *, overwrite: bool = Tru
         FileExistsError: `overwrite` is not set, and the file is there by now.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f'.{path.name}.{secrets.token_hex(4)}')
+    with _folder_of(path):
+        try:
+            with open(beside, 'xb') as file:
+                file.write(content.encode() if isinstance(content, str) else content)
+                file.flush()
+                os.fsync(file.fileno())
+            if overwrite:
+                os.replace(beside, path)
+            else:
+                _give_name(beside, path)
+        except OSError as error:
+            # A disk that is full, or a file that may not grow, names no file.
+            if error.errno is not None and error.filename is None:
+                error.filename = str(path)
+            raise
+        finally:
+            beside.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _folder_of(path: Path) -> Iterator[None]:
+    """Make the folder of `path`; if something fails, those that were not there go again."""
+    made = [parent for parent in path.absolute().parents if not parent.exists()]
     try:
-        with open(beside, 'xb') as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        if overwrite:
-            os.replace(beside, path)
-        else:
-            _give_name(beside, path)
-    except OSError as error:
-        # A disk that is full, or a file that may not grow, names no file.
-        if error.errno is not None and error.filename is None:
-            error.filename = str(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        for parent in made:
+            with contextlib.suppress(OSError):  # Somebody else's files lie in it by now, or it was not made.
+                parent.rmdir()
         raise
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def _give_name(beside: Path, path: Path) -> None:
@@ -141,53 +135,69 @@ def _give_name(beside: Path, path: Path) -> None:
 def whole_folder(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
     """A place for a folder, which gets the name `path` at the end of the block: all of it, or what was there before.
 
-    The place lies beside `path`, and nothing is there yet. If something fails nothing is left, the folders on the way
-    to `path` included that were not there. What is warned of in the block is told of `path`.
+    The place is in a folder of its own beside `path`, and nothing is there yet. If something fails nothing is left, the
+    folders on the way to `path` included that were not there. Warnings and ValueErrors of the block name
+    `path` in place of it.
 
     Raises:
         FileExistsError: `overwrite` is not set, and `path` is there by the end of the block.
+        OSError: `path` could not be replaced; the message says where it is, if it could not get its name back.
     """
     path = Path(path)
-    made = [parent for parent in path.absolute().parents if not parent.exists()]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
+    with _folder_of(path):
         beside = Path(tempfile.mkdtemp(prefix=f'.{path.name}.', dir=path.parent))
+        new, before = beside / 'new' / path.name, beside / 'before'
         try:
-            with _warning_of(beside / path.name, path):
-                yield beside / path.name
-            _name_folder(beside / path.name, path, beside / 'before', overwrite)
+            new.parent.mkdir()
+            with _telling_of(new, path):
+                yield new
+            _name_folder(new, path, before, overwrite)
         finally:
-            shutil.rmtree(beside)
-    except BaseException:
-        for parent in made:
-            with contextlib.suppress(OSError):  # Somebody else's files lie in it by now.
-                parent.rmdir()
-        raise
+            lost = before.exists() and new.exists()  # The only copy of what was at `path`.
+            shutil.rmtree(new.parent if lost else beside)
 
 
 @contextlib.contextmanager
-def _warning_of(new: Path, path: Path) -> Iterator[None]:
-    """Name `path` in what is warned of `new`."""
-    with warnings.catch_warnings(record=True) as told:
-        yield
+def _telling_of(new: Path, path: Path) -> Iterator[None]:
+    """Name `path` in what is warned of `new`, and in a ValueError."""
+
+    def named(text: object) -> str:
+        return str(text).replace(printable(new, None), printable(path, None))
+
+    try:
+        with warnings.catch_warnings(record=True) as told:
+            yield
+    except ValueError as error:
+        if type(error) is not ValueError or named(error) == str(error):
+            raise
+        raise ValueError(named(error)) from error
     for each in told:
-        warnings.warn(
-            str(each.message).replace(printable(new, None), printable(path, None)), each.category, stacklevel=5
-        )
+        warnings.warn(named(each.message), each.category, stacklevel=5)
 
 
 def _name_folder(new: Path, path: Path, before: Path, overwrite: bool) -> None:
     """Give a folder its name; what is there is put aside first, and comes back if that fails."""
-    if overwrite and path.exists():
-        path.rename(before)
+    made = False
     try:
+        if overwrite and path.exists():
+            path.rename(before)
         path.mkdir()  # Renaming by itself would replace an empty folder that appeared meanwhile.
-    except FileExistsError:
-        raise _taken(path) from None
-    try:
+        made = True
         new.rename(path)
-    except OSError:
-        path.rmdir()
-        if before.exists():
-            before.rename(path)
+    except BaseException as error:
+        if made:
+            with contextlib.suppress(OSError):
+                path.rmdir()
+        if before.exists() and new.exists():
+            _put_back(before, path)
+        if isinstance(error, FileExistsError) and not overwrite:
+            raise _taken(path) from None
         raise
+
+
+def _put_back(before: Path, path: Path) -> None:
+    try:
+        before.rename(path)
+    except OSError as error:
+        told = f'{printable(path, None)} was not replaced, and what was there could not get its name back'
+        raise OSError(f'{told}: it is in {printable(before, None)}') from error

@@ -130,6 +130,12 @@ def tell_passed_over(root: Path, passed_over: PassedOver) -> str:
     return f'{printable(root)}: passed over {"; ".join(told)}' if told else ''
 
 
+def by_kind(unread: Mapping[Path, str]) -> PassedOver:
+    """Images that are not read (`Found.unread`), by the reason."""
+    kinds = groupby(sorted(unread, key=lambda path: (unread[path], path)), key=lambda path: unread[path])
+    return {f'images of a kind that is not read, {kind}': list(paths) for kind, paths in kinds}
+
+
 def _look_in(folder: Path) -> Found:
     images, unread, others, by_suffix = [], {}, defaultdict(list), suffixes()
     for entry in _entries(folder):

@@ -40,8 +40,7 @@ def load_dataset(
     if not 0 <= max_unreadable <= 1:
         raise ValueError(f'max_unreadable is {max_unreadable}: it has to be from 0 to 1')
     folder = Path(name).expanduser()
-    is_path = folder.is_absolute() or name.startswith(('.', '~'))
-    if not is_path:
+    if not (is_path := _is_path(name)):
         from flaxmobile.data import tfds_sets
 
         dataset = tfds_sets.open_tfds(
@@ -69,6 +68,22 @@ def load_dataset(
             f"name like '{printable(name)}'"
         )
     raise ValueError(unknown('data set', name, known) + f'. Nor is there a folder {Path(name).absolute()}')
+
+
+def is_plain_folder(name: str, *, data_dir: str | Path | None = None) -> bool:
+    """Whether `load_dataset` takes a name for a folder that TFDS did not prepare: of a bare name it asks TFDS first."""
+    folder = Path(name).expanduser()
+    if not name or not folder.is_dir() or (folder / 'dataset_info.json').is_file():
+        return False
+    if _is_path(name):
+        return True
+    from flaxmobile.data import tfds_sets
+
+    return not tfds_sets.is_known(name, tfds_sets.data_folder(data_dir))
+
+
+def _is_path(name: str) -> bool:
+    return Path(name).expanduser().is_absolute() or name.startswith(('.', '~'))
 
 
 def _open_folder(folder: Path, split: str, seed: int, max_unreadable: float) -> Dataset:

@@ -46,10 +46,23 @@ def known_names() -> set[str]:
 
 def known_classes(name: str, data_dir: str | os.PathLike[str] | None) -> int | None:
     """How many classes a data set has that TFDS knows, prepared or not; None where it does not know it."""
-    if re.split('[/:]', name)[0] not in known_names():
+    if not _of_tfds(name):
         return None
     info = tfds.builder(name, data_dir=data_folder(data_dir), try_gcs=False).info
     return int(info.features[_keys(name, info)[1]].num_classes)
+
+
+def is_known(name: str, data_dir: epath.Path, version: str | None = None) -> bool:
+    """Whether a name is that of a data set that TFDS knows, or that is prepared."""
+    try:
+        naming.parse_builder_name_kwargs(name)
+    except ValueError:
+        return False
+    return _of_tfds(name) or _prepared(name, data_dir, version) is not None
+
+
+def _of_tfds(name: str) -> bool:
+    return re.split('[/:]', name)[0] in known_names()
 
 
 def open_tfds(
@@ -59,15 +72,9 @@ def open_tfds(
 
     None if it is neither prepared nor known to TFDS.
     """
-    try:
-        naming.parse_builder_name_kwargs(name)
-    except ValueError:
+    if not is_known(name, data_dir, version):
         return None
-    builder = _prepared(name, data_dir, version)
-    if not builder:
-        if re.split('[/:]', name)[0] not in known_names():
-            return None
-        builder = _prepare(name, data_dir, version, download)
+    builder = _prepared(name, data_dir, version) or _prepare(name, data_dir, version, download)
     return open_builder(builder, name, split, max_unreadable=max_unreadable)
 
 

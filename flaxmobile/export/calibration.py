@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from flaxmobile.data import Dataset, Preprocessing, UnreadableImage, load_dataset, prepare_for_evaluation
+from flaxmobile.data.loading import is_plain_folder
 from flaxmobile.export.int8 import LEAST_IMAGES, check_enough
 from flaxmobile.messages import printable
 
@@ -27,7 +28,7 @@ def read_images(
     set those of its split 'train', in its order. Where there are few, up to a fifth is kept for the comparison.
 
     Args:
-        source: a folder, or the name of a data set as `load_dataset` takes it.
+        source: a folder, or the name of a data set as `load_dataset` takes it: of a bare name the data set comes first.
         preprocessing: how they are resized and cropped.
         count: how many to calibrate on, at most.
         data_dir: where TFDS keeps its data sets.
@@ -37,12 +38,13 @@ def read_images(
 
     Raises:
         FileNotFoundError: a folder holds no image, or the data set is not prepared.
-        ValueError: no such data set, too few images that can be read, or a `count` of too few.
+        ValueError: no name or no such data set, too few images that can be read, or a `count` of too few.
     """
     check_enough('what is to be calibrated on', count)
-    folder = Path(source).expanduser()
-    if folder.is_dir() and not (folder / 'dataset_info.json').is_file():
-        images = _of_folder(folder, preprocessing)
+    if not source:
+        raise ValueError("what is to be calibrated on has the name '': name a folder of images or a data set")
+    if is_plain_folder(source, data_dir=data_dir):
+        images = _of_folder(Path(source).expanduser(), preprocessing)
     else:
         images = images_of(load_dataset(source, SPLIT, data_dir=data_dir), preprocessing)
     found = [image for _, image in zip(range(count + COMPARED), images, strict=False)]
@@ -53,11 +55,16 @@ def read_images(
 
 
 def _of_folder(folder: Path, preprocessing: Preprocessing) -> Iterator[np.ndarray]:
-    from flaxmobile.data.folders import find_images
+    from flaxmobile.data.folders import by_kind, find_images, tell_passed_over
 
-    images = find_images(folder).images
+    images, unread, others = find_images(folder)
+    told = tell_passed_over(folder, {**others, **by_kind(unread)})
     if not images:
-        raise FileNotFoundError(f'the folder {printable(folder)} holds no image that can be read')
+        raise FileNotFoundError(
+            f'the folder {printable(folder)} holds no image that can be read' + (f'; {told}' if told else '')
+        )
+    if told:
+        warnings.warn(told, stacklevel=4)
     for index in np.random.default_rng(0).permutation(len(images)):
         try:
             yield prepare_for_evaluation(images[index], preprocessing)

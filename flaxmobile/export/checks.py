@@ -16,7 +16,7 @@ from flaxmobile.messages import listing, printable
 from flaxmobile.weights import Model
 
 TOLERANCE = 2e-4
-"""Largest error of a float32 file that is written. Those of docs/exports.md are below 5e-5; a wrong operation is far above."""
+"""Largest error of a float32 file that is written. In docs/exports.md all are below 5e-5."""
 FLOAT16_TOLERANCE = 1e-2
 """The same of a file with float16 weights that computes in float32; below 2e-3 is usual."""
 LEAST = 1e-30

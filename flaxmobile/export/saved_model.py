@@ -9,9 +9,9 @@ import numpy as np
 from flaxmobile.export.checks import TOLERANCE, Check, Runtime, answer_of, checked_error
 from flaxmobile.export.description import describe, to_json
 from flaxmobile.export.extras import needed
-from flaxmobile.export.jax_artifact import PLATFORMS
+from flaxmobile.export.jax_artifact import PLATFORMS, PRECISION
 from flaxmobile.export.program import Program, for_any_number, in_float32, make_program
-from flaxmobile.files import check_free_folder, folder_size, whole_folder
+from flaxmobile.files import check_folder_of, folder_size, whole_folder
 from flaxmobile.weights import Model
 
 TENSORFLOW = ('tensorflow', 'tensorflow')
@@ -19,6 +19,11 @@ TENSORFLOW = ('tensorflow', 'tensorflow')
 SIGNATURE = 'serving_default'
 DESCRIPTION = 'assets.extra/flaxmobile.json'
 """Where the folder holds what it says of itself: TensorFlow leaves `assets.extra` to others."""
+FILES = (
+    *('saved_model.pb', 'fingerprint.pb', DESCRIPTION),
+    *('variables/variables.index', 'variables/variables.data-00000-of-00001'),
+)
+"""All that is written."""
 
 
 def to_saved_model(
@@ -33,8 +38,9 @@ def to_saved_model(
     """Write a model as a SavedModel, a folder that TensorFlow loads: whole, or not at all.
 
     It takes batches of any size, on a CPU, NVIDIA's GPUs and TPUs, and has one signature, 'serving_default', from
-    'image' to 'logits', 'probabilities' or 'embedding'. It computes in float32. What the model is and how images are
-    prepared for it lies in it as JSON, `assets.extra/flaxmobile.json`.
+    'image' to 'logits', 'probabilities' or 'embedding'. It computes in float32, in products and convolutions on
+    GPUs and TPUs too. What the model is and how images are prepared for it lies in it as JSON,
+    `assets.extra/flaxmobile.json`.
 
     Args:
         model: what to export.
@@ -48,13 +54,13 @@ def to_saved_model(
         What was found out about it. Its size is that of all its files.
 
     Raises:
-        FileExistsError: `path` is there, and `overwrite` is not set, or it is no SavedModel.
+        FileExistsError: `path` is there, and `overwrite` is not set, or it holds other files than are written.
         ModuleNotFoundError: the packages of `flaxmobile[saved-model]` are not installed.
         ValueError: a bad size, softmax without classes, a network that goes by the number of images, or the SavedModel
             answers otherwise than the model.
     """
     path = Path(path)
-    check_free_folder(path, 'saved_model.pb', 'SavedModel', overwrite=overwrite)
+    check_folder_of(path, FILES, 'SavedModel', overwrite=overwrite)
     for module in ('tensorflow', 'orbax.export'):
         needed(module, 'a SavedModel', 'saved-model')
     model = in_float32(model)
@@ -79,14 +85,15 @@ def _save(program: Program, folder: Path) -> None:
     def answer(_: Any, images: jax.Array) -> dict[str, jax.Array]:
         return dict(zip(program.outputs, program.function(images), strict=True))
 
-    module = JaxModule(
-        {},
-        answer,
-        input_polymorphic_shape='batch, ...',
-        jax2tf_kwargs={'native_serialization_platforms': PLATFORMS},
-    )
     image = tf.TensorSpec((None, *program.image.shape[1:]), tf.as_dtype(program.image.dtype), name='image')
-    ExportManager(module, [ServingConfig(SIGNATURE, input_signature=[image])]).save(str(folder))
+    with jax.default_matmul_precision(PRECISION):
+        module = JaxModule(
+            {},
+            answer,
+            input_polymorphic_shape='batch, ...',
+            jax2tf_kwargs={'native_serialization_platforms': PLATFORMS},
+        )
+        ExportManager(module, [ServingConfig(SIGNATURE, input_signature=[image])]).save(str(folder))
 
 
 def _run(folder: Path, images: np.ndarray) -> np.ndarray:

@@ -3,13 +3,15 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from flaxmobile.files import check_free, check_free_folder
+from flaxmobile.files import check_folder_of, check_free
 from flaxmobile.messages import printable
 
 FORMATS = {'.tflite': 'LiteRT', '.onnx': 'ONNX', '.mlpackage': 'Core ML', '.jax': 'plain JAX'}
 """What is written, by the suffix of the file."""
 FLOAT16 = ('.tflite', '.mlpackage')
 """The suffixes of files that may hold float16 weights."""
+PACKAGE = ('Manifest.json', 'Data/com.apple.CoreML/model.mlmodel', 'Data/com.apple.CoreML/weights/weight.bin')
+"""The files of a Core ML package."""
 INT8 = ('.tflite', '.onnx')
 """The suffixes of files that may compute in int8."""
 
@@ -32,9 +34,10 @@ def check_target(
         overwrite: whether a file that is there may be replaced.
 
     Raises:
-        FileExistsError: it is there, and `overwrite` is not set, or it is a folder (a `.mlpackage` is one; another
-            folder or a file is not replaced by it).
-        ValueError: no such suffix, or its format has no float16 weights or no int8 here; both are asked for.
+        FileExistsError: it is there, and `overwrite` is not set, or it is a folder (a `.mlpackage` is one, and may hold
+            a package's files alone).
+        ValueError: no such suffix, or `.mlpackage` in upper case; its format has no float16 weights or no int8 here;
+            both are asked for.
     """
     path = Path(path)
     suffix = path.suffix.lower()
@@ -49,7 +52,9 @@ def check_target(
         raise ValueError(f'{printable(path, None)}: int8=... goes with a {" or ".join(INT8)} file alone')
     check_weights(float16=float16, int8=int8)
     if suffix == '.mlpackage':
-        check_free_folder(path, 'Manifest.json', 'Core ML package', overwrite=overwrite)
+        if path.suffix != suffix:
+            raise ValueError(f'{printable(path, None)}: Core ML knows a package by {suffix} in lower case alone')
+        check_folder_of(path, PACKAGE, 'Core ML package', overwrite=overwrite)
     else:
         check_free(path, overwrite=overwrite)
     return suffix

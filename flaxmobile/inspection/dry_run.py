@@ -14,8 +14,8 @@ from flaxmobile.data.splits import split_ranges
 from flaxmobile.files import write_whole
 from flaxmobile.models.network import variable_shapes
 from flaxmobile.parallel.mesh import make_mesh
+from flaxmobile.runs.locating import locate
 from flaxmobile.runs.parts import describe_size, make_learner, make_task
-from flaxmobile.runs.sources import locate
 from flaxmobile.runs.splits import load_splits
 from flaxmobile.training.checks import steps_per_epoch, without_update
 from flaxmobile.training.config import TrainConfig

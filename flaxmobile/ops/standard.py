@@ -47,13 +47,13 @@ def _evaluate(closed: ClosedJaxpr | Jaxpr, operands: Sequence[Any]) -> list[Any]
         return atom.val if isinstance(atom, Literal) else values[atom]
 
     for equation in program.eqns:
-        with _names_of(equation):
+        with names_of(equation):
             results = _apply(equation, [read(atom) for atom in equation.invars])
         values.update(zip(equation.outvars, results, strict=True))
     return [read(atom) for atom in program.outvars]
 
 
-def _names_of(equation: JaxprEqn) -> AbstractContextManager[Any]:
+def names_of(equation: JaxprEqn) -> AbstractContextManager[Any]:
     """The scopes that an equation was traced in, as Flax names its layers."""
     names = str(equation.source_info.name_stack)
     return jax.named_scope(names) if names else nullcontext()

@@ -17,6 +17,7 @@ from flaxmobile.data import Preprocessing
 from flaxmobile.messages import listing, printable
 from flaxmobile.models.network import variable_shapes
 from flaxmobile.runs.description import FREE_FIELDS, RunDescription, read_description
+from flaxmobile.runs.locating import started_from
 from flaxmobile.runs.parts import kind_of_task
 from flaxmobile.runs.splits import same_images
 from flaxmobile.tasks.classification import Classification
@@ -78,6 +79,7 @@ def load_run(path: str | Path) -> Model:
         description.classes,
         name=config.model,
         overrides=config.model_overrides,
+        started_from=started_from(config.init),
     )
 
 

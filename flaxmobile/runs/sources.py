@@ -1,6 +1,5 @@
 """A model by what it is named by: a run's folder, a file of weights, or a published name."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,27 +7,10 @@ from typing import Any
 from flaxmobile.messages import printable
 from flaxmobile.models.registry import REGISTRY
 from flaxmobile.runs.folder import load_run
-from flaxmobile.weights import Model, Weight, find, formats, load_file, load_pretrained
+from flaxmobile.runs.locating import locate
+from flaxmobile.weights import Model, Weight, load_file, load_pretrained
 from flaxmobile.weights.catalogue import CATALOGUE
 from flaxmobile.weights.files import resized
-
-
-def locate(given: str | Path) -> Path | Weight:
-    """A run's folder or a file as its path, which go before a published name.
-
-    Raises:
-        FileNotFoundError: it can only be meant as a path, and nothing is there.
-        ValueError: there are no such weights, with the nearest names.
-    """
-    path = Path(given).expanduser()
-    if path.exists():
-        return path
-    if os.sep in str(given) or path.name.lower().endswith(formats.SUFFIXES):
-        raise FileNotFoundError(f'there is no run and no file {given}')
-    try:
-        return find(str(given))
-    except ValueError as error:
-        raise ValueError(f'{given} is no run, no file and no published weights: {error}') from None
 
 
 def load(

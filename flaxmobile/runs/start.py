@@ -13,7 +13,8 @@ from flaxmobile.layers import get_convention
 from flaxmobile.messages import printable
 from flaxmobile.quantization import Quantized, float_network
 from flaxmobile.runs.folder import read_description
-from flaxmobile.runs.sources import load, locate
+from flaxmobile.runs.locating import locate
+from flaxmobile.runs.sources import load
 from flaxmobile.training.config import TrainConfig
 from flaxmobile.training.plans import StartPlan
 from flaxmobile.weights import Model, formats, origins

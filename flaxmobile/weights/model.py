@@ -39,6 +39,8 @@ class Model:
         overrides: what else `create_model` was given, fit for JSON.
         weight: the published weight that the variables come from.
         assumed: what the file does not say, and what was taken for it, in words; '' where nothing was assumed.
+        started_from: the published weight that the training of the variables started from, by way of other runs too;
+            None where none is known.
 
     Raises:
         ValueError: the labels are not as many different names as the network has classes, or the network has no classes
@@ -54,6 +56,7 @@ class Model:
     overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     weight: Weight | None = None
     assumed: str = ''
+    started_from: Weight | None = None
 
     def __post_init__(self) -> None:
         if self.task != task_of(self.module):

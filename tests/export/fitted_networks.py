@@ -8,15 +8,13 @@ import functools
 import tempfile
 from pathlib import Path
 
-import jax
 import numpy as np
 from flax import linen as nn
 
-from benchmarks.random_variables import random_variables
+from benchmarks.random_variables import calibrated, random_variables
 from flaxmobile.data import Preprocessing
 from flaxmobile.data.fashion_mnist import CLASSES, read_embedded
 from flaxmobile.export import Int8, export
-from flaxmobile.layers import get_convention
 from flaxmobile.models import (
     MobileNetV1,
     MobileNetV2,
@@ -107,24 +105,9 @@ def fitted(family: str) -> Model:
     preprocessing = Preprocessing(SIZE, 1, (0.286,), (0.353,))
     pixels, labels = images('train', 0, FITTED)
     params = random_variables(network, (1, SIZE, SIZE, 1))['params']
-    features, statistics = _embed(network, params, preprocessing.normalize(pixels))
-    params['classifier'] = _least_squares(features, labels)
-    return Model(network, {'params': params, 'batch_stats': statistics}, preprocessing, CLASSES)
-
-
-def _embed(network: nn.Module, params: dict, values: jax.Array) -> tuple[np.ndarray, dict]:
-    """What the classifier is given, and the norms' statistics, of one batch."""
-    shapes = jax.eval_shape(network.init, jax.random.key(0), values[:1])['batch_stats']
-    nothing = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), shapes)
-
-    @jax.jit
-    def embed(params: dict, values: jax.Array) -> tuple[jax.Array, dict]:
-        variables = {'params': params, 'batch_stats': nothing}
-        return network.apply(variables, values, train=True, method='embed', mutable=['batch_stats'])
-
-    features, updates = embed(params, values)
-    share = 1 - get_convention(network.convention).momentum
-    return np.asarray(features), jax.tree.map(lambda leaf: leaf / share, updates['batch_stats'])
+    features, variables = calibrated(network, params, preprocessing.normalize(pixels), method='embed')
+    params['classifier'] = _least_squares(np.asarray(features), labels)
+    return Model(network, {**variables, 'params': params}, preprocessing, CLASSES)
 
 
 def _least_squares(features: np.ndarray, labels: np.ndarray) -> dict:

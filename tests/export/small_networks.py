@@ -59,7 +59,6 @@ SHORT_OPERATIONS = {
     'MUL': 2,
     'ADD': 1,
     'FULLY_CONNECTED': 1,
-    'RESHAPE': 1,
 }
 """Of a LiteRT file of 'short'."""
 CLASSES = {'v5': ShortV5, 'short': ShortV3}

@@ -14,6 +14,7 @@ from small_networks import LABELS, SIZE, small
 import flaxmobile
 from flaxmobile.export import Check, Int8, export, to_coreml
 from flaxmobile.export.coreml import running
+from flaxmobile.export.target import check_target
 
 parity = pytest.mark.parity
 elsewhere = pytest.mark.filterwarnings('ignore:.*Core ML runs on macOS alone')
@@ -225,16 +226,18 @@ def test_on_macos_a_wrong_one_is_not_written(on_macos: pytest.MonkeyPatch, tmp_p
 @parity
 @elsewhere
 def test_overwrite_replaces_a_package_alone(tmp_path: Path) -> None:
-    path = tmp_path / 'model.mlpackage'
+    path = tmp_path / 'converted.mlpackage'  # A name that the package has on its way, too.
     path.mkdir()
+    (path / 'Manifest.json').write_text('{}')
     (path / 'mine').write_text('mine')
     with pytest.raises(FileExistsError, match='is already there: overwrite=True replaces it'):
         to_coreml(small('short'), path)
-    with pytest.raises(FileExistsError, match='is there and no Core ML package: name a folder that is not there'):
+    with pytest.raises(FileExistsError, match=r'as it holds what no Core ML package does \(mine\): name another'):
         to_coreml(small('short'), path, overwrite=True)
-    (path / 'Manifest.json').write_text('{}')
+    (path / 'mine').unlink()
     to_coreml(small('short'), path, overwrite=True)
     assert sorted(each.name for each in path.iterdir()) == ['Data', 'Manifest.json']
+    assert check_target(path, overwrite=True) == '.mlpackage'
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -246,6 +249,7 @@ def test_overwrite_replaces_a_package_alone(tmp_path: Path) -> None:
             {},
             r"'\.mlmodel' is not among \.tflite .*, \.mlpackage \(Core ML\),",
         ),
+        ('model.MLPACKAGE', {}, r'model\.MLPACKAGE: Core ML knows a package by \.mlpackage in lower case alone$'),
         ('model.mlpackage', {'int8': Int8(np.zeros((16, 1)))}, r'int8=\.\.\. goes with a .tflite or .onnx'),
     ],
 )

@@ -28,6 +28,8 @@ def test_a_description_says_all_that_an_application_needs() -> None:
         'name': 'mine',
         'task': 'classification',
         'outputs': ['logits'],
+        'input_type': 'uint8',
+        'output_type': 'float32',
         'labels': ['a', 'b', 'ü'],
         'preprocessing': {
             'image_size': 8,  # of the program, not the model's own
@@ -46,6 +48,27 @@ def test_a_description_says_all_that_an_application_needs() -> None:
         'license': None,
         'source': None,
     }
+
+
+@pytest.mark.parametrize(
+    ('dtype', 'int8_io', 'types'),
+    [
+        (jnp.float32, False, ('float32', 'float32')),
+        (jnp.float32, True, ('int8', 'int8')),
+        (jnp.uint8, True, ('uint8', 'int8')),
+    ],
+)
+def test_the_types_of_input_and_output_are_said(dtype: object, int8_io: bool, types: tuple[str, str]) -> None:
+    said = describe(Model(Linear(), {'params': {}}, GREY), program(4, 1, dtype), {}, int8_io=int8_io)
+    assert (said['input_type'], said['output_type']) == types
+
+
+def test_a_fine_tuned_model_has_the_licence_of_what_it_started_from() -> None:
+    weight = find('mobilenetv2_100.tv_in1k')
+    model = Model(Linear(), {'params': {}}, GREY, name='mobilenetv2_100', started_from=weight)
+    said = describe(model, program(4, 1, jnp.float32), {})
+    assert said['name'] == 'mobilenetv2_100'
+    assert (said['license'], said['source']) == ('BSD-3-Clause', weight.address)
 
 
 def test_a_published_weight_brings_name_licence_and_source() -> None:

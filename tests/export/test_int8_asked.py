@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import shutil
 import warnings
 from pathlib import Path
 
@@ -149,6 +150,40 @@ def test_too_few_images_are_refused(there: int, asked: int, words: str, tmp_path
     folder_of(folder, there)
     with pytest.raises((ValueError, FileNotFoundError), match=words):
         read_images(str(folder), PREPROCESSING, asked)
+
+
+def test_what_a_folder_holds_besides_is_told_by_kind(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / 'photos', 16)
+    for name in ('b.heic', 'a.heic'):
+        (folder / '1' / name).write_bytes(b'\0\0\0\x18ftypheic\0\0\0\0mif1heic')
+    (folder / 'notes.txt').touch()
+    told = (
+        r'photos: passed over files that are no images: 1 \(notes\.txt\); '
+        r'images of a kind that is not read, HEIC: 2 \(1/a\.heic, 1/b\.heic\)$'
+    )
+    with pytest.warns(UserWarning, match=told):
+        assert len(read_images(str(folder), PREPROCESSING, 100)[0]) == 16
+    shutil.rmtree(folder / '0')
+    for file in folder.glob('1/*.png'):
+        file.unlink()
+    with pytest.raises(FileNotFoundError, match=f'photos holds no image that can be read; .*{told}'):
+        read_images(str(folder), PREPROCESSING, 100)
+
+
+def test_no_name_is_not_the_folder_that_one_is_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder_of(tmp_path, 16))
+    with pytest.raises(ValueError, match=r"^what is to be calibrated on has the name '': name a folder of images"):
+        read_images('', PREPROCESSING, 16)
+
+
+def test_of_a_bare_name_the_data_set_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ('cifar10', 'photos'):
+        folder_of(tmp_path / name, 16)
+    with pytest.raises(FileNotFoundError, match=r'^cifar10 is not prepared .* folder of this name write \./cifar10$'):
+        read_images('cifar10', PREPROCESSING, 16, str(tmp_path / 'sets'))
+    for folder in ('./cifar10', 'photos'):
+        assert len(read_images(folder, PREPROCESSING, 16, str(tmp_path / 'sets'))[0]) == 16
 
 
 def test_a_data_set_gives_its_training_images(monkeypatch: pytest.MonkeyPatch) -> None:

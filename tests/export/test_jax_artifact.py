@@ -10,10 +10,16 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from fitted_networks import ShortHybrid
 from flax import linen as nn
 from small_networks import LABELS, SIZE, small
 
+from benchmarks.random_variables import random_variables
+from flaxmobile.data import Preprocessing
 from flaxmobile.export import to_jax
+from flaxmobile.export.jax_artifact import serialize
+from flaxmobile.export.program import make_program
+from flaxmobile.weights import Model
 
 PLAIN_JAX = """
 import json, sys, zipfile
@@ -51,6 +57,17 @@ def test_plain_jax_runs_a_file(tmp_path: Path) -> None:
     logits = jax.jit(model.module.apply)(model.variables, (pixels / np.float32(255) - mean) / std)
     for answers in np.load(tmp_path / 'answers.npy'):
         np.testing.assert_allclose(answers, jax.nn.softmax(logits), atol=1e-5)
+
+
+def test_products_and_convolutions_are_in_float32_everywhere() -> None:
+    """Attention's too. JAX's own default takes bfloat16 on TPUs."""
+    network = ShortHybrid(width_multiplier=0.25, num_classes=len(LABELS))
+    variables = random_variables(network, (1, SIZE, SIZE, 3))
+    program = make_program(Model(network, variables, Preprocessing(SIZE)), standard=False)
+    lines = jax.export.deserialize(bytearray(serialize(program))).mlir_module().splitlines()
+    found = [line for line in lines if 'stablehlo.dot_general' in line or 'stablehlo.convolution' in line]
+    assert {line.count('stablehlo.convolution') for line in found} == {0, 1}
+    assert [line for line in found if line.count('HIGHEST') != 2] == []
 
 
 class ByLength(nn.Module):

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import importlib.metadata
 import json
 import warnings
 from collections.abc import Callable
@@ -14,8 +15,14 @@ from flax import linen as nn
 from small_networks import FAMILIES, LABELS, SHORT_OPERATIONS, SIZE, small
 from tflite_reader import metadata, root
 
+from benchmarks.export_rules import layers_of, wrong_graph
+from flaxmobile import ops
+from flaxmobile.data import Preprocessing, prepare_for_evaluation
 from flaxmobile.export import export, to_litert
-from flaxmobile.export.program import in_float32
+from flaxmobile.export.litert.conversion import convert
+from flaxmobile.export.litert.graph import read_graph
+from flaxmobile.export.litert.running import left_out, run
+from flaxmobile.export.program import Program, in_float32
 from flaxmobile.weights import Model
 
 pytestmark = pytest.mark.export
@@ -65,7 +72,7 @@ def normalised(images: np.ndarray) -> np.ndarray:
     return (images / np.float32(255) - mean) / std
 
 
-@pytest.mark.parametrize('family', [family for family in FAMILIES if family not in ('v3 large', 'v5', 'short')])
+@pytest.mark.parametrize('family', [family for family in FAMILIES if family not in ('v3 large', 'short')])
 def test_a_file_answers_as_the_network(family: str, tmp_path: Path) -> None:
     model, path = small(family), tmp_path / 'model.tflite'
     with warnings.catch_warnings():
@@ -83,24 +90,35 @@ def test_a_file_answers_as_the_network(family: str, tmp_path: Path) -> None:
     assert check.left_out == {}
     assert check.operations == names
     assert check.size == path.stat().st_size
-    kernels = [key for key in leaves(model.variables['params']) if 'depthwise' in key and key.endswith('kernel')]
-    assert names['DEPTHWISE_CONV_2D'] == len(kernels)
-    assert names['TRANSPOSE'] == 0
-    attentions = sum('query' in key and key.endswith('kernel') for key in leaves(model.variables['params']))
-    assert names['BATCH_MATMUL'] == 2 * attentions
+    layers = layers_of(model)
+    assert wrong_graph(check, layers) == []
+    assert names['BATCH_MATMUL'] == 2 * layers.attentions
 
 
-def test_v5_is_right_and_comes_with_a_warning(tmp_path: Path) -> None:
-    """Its fusion takes rows and columns by number, which XNNPACK does not."""
-    path = tmp_path / 'model.tflite'
-    with pytest.warns(UserWarning, match=r'model.tflite: XNNPACK takes the graph in 5 pieces and not in one'):
-        check = to_litert(small('v5'), path)
-    _, answers, names = interpreted(path, normalised(pixels()))
-    wanted = in_jax('v5', pixels())
-    assert np.abs(np.concatenate(answers) - wanted).max() / np.abs(wanted).max() < 5e-5
-    assert check.partitions == names['DELEGATE'] == 5
-    assert check.left_out == {'GATHER_ND': 6}
-    assert (names['GATHER_ND'], names['TRANSPOSE']) == (6, 4)
+RESIZED = {
+    'rows and columns twice': (ops.resize_nearest, (3, 4), (6, 8)),
+    'to one less than twice': (ops.resize_nearest, (2, 3), (3, 5)),
+    'smaller, by distance': (ops.resize_bilinear, (28, 18), (16, 16)),
+    'larger, by distance': (ops.resize_bilinear, (7, 3), (16, 16)),
+    'every second pixel, blurred': (lambda images, *_: ops.blur_pool(images), (8, 7), ()),
+    'every third column': (lambda images, *_: images[:, 1:, 1:8:3], (3, 9), ()),
+    'rows from the last to the first': (lambda images, *_: images[:, np.arange(8)[::-1]], (8, 2), ()),
+}
+
+
+@pytest.mark.parametrize('name', RESIZED)
+def test_resizing_is_one_piece(name: str) -> None:
+    """Both forms of MobileNetV5's fusion, each between other operations as there."""
+    resize, old, new = RESIZED[name]
+    image = jax.ShapeDtypeStruct((1, *old, 8), np.float32)
+    function = ops.standard(lambda images: (resize(jax.nn.gelu(images), *new).mean((1, 2)),))
+    program = Program(function, image, ('embedding',))
+    content = convert(program, {})
+    values = np.random.default_rng(0).normal(size=image.shape).astype(np.float32)
+    got, partitions = run(content, values)
+    assert partitions == 1
+    assert left_out(content) == {}
+    np.testing.assert_allclose(got, program.function(values)[0], atol=1e-6)
 
 
 def test_what_xnnpack_leaves_out_at_the_end_is_named(tmp_path: Path) -> None:
@@ -153,6 +171,11 @@ def test_a_file_says_what_it_is(float16: bool, tmp_path: Path) -> None:
     assert said['preprocessing']['image_size'] == SIZE
     assert said['made']['format'] == 'litert'
     assert said['made']['weights'] == ('float16' if float16 else 'float32')
+    packages = {name: importlib.metadata.version(name) for name in ('litert-converter', 'litert-quantizer')}
+    assert packages.items() & said['made'].items() == set(list(packages.items())[: 1 + float16])
+    names = {tensor.name for operation in read_graph(path.read_bytes()) for tensor in operation.outputs}
+    assert any(name.startswith('block_00/depthwise/') for name in names)
+    assert not any('ShortV3' in name for name in names)
     (graph,) = root(held['TFLITE_METADATA'], b'M001').tables(3)
     assert graph.tables(2)[0].table(3).table(1).table(1).number(0, '<I') == 32
 
@@ -180,12 +203,33 @@ def test_mediapipe_takes_one_normalisation_for_all_channels(tmp_path: Path) -> N
     assert by_mediapipe(path) == pytest.approx(dict(zip(LABELS, wanted.tolist(), strict=True)), abs=1e-5)
 
 
-def by_mediapipe(path: Path) -> dict[str, float]:
-    """The scores of the first image."""
+class Colours(nn.Module):
+    """The mean of each colour of the image."""
+
+    num_classes: int = 3
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
+        return images.mean((1, 2))
+
+
+def test_mediapipe_squeezes_an_oblong_picture(tmp_path: Path) -> None:
+    """Of 60x40 pixels a tenth at the left is red and a tenth at the right green: the central square has neither."""
+    path, preprocessing = tmp_path / 'model.tflite', Preprocessing(30, mean=(0.0,) * 3, std=(1.0,) * 3)
+    export(Model(Colours(), {'params': {}}, preprocessing, ('red', 'green', 'blue')), path, uint8_input=True)
+    picture = np.zeros((40, 60, 3), np.uint8)
+    picture[:, :6, 0] = picture[:, -6:, 1] = picture[:, 6:-6, 2] = 255
+    assert by_mediapipe(path, picture) == pytest.approx({'red': 0.1, 'green': 0.1, 'blue': 0.8}, abs=0.01)
+    ours = np.asarray(prepare_for_evaluation(picture, preprocessing))
+    assert (ours == [0, 0, 255]).all()
+
+
+def by_mediapipe(path: Path, picture: np.ndarray | None = None) -> dict[str, float]:
+    """The scores of a picture, or of the first image."""
     import mediapipe
 
     vision, options = mediapipe.tasks.vision, mediapipe.tasks.BaseOptions(model_asset_path=str(path))
-    image = mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=pixels(1)[0])
+    image = mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=pixels(1)[0] if picture is None else picture)
     with vision.ImageClassifier.create_from_options(vision.ImageClassifierOptions(base_options=options)) as classifier:
         (found,) = classifier.classify(image).classifications
     return {each.category_name: each.score for each in found.categories}

@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import functools
+import importlib.metadata
 import io
 import itertools
 import json
@@ -154,6 +155,8 @@ def test_input_and_output_have_the_type_asked_for(options: dict, int8_io: bool, 
     check = to_litert(fitted('V3'), path, int8=int8, images=pixels, **options)
     given, answered = interpreted(path, pixels[:1].astype(types[0]))[1:3]
     assert (given['dtype'], answered['dtype']) == types
+    said = json.loads(metadata(path.read_bytes())['flaxmobile'])
+    assert [said['input_type'], said['output_type']] == [np.dtype(each).name for each in types]
     inputs = pixels
     if types[0] is np.int8:
         scale, zero_point = given['quantization']
@@ -220,7 +223,10 @@ def test_a_file_says_what_it_is(folder: Path) -> None:
     path, _ = written('V1', folder)
     content = path.read_bytes()
     held = metadata(content)
-    made = json.loads(held['flaxmobile'])['made']
+    said = json.loads(held['flaxmobile'])
+    made = said['made']
+    assert (said['input_type'], said['output_type']) == ('float32', 'float32')
+    assert made['litert-quantizer'] == importlib.metadata.version('litert-quantizer')
     assert (made['weights'], made['observer'], made['calibration_images']) == ('int8', 'extremes', CALIBRATED)
     assert held['TFLITE_METADATA'][4:8] == b'M001'
     with zipfile.ZipFile(io.BytesIO(content)) as archive:

@@ -1,5 +1,6 @@
 """Int8 ONNX files in ONNX Runtime, against the float model and the labels of the images."""
 
+import importlib.metadata
 import json
 import warnings
 from pathlib import Path
@@ -87,6 +88,7 @@ def test_weights_are_int8_in_steps_for_each_channel_and_activations_uint8(tmp_pa
     told = {each.key: each.value for each in model.metadata_props}
     assert told.keys() == {each.key for each in floats.metadata_props}
     made_of = json.loads(told['flaxmobile'])['made']
+    assert made_of['onnxruntime'] == importlib.metadata.version('onnxruntime')
     assert (made_of['weights'], made_of['observer'], made_of['calibration_images']) == (
         'int8',
         'percentile',

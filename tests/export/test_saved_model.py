@@ -16,6 +16,7 @@ from small_networks import LABELS, SHORT_OPERATIONS, SIZE, small
 
 from flaxmobile.export import saved_model, to_saved_model
 from flaxmobile.export.program import Program, make_program
+from flaxmobile.files import check_folder_of
 
 # Of the environments of the tests one has TensorFlow, and there orbax-export may not be missing.
 tensorflow = pytest.mark.skipif(not importlib.util.find_spec('tensorflow'), reason='TensorFlow is not installed')
@@ -45,10 +46,31 @@ def test_tensorflow_answers_as_the_network(tmp_path: Path) -> None:
     assert check.size == sum(each.stat().st_size for each in path.rglob('*') if each.is_file())
     assert json.loads((path / 'assets.extra' / 'flaxmobile.json').read_text())['labels'] == list(LABELS)
     assert [each.name for each in path.parent.iterdir()] == ['saved']
+    check_folder_of(path, saved_model.FILES, 'SavedModel', overwrite=True)
     answers = tf.saved_model.load(str(path)).signatures['serving_default'](image=tf.constant(pixels()))
     _, wanted = in_jax(pixels())
     assert list(answers) == ['logits']
     np.testing.assert_allclose(answers['logits'], wanted, atol=5e-5 * np.abs(wanted).max())
+
+
+@tensorflow
+def test_products_and_convolutions_are_in_float32_everywhere(tmp_path: Path) -> None:
+    """In the StableHLO that it holds. JAX's own default takes bfloat16 on TPUs."""
+    from jax.interpreters.mlir import ir
+    from jaxlib.mlir.dialects import stablehlo
+    from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
+
+    saved_model._save(make_program(small('short'), standard=False), tmp_path)
+    (graph,) = SavedModel.FromString((tmp_path / 'saved_model.pb').read_bytes()).meta_graphs
+    nodes = [node for function in graph.graph_def.library.function for node in function.node_def]
+    held = {node.attr['module'].s for node in nodes if node.op == 'XlaCallModule'}
+    assert len(held) == 1
+    with ir.Context() as context:
+        stablehlo.register_dialect(context)
+        lines = str(stablehlo.deserialize_portable_artifact(context, held.pop())).splitlines()
+    found = [line for line in lines if 'stablehlo.dot_general' in line or 'stablehlo.convolution' in line]
+    assert {line.count('stablehlo.convolution') for line in found} == {0, 1}
+    assert [line for line in found if line.count('HIGHEST') != 2] == []
 
 
 def write(program: Program, folder: Path) -> None:
@@ -80,10 +102,10 @@ def test_overwrite_replaces_a_saved_model_alone(plain_files: pytest.MonkeyPatch,
         to_saved_model(small('short'), path)
     to_saved_model(small('short'), path, overwrite=True)
     assert (path / 'saved_model.pb').read_text() == 'new'
-    (path / 'saved_model.pb').unlink()
-    with pytest.raises(FileExistsError, match=r'saved is there and no SavedModel: name a folder that is not there'):
+    (path / 'notes.txt').write_text('mine')
+    with pytest.raises(FileExistsError, match=r'not replaced, as it holds what no SavedModel does \(notes\.txt\)'):
         to_saved_model(small('short'), path, overwrite=True)
-    assert (path / 'assets.extra' / 'flaxmobile.json').is_file()
+    assert (path / 'notes.txt').read_text() == 'mine'
     assert [each.name for each in tmp_path.iterdir()] == ['saved']
 
 

@@ -63,7 +63,6 @@ def test_a_block_answers_as_in_jax_to_a_step(name: str) -> None:
     answers, operations = in_litert(convert(program, {}), maps)
     scale = affine(*ranges_of(held)['block/residual/output'])[0]
     steps = np.rint((answers - wanted) / scale)
-    print(name, operations, np.mean(steps == 0), np.abs(steps).max(), np.abs((answers - wanted) / scale - steps).max())
     assert operations['DELEGATE'] == 1
     assert np.abs(steps).max() <= 1
-    assert np.mean(steps == 0) >= 0.98
+    assert np.mean(steps == 0) >= 0.995

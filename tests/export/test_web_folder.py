@@ -13,7 +13,7 @@ import pytest
 from small_networks import LABELS, SIZE, small
 
 from flaxmobile.export import Int8, to_web
-from flaxmobile.export.web import PAGE, check_page
+from flaxmobile.export.web import LIST, PAGE, check_page
 from flaxmobile.export.web.runtime import ARCHIVE, runtime_files
 from flaxmobile.files import whole_folder
 
@@ -67,6 +67,10 @@ def test_the_command_refuses_a_folder_before_the_model_is_looked_for(command: Ru
     status, out, err = command('web', 'no_such_model', tmp_path)
     assert (status, out) == (2, '')
     assert err == f'flaxmobile: {tmp_path} is already there: --overwrite replaces it\n'
+    (tmp_path / 'notes.txt').touch()
+    status, out, err = command('web', 'no_such_model', tmp_path / 'notes.txt' / 'page')
+    assert (status, out) == (2, '')
+    assert err == f'flaxmobile: {tmp_path}/notes.txt is a file: name a file in a folder\n'
 
 
 @pytest.mark.parametrize(
@@ -106,6 +110,26 @@ def test_a_warning_names_the_file_where_it_will_lie(tmp_path: Path) -> None:
     assert files_in(tmp_path) == {'a/page/model.tflite'}
 
 
+def test_an_error_names_the_file_where_it_was_to_lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(_: object, path: Path, **__: object) -> None:
+        raise ValueError(f'{path} was not written')
+
+    monkeypatch.setattr('flaxmobile.export.web.to_litert', wrong)
+    with pytest.raises(ValueError, match=rf'^{tmp_path}/page/model\.tflite was not written$'):
+        to_web(small('v1'), tmp_path / 'page')
+
+
+def test_a_page_of_another_version_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / 'sounds').mkdir()
+    for name in ('index.html', 'sounds/click.wav'):
+        (tmp_path / name).touch()
+    (tmp_path / LIST).write_text('index.html\nsounds/click.wav\n')
+    check_page(tmp_path, overwrite=True)
+    (tmp_path / 'sounds' / 'mine.wav').touch()
+    with pytest.raises(FileExistsError, match=r'as it holds what no page does \(sounds/mine\.wav\)'):
+        check_page(tmp_path, overwrite=True)
+
+
 def test_a_page_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise ValueError('no')
@@ -134,7 +158,8 @@ def test_the_command_writes_a_page(command: Run, tmp_path: Path) -> None:
     assert first == f'{folder}: tf_mobilenetv1_025 from {weights}, 40x40 pixels, {size:.2f} MB'
     assert second.startswith('ai-edge-litert ')
     assert third == f'to see it: python -m http.server --directory {folder}'
-    assert files_in(folder) == {*OWN, *runtime_files(), 'model.tflite', 'model.json'}
+    assert files_in(folder) == {*OWN, *runtime_files(), 'model.tflite', 'model.json', LIST}
+    assert set((folder / LIST).read_text().splitlines()) == files_in(folder)
     said = json.loads((folder / 'model.json').read_text())
     assert (said['outputs'], said['labels']) == (['logits'], list(LABELS))
     assert said['preprocessing']['image_size'] == 40

@@ -238,6 +238,40 @@ def test_on_webgpu_it_answers_the_same(address: str) -> None:
         assert complaints(other) == []
 
 
+CARD = """
+import {loadAndCompile as load} from './own.js';
+export * from './own.js';
+
+export async function loadAndCompile(file, options) {
+  const model = await load(file, {accelerator: 'wasm'});
+  if (options.accelerator === 'wasm') return model;
+  const change = new URLSearchParams(location.search).get('change');
+  const run = async (input) => {
+    const [output] = await model.run(input);
+    const logits = Array.from(await output.data());
+    logits[logits.indexOf(Math.min(...logits))] -= Number(change);
+    return [{data: async () => logits, delete: () => output.delete()}];
+  };
+  return {run, delete: () => model.delete()};
+}
+"""
+"""A graphics card that takes something from the least logit."""
+HAS_A_CARD = "Object.defineProperty(Navigator.prototype, 'gpu', {value: {requestAdapter: async () => ({})}});"
+
+
+def test_a_graphics_card_is_not_taken_that_answers_an_improbable_class_wrong(page: Path, tmp_path: Path) -> None:
+    """Its probability is near 0, right or wrong."""
+    there = shutil.copytree(page, tmp_path / 'page')
+    (there / 'litert' / 'index.js').rename(there / 'litert' / 'own.js')
+    (there / 'litert' / 'index.js').write_text(CARD)
+    with chromium() as other, served(there) as address:
+        other.execute_cdp_cmd('Page.addScriptToEvaluateOnNewDocument', {'source': HAS_A_CARD})
+        for change, runtime in [('0', 'GPU (WebGPU)'), ('9', 'CPU (WebAssembly)')]:
+            open_page(other, f'{address}?change={change}')
+            assert other.find_element('id', 'runtime').get_attribute('textContent') == runtime
+        assert complaints(other) == []
+
+
 def even() -> Model:
     """The same answers in the same order with probabilities so near each other that no rounding moves one far."""
     model = classifier()

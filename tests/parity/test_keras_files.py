@@ -9,11 +9,12 @@ import numpy as np
 import peers
 import pytest
 from PIL import Image
-from real_files import photo, wheel_member
+from real_files import photo
 from test_keras import keras_twin, no_drawing, run, weights_of  # noqa: F401
 
 import flaxmobile
 from benchmarks.random_variables import random_variables
+from benchmarks.wheels import wheel_member
 from flaxmobile.weights import from_keras, load_variables, to_keras
 from flaxmobile.weights.formats import hdf5
 from flaxmobile.weights.keras_names import file_layers

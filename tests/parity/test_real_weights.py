@@ -10,9 +10,10 @@ import pytest
 import torch
 import torchvision
 from PIL import Image
-from real_files import PHOTOS, photo, wheel_member
+from real_files import PHOTOS, photo
 
 import flaxmobile
+from benchmarks.wheels import wheel_member
 from flaxmobile.cli import main
 from flaxmobile.data import prepare_for_evaluation, read_image
 from flaxmobile.weights import find

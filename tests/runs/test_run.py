@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import shutil
 from contextlib import closing
@@ -13,6 +14,7 @@ from tiny_run import CLASSES, Blobs
 
 import flaxmobile
 from flaxmobile.data import Preprocessing, read_image
+from flaxmobile.runs import folder
 from flaxmobile.runs.folder import (
     RunDescription,
     changed_fields,
@@ -24,6 +26,7 @@ from flaxmobile.runs.folder import (
 from flaxmobile.training.checkpoints import Checkpoints
 from flaxmobile.training.config import TrainConfig
 from flaxmobile.training.state import TrainState
+from flaxmobile.weights import find
 
 
 def test_a_description_comes_back(tmp_path: Path) -> None:
@@ -99,6 +102,17 @@ def test_a_run_is_loaded_as_it_was_evaluated(tiny: TrainConfig, finished_run: Pa
     logits = jax.jit(model.module.apply)(model.variables, model.preprocessing.normalize(images))
     # Every tenth label is false.
     assert np.flatnonzero(np.argmax(np.asarray(logits), -1) != labels).tolist() == [9, 19, 29]
+
+
+def test_the_model_of_a_run_says_which_weight_it_started_from(
+    tiny: TrainConfig, finished_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert load_run(finished_run).started_from is None
+    weight, description = find('mobilenetv2_100.tv_in1k'), read_description(finished_run)
+    config = dataclasses.replace(description.config, init=weight.name)
+    monkeypatch.setattr(folder, 'read_description', lambda _: dataclasses.replace(description, config=config))
+    model = load_run(finished_run)
+    assert (model.started_from, model.weight) == (weight, None)
 
 
 def test_a_network_of_the_zoo_comes_back(tmp_path: Path) -> None:

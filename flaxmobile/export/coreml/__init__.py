@@ -65,7 +65,7 @@ def to_coreml(
         compared.
 
     Raises:
-        FileExistsError: `path` is there, and `overwrite` is not set, or it is no Core ML package.
+        FileExistsError: `path` is there, and `overwrite` is not set, or it holds other files than a package's.
         ModuleNotFoundError: the package `coremltools` is not installed.
         ValueError: another suffix or size; a model trained for int8; `softmax` of a network without classes; an
             operation that the exporter does not know, named with its layer; on macOS, the package answers otherwise

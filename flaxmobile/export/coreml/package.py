@@ -26,7 +26,7 @@ def save(
 
     Args:
         written: the operators. Where they take uint8, the package takes images.
-        folder: where to write, with the suffix `.mlpackage`; nothing is there yet.
+        folder: where to write, with the suffix `.mlpackage`; nothing is there yet, nor at `converted` beside it.
         description: what the package says of itself (`describe`).
         labels: of a classifier, whose only output are its probabilities; None of others.
         float16: whether to compute in float16.
@@ -51,6 +51,8 @@ def _converted(program: Any, written: Written, folder: Path, labels: Sequence[st
     import coremltools
 
     (output, *_) = written.outputs
+    converted = folder.with_name('converted')  # A folder of its own: what is written may have any name.
+    converted.mkdir()
     return coremltools.convert(
         program,
         inputs=[_image(written.images)] if written.images.dtype == 'uint8' else None,
@@ -58,7 +60,7 @@ def _converted(program: Any, written: Written, folder: Path, labels: Sequence[st
         convert_to='mlprogram',
         compute_precision=coremltools.precision.FLOAT16 if float16 else coremltools.precision.FLOAT32,
         minimum_deployment_target=coremltools.target.iOS15,
-        package_dir=str(folder.with_name(f'converted{folder.suffix}')),
+        package_dir=str(converted / folder.name),
         skip_model_load=True,
     )
 

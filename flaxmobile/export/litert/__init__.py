@@ -81,8 +81,8 @@ def to_litert(
     program = make_program(model, uint8_input=uint8_input, softmax=softmax)
     if int8:
         pixels = check_images(program, int8.calibration, 'calibration')
-    made = {'format': 'litert', **_weights(program, float16, int8), **versions()}
-    description = describe(model, program, made)
+    made = {'format': 'litert', **_weights(program, float16, int8), **versions(quantized=float16 or int8 is not None)}
+    description = describe(model, program, made, int8_io=int8 is not None and int8.int8_io)
     answer = answer_of(model, program, pixels if int8 and images is None else images)
     # The quantiser keeps buffers that are there and cannot be followed by new ones; a zip is no buffer.
     held = {MODEL_METADATA: model_metadata(description), KEY: to_json(description).encode()}

@@ -2,12 +2,15 @@
 
 import contextlib
 import io
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 
 from flaxmobile.export.extras import distribution_of, needed
+from flaxmobile.export.graph import layer_of
+from flaxmobile.export.litert.lines import with_slices
 from flaxmobile.export.program import Program
 from flaxmobile.messages import printable
 
@@ -19,10 +22,13 @@ FLOAT16_OPERATIONS = ('CONV_2D', 'DEPTHWISE_CONV_2D', 'FULLY_CONNECTED')
 """Those whose weights become float16."""
 
 
-def versions() -> dict[str, str]:
-    """What makes the file, and its version, as a description's `made` has it."""
-    _package('litert_converter')
-    return {'litert-converter': distribution_of('litert_converter', 'litert-converter')[1]}
+def versions(*, quantized: bool) -> dict[str, str]:
+    """What makes the file, and its version, as a description's `made` has it; `quantized`: float16 or int8."""
+    packages = ('litert-converter', 'litert-quantizer') if quantized else ('litert-converter',)
+    modules = {package: package.replace('-', '_') for package in packages}
+    for module in modules.values():
+        _package(module)
+    return {package: distribution_of(module, package)[1] for package, module in modules.items()}
 
 
 def convert(program: Program, metadata: Mapping[str, bytes]) -> bytes:
@@ -38,11 +44,13 @@ def convert(program: Program, metadata: Mapping[str, bytes]) -> bytes:
     """
     api = _package('litert_converter.converter_api_ext')
     ir, passmanager = _package('litert_converter.mlir.ir'), _package('litert_converter.mlir.passmanager')
-    exported = jax.export.export(jax.jit(program.function), platforms=['cpu'])(program.image)
+    # Of a marked network each operation lies between marks, and new ones would have none.
+    function = program.function if program.marked else with_slices(program.function)
+    exported = jax.export.export(jax.jit(function), platforms=['cpu'])(program.image)
     context = ir.Context()
     api.prepare_mlir_context(context)
     with context:
-        module = ir.Module.parse(exported.mlir_module())
+        module = ir.Module.parse(_with_short_names(exported.mlir_module()))
         api.set_signature(module.operation, SIGNATURE, [INPUT], list(program.outputs))
         try:
             config = api.ConvertToTFLConfig()
@@ -54,6 +62,14 @@ def convert(program: Program, metadata: Mapping[str, bytes]) -> bytes:
             return bytes(api.export_flatbuffer_to_bytes(module.operation))
         except (ir.MLIRError, RuntimeError, ValueError) as error:
             raise ValueError(f'LiteRT cannot hold this model: {printable(error)}') from error
+
+
+def _with_short_names(text: str) -> str:
+    """A traced program whose operations are called by layer, `block_03/project/add`: LiteRT's tensors take the names.
+
+    JAX puts the network's class and its methods in front, 100 letters a tensor.
+    """
+    return re.sub(r'loc\("jit\([^"/]*\)/([^"]*)"', lambda found: f'loc("{layer_of(found[1])}"', text)
 
 
 def to_float16(content: bytes) -> bytes:

@@ -6,7 +6,7 @@ import numpy as np
 
 from flaxmobile.export.checks import Check, Int8Check, answer_of, check_images, inputs_of, write_checked
 from flaxmobile.export.description import TRAINED, describe
-from flaxmobile.export.extras import needed
+from flaxmobile.export.extras import distribution_of, needed
 from flaxmobile.export.int8 import Int8, check_asked
 from flaxmobile.export.onnx import quantization
 from flaxmobile.export.onnx.model import check_layout, onnx_model
@@ -73,6 +73,7 @@ def to_onnx(
         pixels = check_images(program, int8.calibration, 'calibration')
         observer = int8.observer or quantization.OBSERVER
         made |= {'weights': 'int8', 'observer': observer, 'calibration_images': len(pixels)}
+        made |= dict([distribution_of('onnxruntime', 'onnxruntime')])
     answer = answer_of(model, program, pixels if int8 and images is None else images)
     written = onnx_model(program, layout=layout, description=describe(model, program, made))
     known = None

@@ -21,6 +21,8 @@ PAGE = Path(__file__).parent / 'page'
 """The page's own files."""
 MODEL, DESCRIPTION = 'model.tflite', 'model.json'
 """What the page loads."""
+LIST = 'flaxmobile-page.txt'
+"""What names all files of a page: those of another version have others."""
 
 
 def to_web(
@@ -61,10 +63,11 @@ def to_web(
     if int8 and int8.int8_io:
         raise ValueError('int8_io=True goes with a file alone: the page gives the network float32 images')
     with whole_folder(folder, overwrite=overwrite) as made:
-        shutil.copytree(PAGE, made, ignore=shutil.ignore_patterns('__pycache__'))
+        shutil.copytree(PAGE, made)
         unpack_runtime(made)
         check = to_litert(model, made / MODEL, float16=float16, images=images, int8=int8)
         (made / DESCRIPTION).write_text(to_json(read_description((made / MODEL).read_bytes())))
+        (made / LIST).write_text('\n'.join(sorted(_own_files())) + '\n')
     return dataclasses.replace(check, path=folder / MODEL)
 
 
@@ -72,7 +75,12 @@ def check_page(folder: str | Path, *, overwrite: bool = False) -> None:
     """See that a page may be written there, before anything costly.
 
     Raises:
-        FileExistsError: see `check_folder_of`: what is there may hold a page's files alone.
+        FileExistsError: see `check_folder_of`: what is there may hold alone what a page has, or names as its own.
     """
-    ours = {MODEL, DESCRIPTION, *runtime_files(), *(path.name for path in PAGE.iterdir())}
-    check_folder_of(folder, ours, 'page', overwrite=overwrite)
+    named = Path(folder) / LIST
+    listed = named.read_text(errors='replace').splitlines() if named.is_file() else []
+    check_folder_of(folder, {*_own_files(), *listed}, 'page', overwrite=overwrite)
+
+
+def _own_files() -> set[str]:
+    return {MODEL, DESCRIPTION, LIST, *runtime_files(), *(path.name for path in PAGE.iterdir())}

@@ -4,8 +4,8 @@ import {loadAndCompile, loadLiteRt, Tensor} from './litert/index.js';
 import {normalize, prepare} from './resampling.js';
 
 const FORMAT = 1;
-/** How far the probabilities of a graphics card may be from those of the CPU before the CPU is taken. */
-const AGREEMENT = 5e-3;
+/** How far the logits of a graphics card may be from the CPU's, as a share of the largest, before the CPU is taken. */
+const AGREEMENT = 1e-3;
 
 /** The runtime, the model and what it says of itself; on WebGPU where that answers as the CPU does. */
 export async function loadClassifier() {
@@ -16,7 +16,7 @@ export async function loadClassifier() {
   await loadLiteRt('./litert/wasm/', {threads: false});
   const classifier = new Classifier(description, await loadAndCompile(file, {accelerator: 'wasm'}), 'CPU (WebAssembly)');
   const pixels = noise(description.preprocessing);
-  const wanted = await classifier.probabilities(pixels); // It says whether the model runs, and the next run is faster.
+  const wanted = await classifier.logits(pixels); // It says whether the model runs, and the next run is faster.
   return (await onGraphicsCard(classifier, file, pixels, wanted)) ?? classifier;
 }
 
@@ -44,14 +44,19 @@ async function onGraphicsCard(reference, file, pixels, wanted) {
     if (!(await navigator.gpu?.requestAdapter())) return null;
     const model = await loadAndCompile(file, {accelerator: 'webgpu', gpuOptions: {precision: 'fp32'}});
     const candidate = new Classifier(reference.description, model, 'GPU (WebGPU)');
-    const got = await candidate.probabilities(pixels);
-    const agrees = got.length === wanted.length && got.every((value, at) => Math.abs(value - wanted[at]) <= AGREEMENT);
+    const agrees = areNear(await candidate.logits(pixels), wanted);
     (agrees ? reference : candidate).model.delete();
     return agrees ? candidate : null;
   } catch (error) {
     console.info(`WebGPU is not used: ${error.message}`);
     return null;
   }
+}
+
+/** Whether logits are those wanted. Of many classes most probabilities are near 0, right or wrong: they do not tell. */
+function areNear(got, wanted) {
+  const largest = wanted.reduce((sofar, logit) => Math.max(sofar, Math.abs(logit)), 0);
+  return got.length === wanted.length && got.every((logit, at) => Math.abs(logit - wanted[at]) <= AGREEMENT * largest);
 }
 
 function noise({image_size: size, channels}) {
@@ -73,7 +78,7 @@ class Classifier {
   async classify(image, top = 5) {
     const pixels = prepare(image, this.description.preprocessing);
     const start = performance.now();
-    const probabilities = await this.probabilities(pixels);
+    const probabilities = softmax(await this.logits(pixels));
     const milliseconds = performance.now() - start;
     const order = Array.from(probabilities.keys()).sort((a, b) => probabilities[b] - probabilities[a] || a - b);
     const classes = order.slice(0, top).map((index) => ({
@@ -84,15 +89,17 @@ class Classifier {
     return {classes, milliseconds};
   }
 
-  /** The probability of each class, of pixels as `prepare` makes them. */
-  async probabilities(pixels) {
+  /** The logit of each class, of pixels as `prepare` makes them. */
+  async logits(pixels) {
     const {image_size: size, channels} = this.description.preprocessing;
     const values = normalize(pixels, this.description.preprocessing);
     const input = new Tensor(values, [1, size, size, channels]);
     let outputs = [];
     try {
       outputs = await this.model.run(input);
-      return softmax(await outputs[0].data());
+      const logits = Array.from(await outputs[0].data());
+      if (!logits.every(Number.isFinite)) throw new Error('the network answered numbers that are not finite');
+      return logits;
     } finally {
       input.delete();
       outputs.forEach((output) => output.delete());
@@ -102,8 +109,7 @@ class Classifier {
 
 function softmax(logits) {
   const largest = logits.reduce((a, b) => Math.max(a, b));
-  const powers = Array.from(logits, (logit) => Math.exp(logit - largest));
+  const powers = logits.map((logit) => Math.exp(logit - largest));
   const sum = powers.reduce((a, b) => a + b);
-  if (!Number.isFinite(sum)) throw new Error('the network answered numbers that are not finite');
   return powers.map((power) => power / sum);
 }
