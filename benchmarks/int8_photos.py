@@ -18,7 +18,7 @@ from benchmarks.wheels import wheel_member
 from benchmarks.worker import Case
 from flaxmobile import load_pretrained
 from flaxmobile.data import Augmentation, prepare_for_training, read_image
-from flaxmobile.export import export
+from flaxmobile.export import Int8, export
 from flaxmobile.export.litert.running import LITERT
 from flaxmobile.export.onnx.running import runtime
 from flaxmobile.export.ranges import Observer
@@ -85,7 +85,7 @@ def kept(model: Model, suffix: str, observer: Observer, share: float) -> tuple[n
         images = crops(model, HALVES[number], COMPARED, seed=1, share=share)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / f'int8{suffix}'
-            export(model, path, int8=True, calibration=calibration, observer=observer, images=images[:1])
+            export(model, path, int8=Int8(calibration, observer), images=images[:1])
             answers, _ = RUN[suffix](path.read_bytes(), np.asarray(model.preprocessing.normalize(images)))
         wanted = model.predict(images, COMPARED)
         same.append(answers.argmax(1) == wanted.argmax(1))
@@ -112,7 +112,7 @@ def latency(model: Model, suffix: str) -> str:
     with tempfile.TemporaryDirectory() as folder:
         paths = {name: Path(folder) / f'{name}{suffix}' for name in ('float', 'int8')}
         export(model, paths['float'])
-        export(model, paths['int8'], int8=True, calibration=pixels)
+        export(model, paths['int8'], int8=Int8(pixels))
         image = np.asarray(model.preprocessing.normalize(pixels[:1]))
         times = interleaved({name: call(path, image) for name, path in paths.items()})
     return f'int8 over float {quartiles(times["int8"] / times["float"])}, float {quartiles(times["float"])} ms'

@@ -18,6 +18,7 @@ import pytest
 from flaxmobile import layers, models
 from flaxmobile.data.batches import BatchFormat
 from flaxmobile.data.preprocessing import Augmentation, Preprocessing
+from flaxmobile.export import Int8
 from flaxmobile.layers.attention import Attention, Projection
 from flaxmobile.layers.normalization import BatchNorm, RMSNorm
 from flaxmobile.quantization.training import QuantizationAware
@@ -84,6 +85,8 @@ WRONG: dict[str, tuple[Any, ...]] = {
     'preprocessing': (None, 224, {'image_size': 224}, Augmentation()),
     'augmentation': (None, 'randaugment', Preprocessing()),
     'quantization': (None, True, Preprocessing()),
+    'calibration': (None, 'photos', [[0, 1]], 3),
+    'observer': NO_NAME,
     'calibration_images': (15, 100.0, '100', True, None),
     'targets': ('boxes', ('box',), (3,), None),
     'milestones': (1.0, ('1',), (-1.0,), (NAN,), None),
@@ -92,7 +95,7 @@ WRONG: dict[str, tuple[Any, ...]] = {
     **each(
         'use_bias squeeze_excite residual use_running_average dilate_strided flip randaugment_increasing '
         'download decay_depthwise decay_norms linear_probe minimalistic ignore_convention init_ema '
-        'fix_stem_and_head remat qat',
+        'fix_stem_and_head remat qat int8_io',
         NO_BOOL,
     ),
     **each(
@@ -116,6 +119,7 @@ WRONG: dict[str, tuple[Any, ...]] = {
 }
 NEEDED = {'features': 8, 'heads': 2, 'key_features': 8, 'use_running_average': True, 'rate': 0.1}
 NEEDED |= {'classes': ('cat', 'dog'), 'preprocessing': Preprocessing()}
+NEEDED |= {'calibration': np.zeros((16, 8, 8, 3), np.uint8)}
 NEEDED |= {'model': 'mobilenetv2_100', 'dataset': 'cifar10'}
 
 
@@ -136,6 +140,7 @@ def classes() -> list[type]:
         BatchFormat,
         Mixing,
         QuantizationAware,
+        Int8,
         Classification,
         TrainConfig,
     ]

@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from flaxmobile.weights import Model
 
 
+CALIBRATION_IMAGES = 100
+"""On how many images ranges are found where no number is given."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Calibrated:
     """By which images the ranges of activations are found."""
@@ -39,7 +43,9 @@ class Calibrated:
         str | None,
         arg(metavar='NAME', help='Folder of images, or data set (its train split), to find the ranges on.'),
     ] = None
-    calibration_images: Annotated[int, arg(help='How many of them at most; 48 to 100 are usual.')] = 100
+    calibration_images: Annotated[int | None, arg(help='How many of them at most; 48 to 100 are usual. None: 100.')] = (
+        None
+    )
     data_dir: DataDir = None
 
 
@@ -92,15 +98,17 @@ def export(
 ) -> int:
     """Write a model as a file that runs elsewhere, and compare what it answers there with JAX."""
     from flaxmobile.export import by_suffix
-    from flaxmobile.export.int8 import check_asked, check_trained
+    from flaxmobile.export.int8 import check_trained
+    from flaxmobile.export.onnx.quantization import check_options
     from flaxmobile.export.target import check_target
 
-    check_target(path, float16=float16, int8=quantized.int8, overwrite=overwrite)
-    asked = {name: getattr(quantized, name) for name in ('int8', 'observer', 'int8_io')}
-    check_asked(calibration=quantized.calibration, **asked)
+    suffix = check_target(path, float16=float16, int8=quantized.int8, overwrite=overwrite)
+    _check_int8(quantized)
+    if suffix == '.onnx':
+        check_options(quantized.observer, int8_io=quantized.int8_io)
     exported = open_model(model, opened)
-    check_trained(exported, {'calibration': quantized.calibration, 'float16': float16, **asked})
-    options: dict[str, Any] = {**asked, **_images(exported, quantized, run_of(model, opened))}
+    check_trained(exported, float16=float16, int8=quantized.int8)
+    options = _images(exported, quantized, run_of(model, opened), int8_io=quantized.int8_io)
     with silent_libraries():
         check = by_suffix.export(
             exported, path, float16=float16, uint8_input=uint8_input, softmax=softmax, overwrite=overwrite, **options
@@ -114,8 +122,24 @@ def export(
     return 0
 
 
-def _images(model: 'Model', quantized: Calibrated, run: 'RunDescription | None') -> dict[str, Any]:
-    """The images to calibrate and to compare on, where the file is to be in int8; of a run trained for it its own."""
+def _check_int8(quantized: InInt8) -> None:
+    """See that the options go together, before anything is loaded.
+
+    Raises:
+        ValueError: int8 without images to calibrate on, or what int8 alone has without it.
+    """
+    if quantized.int8 and quantized.calibration is None:
+        raise ValueError('int8=True needs images to find the ranges of the activations on: give calibration=...')
+    for name, value in vars(quantized).items():
+        if not quantized.int8 and value not in (None, False):
+            raise ValueError(f'{name}=... goes with int8=True')
+
+
+def _images(
+    model: 'Model', quantized: InInt8, run: 'RunDescription | None', *, int8_io: bool = False
+) -> dict[str, Any]:
+    """The exporter's `int8` and `images`, where the file is to be in int8; of a run trained for it its own images."""
+    from flaxmobile.export import Int8
     from flaxmobile.export.calibration import read_images
     from flaxmobile.quantization.training import LEAST_IMAGES
 
@@ -125,9 +149,10 @@ def _images(model: 'Model', quantized: Calibrated, run: 'RunDescription | None')
             return {'images': own[1]} if len(own[1]) else {}
     if quantized.calibration is None:
         return {}
-    count, data_dir = quantized.calibration_images, quantized.data_dir
-    calibrated, others = read_images(quantized.calibration, model.preprocessing, count, data_dir)
-    return {'calibration': calibrated, 'images': others if len(others) else None}
+    count = quantized.calibration_images or CALIBRATION_IMAGES
+    calibrated, others = read_images(quantized.calibration, model.preprocessing, count, quantized.data_dir)
+    int8 = Int8(calibrated, quantized.observer, int8_io)
+    return {'int8': int8, 'images': others if len(others) else None}
 
 
 def web(
@@ -139,19 +164,18 @@ def web(
     opened: OmitArgPrefixes[Opened] = AS_IT_IS,
 ) -> int:
     """Write a page that classifies pictures in the browser by a model: a folder of files for any web server."""
-    from flaxmobile.export.int8 import check_asked, check_trained
+    from flaxmobile.export.int8 import check_trained
     from flaxmobile.export.target import check_weights
     from flaxmobile.export.web import check_page, to_web
 
     check_page(folder, overwrite=overwrite)
     check_weights(float16=float16, int8=quantized.int8)
-    asked: dict[str, Any] = {'int8': quantized.int8, 'observer': quantized.observer}
-    check_asked(calibration=quantized.calibration, int8_io=False, **asked)
+    _check_int8(quantized)
     shown = open_model(model, opened)
-    check_trained(shown, {'calibration': quantized.calibration, 'float16': float16, **asked})
-    options: dict[str, Any] = {'float16': float16, **asked, **_images(shown, quantized, run_of(model, opened))}
+    check_trained(shown, float16=float16, int8=quantized.int8)
+    options = _images(shown, quantized, run_of(model, opened))
     with silent_libraries():
-        check = to_web(shown, folder, overwrite=overwrite, **options)
+        check = to_web(shown, folder, float16=float16, overwrite=overwrite, **options)
     side = shown.preprocessing.image_size
     print(f'{printable(folder, None)}: {title_of(model, shown, opened)}, {side}x{side} pixels, {_size(check.size)}')
     if check.error is not None:
@@ -182,7 +206,7 @@ def quantize_report(
     from flaxmobile.export.report.text import decibels
 
     check_report(folder, overwrite=overwrite)
-    check_enough('what is to be calibrated on', calibrated.calibration_images)
+    check_enough('what is to be calibrated on', calibrated.calibration_images or CALIBRATION_IMAGES)
     measured, run = open_model(model, opened), run_of(model, opened)
     title = title_of(model, measured, opened)
     other = open_model(trained, Opened(image_size=opened.image_size)) if trained else None
@@ -202,15 +226,15 @@ def quantize_report(
 def _calibration(model: 'Model', run: 'RunDescription | None', data: str, how: Calibrated) -> 'np.ndarray':
     """The images to find ranges on; where none are named, the first that are to train on."""
     from flaxmobile.data import load_dataset
-    from flaxmobile.export.calibration import SPLIT, first_images
+    from flaxmobile.export.calibration import SPLIT, first_images, read_images
 
+    count = how.calibration_images or CALIBRATION_IMAGES
     if how.calibration is not None:
-        pixels: np.ndarray = _images(model, how, None)['calibration']
-        return pixels
+        return read_images(how.calibration, model.preprocessing, count, how.data_dir)[0]
     config = run.config if run and run.config.dataset == data else None
     data_dir = how.data_dir or (config.data_dir if config else None)
     found = load_dataset(data, config.train_split if config else SPLIT, data_dir=data_dir)
-    return first_images(found, model.preprocessing, how.calibration_images)
+    return first_images(found, model.preprocessing, count)
 
 
 def _files(report: 'QuantizeReport') -> 'Table':

@@ -4,6 +4,7 @@ import re
 
 OPTIONS = {
     'calibration': '--calibration',
+    'calibration_images': '--calibration-images',
     'data_dir': '--data-dir',
     'dataset': '--dataset',
     'download': '--download',

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from flaxmobile.export.by_suffix import export
     from flaxmobile.export.checks import Check
     from flaxmobile.export.coreml import to_coreml
+    from flaxmobile.export.int8 import Int8
     from flaxmobile.export.jax_artifact import to_jax
     from flaxmobile.export.litert import to_litert
     from flaxmobile.export.onnx.saving import to_onnx
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     'Check',
+    'Int8',
     'QuantizeReport',
     'export',
     'quantize_report',
@@ -34,6 +36,7 @@ __getattr__, __dir__ = lazy_names(
         '.by_suffix': ('export',),
         '.checks': ('Check',),
         '.coreml': ('to_coreml',),
+        '.int8': ('Int8',),
         '.jax_artifact': ('to_jax',),
         '.litert': ('to_litert',),
         '.onnx.saving': ('to_onnx',),

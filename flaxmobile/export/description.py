@@ -28,7 +28,7 @@ def describe(model: Model, program: Program, made: Mapping[str, Any], *, int8_io
         model: what is exported.
         program: the function of images that was made of it.
         made: what this file's format adds, as `{'format': 'onnx', 'opset': 17}`.
-        int8_io: whether the file takes and answers int8, see `int8.Int8Options`.
+        int8_io: whether the file takes and answers int8, see `int8.Int8`.
 
     Returns:
         A dictionary of

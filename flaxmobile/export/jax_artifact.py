@@ -24,7 +24,6 @@ def to_jax(
     model: Model,
     path: str | Path,
     *,
-    image_size: int | None = None,
     uint8_input: bool = False,
     softmax: bool = False,
     images: np.ndarray | None = None,
@@ -46,7 +45,6 @@ def to_jax(
     Args:
         model: what to export.
         path: of the file to write.
-        image_size: side of the images in pixels; None: the model's own.
         uint8_input: take pixels, uint8 RGB, and normalise them inside; otherwise float32 images, normalised already.
         softmax: answer probabilities in place of logits.
         images: pixels to compare the file with the model on, uint8 `[images, height, width, channels]`; None: seeded
@@ -64,7 +62,7 @@ def to_jax(
     path = Path(path)
     check_target(path, {'.jax': 'plain JAX'}, overwrite=overwrite)
     model = in_float32(model)
-    program = make_program(model, image_size=image_size, uint8_input=uint8_input, softmax=softmax, standard=False)
+    program = make_program(model, uint8_input=uint8_input, softmax=softmax, standard=False)
     answer = answer_of(model, program, images)
     made = {'format': 'jax', 'platforms': list(PLATFORMS)}
     file = io.BytesIO()

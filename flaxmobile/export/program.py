@@ -43,7 +43,6 @@ class Program:
 def make_program(
     model: Model,
     *,
-    image_size: int | None = None,
     uint8_input: bool = False,
     softmax: bool = False,
     standard: bool = True,
@@ -54,7 +53,6 @@ def make_program(
 
     Args:
         model: what to export.
-        image_size: side of the images in pixels; None: the model's own.
         uint8_input: take pixels, uint8 RGB as a file has them, and normalise them inside; otherwise float32 images
             that are normalised already.
         softmax: answer probabilities in place of logits.
@@ -62,11 +60,9 @@ def make_program(
             a CPU: lowered for several platforms, each gets the form that is fast there.
 
     Raises:
-        ValueError: the size is not 1 to 16,384, or `softmax` is asked of a network without classes.
+        ValueError: `softmax` is asked of a network without classes.
     """
     preprocessing = model.preprocessing
-    if image_size is not None:
-        preprocessing = dataclasses.replace(preprocessing, image_size=image_size)
     if softmax and not model.num_classes:
         raise ValueError('softmax=True asks for probabilities, and this model has no classes (num_classes=0)')
     shape = (1, preprocessing.image_size, preprocessing.image_size, preprocessing.channels)

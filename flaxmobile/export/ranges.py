@@ -12,7 +12,8 @@ Observer = Literal['extremes', 'percentile', 'mse']
 """How a range is chosen.
 
 - 'extremes': the least and the greatest value of all images. More images never narrow it.
-- 'percentile': without the `CUT` share of the values, half of it at either end.
+- 'percentile': without the `CUT` share of the values, half of it at either end. ONNX Runtime leaves out that share of
+  the absolute values, and no further goes than the extremes.
 - 'mse': the range within the extremes whose 256 numbers have the least squared error over the values.
 """
 Range = tuple[float, float]

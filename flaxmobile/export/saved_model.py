@@ -30,7 +30,6 @@ def to_saved_model(
     model: Model,
     path: str | Path,
     *,
-    image_size: int | None = None,
     uint8_input: bool = False,
     softmax: bool = False,
     images: np.ndarray | None = None,
@@ -46,7 +45,6 @@ def to_saved_model(
     Args:
         model: what to export.
         path: of the folder to write.
-        image_size: side of the images in pixels; None: the model's own.
         uint8_input: take pixels, uint8 RGB, and normalise them inside; otherwise float32 images, normalised already.
         softmax: answer probabilities in place of logits.
         images: pixels to compare it with the model on, uint8 `[images, height, width, channels]`; None: seeded noise.
@@ -66,7 +64,7 @@ def to_saved_model(
     for module in ('tensorflow', 'orbax.export'):
         needed(module, 'a SavedModel', 'saved-model')
     model = in_float32(model)
-    program = make_program(model, image_size=image_size, uint8_input=uint8_input, softmax=softmax, standard=False)
+    program = make_program(model, uint8_input=uint8_input, softmax=softmax, standard=False)
     for_any_number(lambda batch: jax.eval_shape(program.function, batch), program.image)
     answer = answer_of(model, program, images)
     description = describe(model, program, {'format': 'saved_model', 'platforms': list(PLATFORMS)})

@@ -49,7 +49,7 @@ def check_target(
     if float16 and suffix not in FLOAT16:
         raise ValueError(f'{printable(path, None)}: float16=True goes with a {" or ".join(FLOAT16)} file alone')
     if int8 and suffix not in INT8:
-        raise ValueError(f'{printable(path, None)}: int8=True goes with a {" or ".join(INT8)} file alone')
+        raise ValueError(f'{printable(path, None)}: int8=... goes with a {" or ".join(INT8)} file alone')
     check_weights(float16=float16, int8=int8)
     if suffix == '.mlpackage':
         if path.suffix != suffix:
@@ -67,4 +67,4 @@ def check_weights(*, float16: bool, int8: bool) -> None:
         ValueError: both are.
     """
     if int8 and float16:
-        raise ValueError('int8=True and float16=True are two kinds of weights: give one of them')
+        raise ValueError('int8=... and float16=True are two kinds of weights: give one of them')

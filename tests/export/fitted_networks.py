@@ -1,9 +1,12 @@
 """Narrow networks that tell clothes apart: random kernels, norms of real statistics, and a classifier by least squares.
 
-Seconds where training takes minutes, and the first answer means something.
+Seconds where training takes minutes, and the first answer means something. As a program it prints the table of
+docs/deployment.md: `PYTHONPATH=. python tests/export/fitted_networks.py`.
 """
 
 import functools
+import tempfile
+from pathlib import Path
 
 import numpy as np
 from flax import linen as nn
@@ -11,6 +14,7 @@ from flax import linen as nn
 from benchmarks.random_variables import calibrated, random_variables
 from flaxmobile.data import Preprocessing
 from flaxmobile.data.fashion_mnist import CLASSES, read_embedded
+from flaxmobile.export import Int8, export
 from flaxmobile.models import (
     MobileNetV1,
     MobileNetV2,
@@ -87,6 +91,13 @@ def unseen() -> np.ndarray:
     return images('test', 0, COMPARED)[0]
 
 
+def skewed() -> np.ndarray:
+    """Inputs whose ranges by each observer are far apart: most from -1 to 14, two at 40 and one at 80."""
+    values = np.random.default_rng(0).gamma(2, size=32 * SIZE * SIZE).astype(np.float32) - 1
+    values[[5, 9_000, 20_000]] = 40, 80, 40
+    return values.reshape(32, SIZE, SIZE, 1)
+
+
 @functools.cache
 def fitted(family: str) -> Model:
     """The short network of a family, for the ten classes of Fashion-MNIST."""
@@ -107,3 +118,25 @@ def _least_squares(features: np.ndarray, labels: np.ndarray) -> dict:
     products = standard.T @ standard + RIDGE * np.eye(standard.shape[1])
     kernel = np.linalg.solve(products, standard.T @ (wanted - wanted.mean(0))) / spread[:, None]
     return {'kernel': kernel.astype(np.float32), 'bias': (wanted.mean(0) - centre @ kernel).astype(np.float32)}
+
+
+COLUMNS = (('.tflite', 'extremes'), ('.tflite', 'percentile'), ('.tflite', 'mse'), ('.onnx', 'percentile'))
+"""Files and observers of the table."""
+
+
+def row(family: str) -> str:
+    """The accuracy in float, and of each int8 file the share of equal first answers."""
+    model, (pixels, labels) = fitted(family), images('test', 0, COMPARED)
+    accuracy = np.mean(model.predict(pixels, 100).argmax(1) == labels)
+    cells = [f'| {family} | {accuracy:.3f} |']
+    with tempfile.TemporaryDirectory() as folder:
+        for number, (suffix, observer) in enumerate(COLUMNS):
+            path = Path(folder) / f'{number}{suffix}'
+            check = export(model, path, int8=Int8(calibration(), observer), images=pixels)
+            cells.append(f' {check.int8.agreement:.3f} |')
+    return ''.join(cells)
+
+
+if __name__ == '__main__':
+    for family in NETWORKS:
+        print(row(family), flush=True)

@@ -12,7 +12,7 @@ from flax.traverse_util import flatten_dict
 from small_networks import LABELS, SIZE, small
 
 import flaxmobile
-from flaxmobile.export import Check, export, to_coreml
+from flaxmobile.export import Check, Int8, export, to_coreml
 from flaxmobile.export.coreml import running
 from flaxmobile.export.target import check_target
 
@@ -250,7 +250,7 @@ def test_overwrite_replaces_a_package_alone(tmp_path: Path) -> None:
             r"'\.mlmodel' is not among \.tflite .*, \.mlpackage \(Core ML\),",
         ),
         ('model.MLPACKAGE', {}, r'model\.MLPACKAGE: Core ML knows a package by \.mlpackage in lower case alone$'),
-        ('model.mlpackage', {'int8': True, 'calibration': np.zeros((16, 1))}, 'int8=True goes with a .tflite or .onnx'),
+        ('model.mlpackage', {'int8': Int8(np.zeros((16, 1)))}, r'int8=\.\.\. goes with a .tflite or .onnx'),
     ],
 )
 def test_what_is_refused_before_anything_is_traced(name: str, options: dict, words: str, tmp_path: Path) -> None:

@@ -143,19 +143,12 @@ def test_other_images_are_refused(images: np.ndarray, words: str, tmp_path: Path
         ('model.onxx', {}, r"'.onxx' is not among .tflite \(LiteRT\), .onnx \(ONNX\), .mlpackage \(Core ML\), .jax"),
         ('model', {}, "'' is not among"),
         ('model.onnx', {'float16': True}, 'float16=True goes with a .tflite or .mlpackage file alone'),
-        ('model.jax', {'image_size': 0}, 'image_size must be a whole number from 1 to 16,384, not 0'),
-        ('model.jax', {'image_size': 20_000}, 'image_size must be a whole number from 1 to 16,384, not 20'),
     ],
 )
 def test_bad_input_is_refused(name: str, options: dict, words: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=words):
         export(small('short'), tmp_path / name, **options)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_an_image_size_of_numpy_is_one(tmp_path: Path) -> None:
-    size: Any = np.int64(32)
-    assert make_program(small('short'), image_size=size).image.shape == (1, 32, 32, 3)
 
 
 def test_softmax_needs_classes(tmp_path: Path) -> None:

@@ -87,6 +87,8 @@ def test_the_command_writes_an_onnx_file(command: Run, weights: Path, tmp_path: 
             ['model.tflite', '--int8'],
             '--int8 needs images to find the ranges of the activations on: give --calibration',
         ),
+        (['model.tflite', '--calibration-images', '500'], '--calibration-images goes with --int8'),
+        (['model.tflite', '--data-dir', '.'], '--data-dir goes with --int8'),
         (['model.tflite', '--int8', '--calibration', '.'], 'holds no image that can be read'),
         (['there.jax'], 'there.jax is already there: --overwrite replaces it'),
         (['model.jax', '--image-size', '0'], 'image_size must be a whole number from 1 to 16,384, not 0'),
@@ -109,6 +111,20 @@ def test_a_bad_target_is_said_before_the_model_is_looked_for(command: Run) -> No
     status, _, err = command('export', 'no_such_model', 'model.pb')
     assert status == 2
     assert "'.pb' is not among" in err
+
+
+@pytest.mark.parametrize(
+    ('words', 'wanted'),
+    [
+        (['--observer', 'mse'], '--observer mse goes with a .tflite file; for .onnx there are extremes, percentile'),
+        (['--int8-io'], '--int8-io goes with a .tflite file alone'),
+    ],
+)
+def test_what_onnx_has_not_is_said_before_the_model_is_looked_for(
+    words: list[str], wanted: str, command: Run, tmp_path: Path
+) -> None:
+    words = ['no_such_model', str(tmp_path / 'a.onnx'), '--int8', '--calibration', '.', *words]
+    assert command('export', *words) == (2, '', f'flaxmobile: {wanted}\n')
 
 
 def test_what_libraries_write_is_kept_off_the_terminal(capfd: pytest.CaptureFixture[str]) -> None:

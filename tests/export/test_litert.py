@@ -164,11 +164,11 @@ def test_float16_weights_are_half_the_size(tmp_path: Path) -> None:
 @pytest.mark.parametrize('float16', [False, True])
 def test_a_file_says_what_it_is(float16: bool, tmp_path: Path) -> None:
     path = tmp_path / 'model.tflite'
-    to_litert(small('short'), path, float16=float16, image_size=32)
+    to_litert(small('short'), path, float16=float16)
     held = metadata(path.read_bytes())
     said = json.loads(held['flaxmobile'])
     assert said['labels'] == list(LABELS)
-    assert said['preprocessing']['image_size'] == 32
+    assert said['preprocessing']['image_size'] == SIZE
     assert said['made']['format'] == 'litert'
     assert said['made']['weights'] == ('float16' if float16 else 'float32')
     packages = {name: importlib.metadata.version(name) for name in ('litert-converter', 'litert-quantizer')}

@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import importlib.metadata
 import io
+import itertools
 import json
 import warnings
 import zipfile
@@ -12,13 +13,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fitted_networks import CALIBRATED, COMPARED, NETWORKS, calibration, fitted, images, unseen
+from fitted_networks import CALIBRATED, COMPARED, NETWORKS, calibration, fitted, images, skewed, unseen
 from small_networks import SIZE, small
 from tflite_reader import Table, metadata, root
 
-from flaxmobile.export import to_litert
+from flaxmobile.export import Int8, to_litert
 from flaxmobile.export.litert.graph import Operation, Tensor
 from flaxmobile.export.litert.points import float_operations, int8_share
+from flaxmobile.export.litert.quantization import to_int8
 
 pytestmark = pytest.mark.export
 
@@ -39,7 +41,7 @@ def written(family: str, folder: Path) -> tuple[Path, object]:
     path = folder / f'{family}.tflite'
     with warnings.catch_warnings():
         warnings.simplefilter('error')
-        return path, to_litert(fitted(family), path, int8=True, calibration=calibration(), images=unseen())
+        return path, to_litert(fitted(family), path, int8=Int8(calibration()), images=unseen())
 
 
 @pytest.fixture(scope='module')
@@ -141,16 +143,16 @@ def test_activations_cover_the_extremes_of_the_calibration(folder: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ('options', 'types'),
+    ('options', 'int8_io', 'types'),
     [
-        ({'uint8_input': True, 'softmax': True}, (np.uint8, np.float32)),
-        ({'int8_io': True}, (np.int8, np.int8)),
-        ({'int8_io': True, 'uint8_input': True}, (np.uint8, np.int8)),
+        ({'uint8_input': True, 'softmax': True}, False, (np.uint8, np.float32)),
+        ({}, True, (np.int8, np.int8)),
+        ({'uint8_input': True}, True, (np.uint8, np.int8)),
     ],
 )
-def test_input_and_output_have_the_type_asked_for(options: dict, types: tuple, tmp_path: Path) -> None:
-    path, pixels = tmp_path / 'model.tflite', unseen()
-    check = to_litert(fitted('V3'), path, int8=True, calibration=calibration(), images=pixels, **options)
+def test_input_and_output_have_the_type_asked_for(options: dict, int8_io: bool, types: tuple, tmp_path: Path) -> None:
+    path, pixels, int8 = tmp_path / 'model.tflite', unseen(), Int8(calibration(), int8_io=int8_io)
+    check = to_litert(fitted('V3'), path, int8=int8, images=pixels, **options)
     given, answered = interpreted(path, pixels[:1].astype(types[0]))[1:3]
     assert (given['dtype'], answered['dtype']) == types
     said = json.loads(metadata(path.read_bytes())['flaxmobile'])
@@ -175,16 +177,45 @@ def test_a_whole_network_is_one_piece(family: str, tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings('ignore', message='.*its first answer is')
         warnings.filterwarnings('error', message='.*XNNPACK')
-        check = to_litert(small(family), tmp_path / 'model.tflite', int8=True, calibration=pixels)
+        check = to_litert(small(family), tmp_path / 'model.tflite', int8=Int8(pixels))
     assert check.partitions == 1
     assert (check.int8.images, check.int8.held_out) == (16, False)
     assert check.int8.share > 0.8
 
 
+def least_squares(values: np.ndarray) -> float:
+    """The scale of the 256 numbers nearest to the values, among shares of both extremes."""
+    shares, found = np.linspace(1, 0.05, 20), []
+    for low, high in itertools.product(values.min() * shares, values.max() * shares):
+        scale = (high - low) / 255
+        zero = np.round(-128 - low / scale)
+        back = (np.clip(np.round(values / scale) + zero, -128, 127) - zero) * scale
+        found.append((np.square(back - values).sum(), scale))
+    return min(found)[1]
+
+
+@pytest.mark.parametrize('observer', ['extremes', 'percentile', 'mse'])
+def test_the_scale_of_an_activation_is_the_observer_s(observer: str, tmp_path: Path) -> None:
+    """Of the input, to the width of a bin at either end."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    to_litert(fitted('V1'), tmp_path / 'float.tflite')
+    values, asked = skewed(), Int8(calibration(), observer, int8_io=True)
+    made = to_int8((tmp_path / 'float.tflite').read_bytes(), values, asked)
+    scale, _ = Interpreter(model_content=made).get_input_details()[0]['quantization']
+    values = values.astype(np.float64)
+    if observer == 'percentile':
+        low, high = np.quantile(values, [0.5e-4, 1 - 0.5e-4], method='higher')
+        wanted = (high - low) / 255
+    else:
+        wanted = np.ptp(values) / 255 if observer == 'extremes' else least_squares(values)
+    assert scale == pytest.approx(wanted, abs=2 * np.ptp(values) / 2048 / 255)
+
+
 @pytest.mark.parametrize('observer', ['percentile', 'mse'])
 def test_other_observers_keep_the_answers(observer: str, tmp_path: Path) -> None:
-    options = {'calibration': calibration(), 'images': unseen(), 'observer': observer}
-    check = to_litert(fitted('V1'), tmp_path / 'model.tflite', int8=True, **options)
+    int8 = Int8(calibration(), observer)
+    check = to_litert(fitted('V1'), tmp_path / 'model.tflite', int8=int8, images=unseen())
     assert check.int8.agreement >= AGREEMENT['V1']
 
 
@@ -209,7 +240,7 @@ def test_a_network_without_classes_is_compared_by_its_error(tmp_path: Path) -> N
     bare = dataclasses.replace(
         whole, module=whole.module.clone(num_classes=0), variables=variables, labels=None, task=None
     )
-    check = to_litert(bare, tmp_path / 'model.tflite', int8=True, calibration=calibration(), images=unseen()[:20])
+    check = to_litert(bare, tmp_path / 'model.tflite', int8=Int8(calibration()), images=unseen()[:20])
     assert check.int8.agreement is None
     assert check.int8.images == 20
     assert 0 < check.error < 0.2

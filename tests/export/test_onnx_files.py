@@ -37,10 +37,8 @@ def test_a_file_says_what_it_is(tmp_path, layout):
     import onnx
     import onnxruntime
 
-    path = tmp_path / 'model.onnx'
-    flaxmobile.export.to_onnx(
-        model(labels=('cat', 'dog', 'élan'), name='mine'), path, image_size=8, layout=layout, softmax=True
-    )
+    path, named = tmp_path / 'model.onnx', model(labels=('cat', 'dog', 'élan'), name='mine')
+    flaxmobile.export.to_onnx(named, path, layout=layout, softmax=True)
     written = onnx.load(path)
     onnx.checker.check_model(written, full_check=True)
     assert [(each.domain, each.version) for each in written.opset_import] == [('', 17)]
@@ -55,7 +53,7 @@ def test_a_file_says_what_it_is(tmp_path, layout):
     )
     session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
     (given,), (made,) = session.get_inputs(), session.get_outputs()
-    assert given.shape == (['batch', 3, 8, 8] if layout == 'nchw' else ['batch', 8, 8, 3])
+    assert given.shape == (['batch', 3, 6, 6] if layout == 'nchw' else ['batch', 6, 6, 3])
     assert (given.name, given.type) == ('image', 'tensor(float)')
     assert (made.name, made.shape) == ('probabilities', ['batch', 3])
     told = session.get_modelmeta().custom_metadata_map
@@ -65,7 +63,7 @@ def test_a_file_says_what_it_is(tmp_path, layout):
     assert said['name'] == 'mine'
     assert said['labels'] == ['cat', 'dog', 'élan']
     assert said['outputs'] == ['probabilities']
-    assert said['preprocessing']['image_size'] == 8
+    assert said['preprocessing']['image_size'] == 6
 
 
 @pytest.mark.export

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fitted_networks import CALIBRATED, COMPARED, calibration, fitted, images, unseen
+from fitted_networks import CALIBRATED, COMPARED, calibration, fitted, images, skewed, unseen
 
-from flaxmobile.export import to_onnx
+from flaxmobile.export import Int8, to_onnx
+from flaxmobile.export.onnx.quantization import to_int8
 
 pytestmark = pytest.mark.export
 
@@ -25,20 +26,25 @@ def answers(path: Path, inputs: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ('family', 'options', 'agreement'),
+    ('family', 'options', 'observer', 'agreement'),
     [
-        ('V2', {}, 0.9),
-        ('V3', {'layout': 'nhwc'}, 0.9),
-        ('V4 hybrid', {}, 0.86),
-        ('V2', {'uint8_input': True, 'observer': 'extremes'}, 0.9),
+        ('V2', {}, None, 0.9),
+        ('V3', {'layout': 'nhwc'}, None, 0.9),
+        ('V4 hybrid', {}, None, 0.86),
+        ('V2', {'uint8_input': True}, 'extremes', 0.9),
     ],
 )
 def test_a_file_answers_as_the_float_model(
-    family: str, options: dict, agreement: float, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    family: str,
+    options: dict,
+    observer: str | None,
+    agreement: float,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     path, model = tmp_path / 'model.onnx', fitted(family)
     pixels, labels = images('test', 0, COMPARED)
-    check = to_onnx(model, path, int8=True, calibration=calibration(), images=unseen(), **options)
+    check = to_onnx(model, path, int8=Int8(calibration(), observer), images=unseen(), **options)
     assert capfd.readouterr().out == ''
     inputs = pixels if options.get('uint8_input') else np.asarray(model.preprocessing.normalize(pixels))
     got = answers(path, inputs if options.get('layout') else inputs.transpose(0, 3, 1, 2))
@@ -58,7 +64,7 @@ def test_weights_are_int8_in_steps_for_each_channel_and_activations_uint8(tmp_pa
     to_onnx(fitted('V1'), plain)
     with warnings.catch_warnings():
         warnings.simplefilter('error')
-        to_onnx(fitted('V1'), path, int8=True, calibration=calibration(), images=unseen())
+        to_onnx(fitted('V1'), path, int8=Int8(calibration()), images=unseen())
     floats, model = onnx.load(plain), onnx.load(path)
     onnx.checker.check_model(model, full_check=True)
     constants = {each.name: numpy_helper.to_array(each) for each in model.graph.initializer}
@@ -90,9 +96,25 @@ def test_weights_are_int8_in_steps_for_each_channel_and_activations_uint8(tmp_pa
     )
 
 
+@pytest.mark.parametrize('observer', ['extremes', 'percentile'])
+def test_the_scale_of_an_activation_is_the_observer_s(observer: str, tmp_path: Path) -> None:
+    """Of the input, to the width of a bin; 'percentile' is one of the absolute values."""
+    import onnx
+    from onnx import numpy_helper
+
+    to_onnx(fitted('V1'), tmp_path / 'float.onnx')
+    values = skewed().astype(np.float64)
+    made = to_int8(onnx.load(tmp_path / 'float.onnx'), values.astype(np.float32), observer, 'nchw')
+    constants = {each.name: numpy_helper.to_array(each) for each in made.graph.initializer}
+    (first,) = (node for node in made.graph.node if node.input[0] == 'image')
+    most = np.percentile(np.abs(values), 99.99, method='higher') if observer == 'percentile' else values.max()
+    wanted = (min(most, values.max()) - max(-most, values.min())) / 255
+    assert float(constants[first.input[1]]) == pytest.approx(wanted, abs=values.max() / 2048 / 255)
+
+
 def test_a_missing_runtime_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__('sys').modules, 'onnxruntime', None)
     monkeypatch.setitem(__import__('sys').modules, 'onnxruntime.quantization', None)
     with pytest.raises(ModuleNotFoundError, match='needs the package onnxruntime: pip install onnxruntime'):
-        to_onnx(fitted('V1'), tmp_path / 'model.onnx', int8=True, calibration=calibration())
+        to_onnx(fitted('V1'), tmp_path / 'model.onnx', int8=Int8(calibration()))
     assert list(tmp_path.iterdir()) == []

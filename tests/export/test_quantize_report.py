@@ -19,7 +19,7 @@ from benchmarks.random_variables import random_variables
 from flaxmobile.analysis.latency import Times
 from flaxmobile.data import Preprocessing, load_dataset
 from flaxmobile.data.fashion_mnist import CLASSES
-from flaxmobile.export import QuantizeReport, export, quantize_report
+from flaxmobile.export import Int8, QuantizeReport, export, quantize_report
 from flaxmobile.export.checks import Session
 from flaxmobile.export.litert.graph import Operation, Tensor, read_graph
 from flaxmobile.export.report import measuring
@@ -165,7 +165,7 @@ def plain_export_is_int8(monkeypatch: pytest.MonkeyPatch, chosen: Model) -> None
     """Make a model's plain file an int8 one, as that of a model trained for int8 is."""
 
     def as_int8(model: Model, path: Path, **options: Any) -> object:
-        int8 = {'int8': True, 'calibration': calibration()} if model is chosen else {}
+        int8 = {'int8': Int8(calibration())} if model is chosen else {}
         return export(model, path, **options, **int8)
 
     monkeypatch.setattr('flaxmobile.export.report.files.export', as_int8)

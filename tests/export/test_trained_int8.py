@@ -15,7 +15,7 @@ from fitted_networks import calibration, fitted, images, unseen
 from small_networks import SIZE, small
 from tflite_reader import metadata
 
-from flaxmobile.export import export, to_jax, to_litert, to_onnx
+from flaxmobile.export import Int8, export, to_jax, to_litert, to_onnx
 from flaxmobile.parallel.mesh import make_mesh, replicate, shard_batch
 from flaxmobile.quantization import Quantized, quantized_variables
 from flaxmobile.tasks.classification import Classification
@@ -120,7 +120,7 @@ def test_plain_jax_runs_what_is_trained(tmp_path: Path) -> None:
     ('suffix', 'options', 'words'),
     [
         ('.tflite', {'float16': True}, r'float16=\.\.\. does not go with this model: it was trained for int8'),
-        ('.onnx', {'int8': True, 'calibration': np.zeros((16, 32, 32, 1), np.uint8)}, r'int8=\.\.\. does not go'),
+        ('.onnx', {'int8': Int8(np.zeros((16, 32, 32, 1), np.uint8))}, r'int8=\.\.\. does not go'),
         ('.mlpackage', {}, r'the model was trained for int8, which .*export the float network'),
     ],
 )
@@ -172,7 +172,7 @@ def test_training_brings_back_what_rounding_lost(tmp_path: Path) -> None:
     pixels = unseen()
     wanted = plain.predict(pixels, 100).argmax(1)
     assert np.mean(model.predict(pixels, 100).argmax(1) == wanted) > 0.995
-    rounded = to_litert(model, tmp_path / 'a.tflite', int8=True, calibration=calibration(), images=pixels)
+    rounded = to_litert(model, tmp_path / 'a.tflite', int8=Int8(calibration()), images=pixels)
     learnt = trained(quantized(model, calibration()), plain, 60)
     check = to_litert(learnt, tmp_path / 'b.tflite', images=pixels)
     answers = learnt.predict(pixels, 100).argmax(1)

@@ -8,10 +8,11 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from small_networks import LABELS, SIZE, small
 
-from flaxmobile.export import to_web
+from flaxmobile.export import Int8, to_web
 from flaxmobile.export.web import LIST, PAGE, check_page
 from flaxmobile.export.web.runtime import ARCHIVE, runtime_files
 from flaxmobile.files import whole_folder
@@ -77,6 +78,7 @@ def test_the_command_refuses_a_folder_before_the_model_is_looked_for(command: Ru
     [
         (['--int8'], '--int8 needs images to find the ranges of the activations on: give --calibration'),
         (['--calibration', '.'], '--calibration goes with --int8'),
+        (['--calibration-images', 500], '--calibration-images goes with --int8'),
         (['--int8', '--calibration', '.', '--float16'], '--int8 and --float16 are two kinds of weights: give one of'),
     ],
 )
@@ -92,7 +94,7 @@ def test_the_command_refuses_weights_before_the_model_is_looked_for(
 
 def test_a_page_takes_no_int8_images(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r'^int8_io=True goes with a file alone: the page gives the network float32'):
-        to_web(small('v1'), tmp_path / 'page', int8=True, int8_io=True)
+        to_web(small('v1'), tmp_path / 'page', int8=Int8(np.zeros((16, SIZE, SIZE, 3), np.uint8), int8_io=True))
     assert list(tmp_path.iterdir()) == []
 
 

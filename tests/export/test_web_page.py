@@ -17,7 +17,7 @@ from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.keys import Keys
 
 from flaxmobile.data import Preprocessing, prepare_for_evaluation
-from flaxmobile.export import to_web
+from flaxmobile.export import Int8, to_web
 from flaxmobile.weights import Model
 
 pytestmark = pytest.mark.web
@@ -288,7 +288,7 @@ def narrow(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     to_web(model, folder / 'float16', float16=True)
     with warnings.catch_warnings():
         warnings.filterwarnings('ignore', message='.*its first answer is')
-        to_web(model, folder / 'int8', int8=True, calibration=np.concatenate([pixels, pixels[:, :, ::-1]]))
+        to_web(model, folder / 'int8', int8=Int8(np.concatenate([pixels, pixels[:, :, ::-1]])))
     return {name: folder / name for name in ('float16', 'int8')}
 
 

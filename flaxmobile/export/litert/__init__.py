@@ -1,7 +1,6 @@
 """A model as a LiteRT (TensorFlow Lite) file, with no TensorFlow."""
 
 from pathlib import Path
-from typing import Unpack
 
 import numpy as np
 
@@ -16,7 +15,7 @@ from flaxmobile.export.checks import (
     write_checked,
 )
 from flaxmobile.export.description import KEY, TRAINED, describe, to_json
-from flaxmobile.export.int8 import Int8, Int8Options, int8_of
+from flaxmobile.export.int8 import Int8, check_asked
 from flaxmobile.export.litert.conversion import convert, to_float16, versions
 from flaxmobile.export.litert.graph import read_graph
 from flaxmobile.export.litert.metadata import MODEL_METADATA, check_labels, model_metadata, with_labels
@@ -34,13 +33,12 @@ def to_litert(
     model: Model,
     path: str | Path,
     *,
-    image_size: int | None = None,
     float16: bool = False,
     uint8_input: bool = False,
     softmax: bool = False,
     images: np.ndarray | None = None,
     overwrite: bool = False,
-    **int8: Unpack[Int8Options],
+    int8: Int8 | None = None,
 ) -> Check:
     """Write a model as a LiteRT file, for one image at a time: whole, or not at all.
 
@@ -55,7 +53,6 @@ def to_litert(
     Args:
         model: what to export.
         path: of the file to write.
-        image_size: side of the images in pixels; None: the model's own.
         float16: keep the weights of convolutions and of the classifier as float16, half the size; it computes in
             float32.
         uint8_input: take pixels, uint8 RGB, and normalise them inside; otherwise float32 images, normalised already.
@@ -63,7 +60,7 @@ def to_litert(
         images: pixels to compare the file with JAX on, uint8 `[images, height, width, channels]`; None: seeded noise,
             and for int8 the images of `calibration`.
         overwrite: replace a file that is there.
-        int8: `int8=True, calibration=pixels`, see `Int8Options`.
+        int8: compute in int8, by the ranges of `Int8(calibration=pixels)`.
 
     Returns:
         What was found out about the file. A UserWarning says if XNNPACK does not take the graph in one piece, and names
@@ -73,29 +70,30 @@ def to_litert(
     Raises:
         FileExistsError: `path` is there, and `overwrite` is not set.
         ModuleNotFoundError: the packages of `flaxmobile[litert]` are not installed.
-        ValueError: a bad size, softmax without classes, an operation that LiteRT has not, a label with a line break, or
-            the file answers otherwise than the model; see `int8_of` and `find_ranges`.
+        ValueError: softmax without classes, an operation that LiteRT has not, a label with a line break, or
+            the file answers otherwise than the model; see `check_asked` and `find_ranges`.
     """
-    path, asked = Path(path), int8_of(model, int8, float16=float16)
-    check_target(path, {'.tflite': 'LiteRT'}, float16=float16, int8=asked is not None, overwrite=overwrite)
+    path = Path(path)
+    check_asked(model, float16=float16, int8=int8)
+    check_target(path, {'.tflite': 'LiteRT'}, float16=float16, int8=int8 is not None, overwrite=overwrite)
     labels = check_labels(model.labels)
     model = in_float32(model)
-    program = make_program(model, image_size=image_size, uint8_input=uint8_input, softmax=softmax)
-    if asked:
-        pixels = check_images(program, asked.calibration, 'calibration')
-    made = {'format': 'litert', **_weights(program, float16, asked), **versions(quantized=float16 or asked is not None)}
-    description = describe(model, program, made, int8_io=asked is not None and asked.int8_io)
-    answer = answer_of(model, program, pixels if asked and images is None else images)
+    program = make_program(model, uint8_input=uint8_input, softmax=softmax)
+    if int8:
+        pixels = check_images(program, int8.calibration, 'calibration')
+    made = {'format': 'litert', **_weights(program, float16, int8), **versions(quantized=float16 or int8 is not None)}
+    description = describe(model, program, made, int8_io=int8 is not None and int8.int8_io)
+    answer = answer_of(model, program, pixels if int8 and images is None else images)
     # The quantiser keeps buffers that are there and cannot be followed by new ones; a zip is no buffer.
     held = {MODEL_METADATA: model_metadata(description), KEY: to_json(description).encode()}
     content, known = convert(program, held), None
     if float16:
         content = to_float16(content)
-    if asked:
+    if int8:
         operations(content)  # What LiteRT lacks is refused here, by name.
-        content = to_int8(content, inputs_of(model, program, pixels), asked)
-    if asked or program.marked:
-        known = Int8Check(int8_share(read_graph(content)), held_out=asked.held_out(images) if asked else None)
+        content = to_int8(content, inputs_of(model, program, pixels), int8)
+    if int8 or program.marked:
+        known = Int8Check(int8_share(read_graph(content)), held_out=int8.held_out(images) if int8 else None)
     counts = operations(content)
     content = with_labels(content, labels)
     return write_checked(
@@ -110,10 +108,10 @@ def to_litert(
     )
 
 
-def _weights(program: Program, float16: bool, asked: Int8 | None) -> dict[str, str | int]:
+def _weights(program: Program, float16: bool, int8: Int8 | None) -> dict[str, str | int]:
     """What a description's `made` says of the numbers in the file."""
     if program.marked:
         return TRAINED
-    if asked is None:
+    if int8 is None:
         return {'weights': 'float16' if float16 else 'float32'}
-    return {'weights': 'int8', 'observer': asked.observer or OBSERVER, 'calibration_images': len(asked.calibration)}
+    return {'weights': 'int8', 'observer': int8.observer or OBSERVER, 'calibration_images': len(int8.calibration)}

@@ -29,12 +29,14 @@ AT_ONCE = 8
 """Images at most whose activations are in memory at once."""
 
 
-def check_observer(observer: Observer | None) -> None:
-    """See that ONNX Runtime has it.
+def check_options(observer: Observer | None, *, int8_io: bool) -> None:
+    """See that ONNX Runtime has what is asked of an int8 file, before anything costly.
 
     Raises:
         ValueError: it has not.
     """
+    if int8_io:
+        raise ValueError('int8_io=True goes with a .tflite file alone')
     if observer is not None and observer not in METHODS:
         raise ValueError(f'observer={observer} goes with a .tflite file; for .onnx there are {", ".join(METHODS)}')
 

@@ -1,14 +1,13 @@
 """A model into an ONNX file."""
 
 from pathlib import Path
-from typing import Unpack
 
 import numpy as np
 
 from flaxmobile.export.checks import Check, Int8Check, answer_of, check_images, inputs_of, write_checked
 from flaxmobile.export.description import TRAINED, describe
 from flaxmobile.export.extras import distribution_of, needed
-from flaxmobile.export.int8 import Int8, Int8Options, int8_of
+from flaxmobile.export.int8 import Int8, check_asked
 from flaxmobile.export.onnx import quantization
 from flaxmobile.export.onnx.model import check_layout, onnx_model
 from flaxmobile.export.onnx.running import operations, runtime
@@ -22,13 +21,12 @@ def to_onnx(
     model: Model,
     path: str | Path,
     *,
-    image_size: int | None = None,
     uint8_input: bool = False,
     softmax: bool = False,
     layout: Layout = 'nchw',
     images: np.ndarray | None = None,
     overwrite: bool = False,
-    **int8: Unpack[Int8Options],
+    int8: Int8 | None = None,
 ) -> Check:
     """Write a model as an ONNX file, which takes any number of images: whole, or not at all.
 
@@ -39,14 +37,13 @@ def to_onnx(
     Args:
         model: what to export.
         path: of the file, with the suffix `.onnx`.
-        image_size: side of the images in pixels; None: the model's own.
         uint8_input: take pixels, uint8 RGB, and normalise them inside; otherwise float32, normalised already.
         softmax: answer probabilities in place of logits.
         layout: of the images, and of an output that is a map: 'nchw', `[batch, channels, height, width]`, or 'nhwc'.
         images: pixels to compare the file with JAX on, uint8 `[images, height, width, channels]`; None: seeded noise,
             and for int8 the images of `calibration`.
         overwrite: replace a file that is there.
-        int8: `int8=True, calibration=pixels`, see `Int8Options`. ONNX Runtime quantises it.
+        int8: compute in int8, by the ranges of `Int8(calibration=pixels)`. ONNX Runtime quantises it.
 
     Returns:
         What was found out about the file. A UserWarning says if the first answers of an int8 file are often others than
@@ -55,42 +52,36 @@ def to_onnx(
     Raises:
         FileExistsError: `path` is there, and `overwrite` is not set, or it is a folder.
         ModuleNotFoundError: the package `onnx` is not installed, or `onnxruntime` for int8.
-        ValueError: another suffix, layout or size; `softmax` of a network without classes; an operation that the
+        ValueError: another suffix or layout; `softmax` of a network without classes; an operation that the
             exporter does not know, named with its layer; constants of more than 2 GiB; the file answers otherwise than
-            the model; see `int8_of`; 'mse' or `int8_io`, which ONNX files have not.
+            the model; see `check_asked`; 'mse' or `int8_io`, which ONNX files have not.
     """
-    path, asked = Path(path), _asked(model, int8)
+    path = Path(path)
+    check_asked(model, float16=False, int8=int8)
+    if int8:
+        quantization.check_options(int8.observer, int8_io=int8.int8_io)
     check_layout(layout)
     check_target(path, {'.onnx': 'ONNX'}, overwrite=overwrite)
     needed('onnx', 'ONNX', 'onnx')
     model = in_float32(model)
-    program = make_program(model, image_size=image_size, uint8_input=uint8_input, softmax=softmax)
+    program = make_program(model, uint8_input=uint8_input, softmax=softmax)
     made: dict[str, str | int] = {'format': 'onnx', 'layout': layout}
     if program.marked:
         made |= TRAINED
-    if asked:
+    if int8:
         quantization.quantizer()
-        pixels = check_images(program, asked.calibration, 'calibration')
-        observer = asked.observer or quantization.OBSERVER
+        pixels = check_images(program, int8.calibration, 'calibration')
+        observer = int8.observer or quantization.OBSERVER
         made |= {'weights': 'int8', 'observer': observer, 'calibration_images': len(pixels)}
         made |= dict([distribution_of('onnxruntime', 'onnxruntime')])
-    answer = answer_of(model, program, pixels if asked and images is None else images)
+    answer = answer_of(model, program, pixels if int8 and images is None else images)
     written = onnx_model(program, layout=layout, description=describe(model, program, made))
     known = None
-    if asked:
+    if int8:
         written = quantization.to_int8(written, inputs_of(model, program, pixels), observer, layout)
-    if asked or program.marked:
-        held_out = asked.held_out(images) if asked else None
+    if int8 or program.marked:
+        held_out = int8.held_out(images) if int8 else None
         known = Int8Check(quantization.int8_share(written), held_out=held_out)
     content, counts = written.SerializeToString(), operations(written)
     ran = runtime(layout)
     return write_checked(path, content, counts, answer=answer, runtime=ran, overwrite=overwrite, int8=known)
-
-
-def _asked(model: Model, given: Int8Options) -> Int8 | None:
-    asked = int8_of(model, given)
-    if asked:
-        quantization.check_observer(asked.observer)
-    if asked and asked.int8_io:
-        raise ValueError('int8_io=True goes with a .tflite file alone')
-    return asked

@@ -10,6 +10,7 @@ import numpy as np
 from flaxmobile.export.by_suffix import export
 from flaxmobile.export.checks import Session
 from flaxmobile.export.extras import needed
+from flaxmobile.export.int8 import Int8
 from flaxmobile.export.litert.graph import read_graph
 from flaxmobile.export.litert.points import int8_share
 from flaxmobile.export.litert.running import LITERT
@@ -70,7 +71,7 @@ def write_files(
     """
     needed('ai_edge_litert.interpreter', 'LiteRT', 'litert')
     onnx = runtime('nchw').version if importlib.util.find_spec('onnx') else None
-    int8: dict[str, Any] = {'int8': True, 'calibration': calibration, 'images': images}
+    int8: dict[str, Any] = {'int8': Int8(calibration), 'images': images}
     sources = {'float32': (model, {}), 'float16': (model, {'float16': True}), 'int8': (model, int8)}
     if trained:
         sources['int8_trained'] = trained, {'images': images}

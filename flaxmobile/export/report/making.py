@@ -37,7 +37,7 @@ def quantize_report(
         model: in float32.
         folder: to write.
         dataset: the labelled images to measure on; the model should not have been trained on them.
-        calibration: pixels to find the ranges on, uint8 `[images, height, width, channels]`, see `Int8Options`.
+        calibration: pixels to find the ranges on, uint8 `[images, height, width, channels]`, see `Int8`.
         trained: the same network trained for int8; None: none is compared.
         overwrite: replace a report that is there.
 

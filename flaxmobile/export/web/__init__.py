@@ -3,13 +3,12 @@
 import dataclasses
 import shutil
 from pathlib import Path
-from typing import Unpack
 
 import numpy as np
 
 from flaxmobile.export.checks import Check
 from flaxmobile.export.description import to_json
-from flaxmobile.export.int8 import Int8Options
+from flaxmobile.export.int8 import Int8
 from flaxmobile.export.litert import to_litert
 from flaxmobile.export.litert.reading import read_description
 from flaxmobile.export.web.runtime import runtime_files, unpack_runtime
@@ -30,11 +29,10 @@ def to_web(
     model: Model,
     folder: str | Path,
     *,
-    image_size: int | None = None,
     float16: bool = False,
     images: np.ndarray | None = None,
     overwrite: bool = False,
-    **int8: Unpack[Int8Options],
+    int8: Int8 | None = None,
 ) -> Check:
     """Write a page that classifies pictures in the browser, as `flaxmobile predict` does: whole, or not at all.
 
@@ -45,11 +43,10 @@ def to_web(
     Args:
         model: what classifies.
         folder: to write.
-        image_size: side of the images in pixels; None: the model's own.
         float16: keep the weights as float16, see `to_litert`.
         images: pixels to compare the LiteRT file with JAX on, see `to_litert`.
         overwrite: replace a page that is there.
-        int8: `int8=True, calibration=pixels`, see `Int8Options`.
+        int8: compute in int8, by the ranges of `Int8(calibration=pixels)`.
 
     Returns:
         What was found out about the LiteRT file.
@@ -63,12 +60,12 @@ def to_web(
     check_page(folder, overwrite=overwrite)
     if not model.num_classes:
         raise ValueError('the page shows classes, and this model has none (num_classes=0)')
-    if int8.get('int8_io'):
+    if int8 and int8.int8_io:
         raise ValueError('int8_io=True goes with a file alone: the page gives the network float32 images')
     with whole_folder(folder, overwrite=overwrite) as made:
         shutil.copytree(PAGE, made)
         unpack_runtime(made)
-        check = to_litert(model, made / MODEL, image_size=image_size, float16=float16, images=images, **int8)
+        check = to_litert(model, made / MODEL, float16=float16, images=images, int8=int8)
         (made / DESCRIPTION).write_text(to_json(read_description((made / MODEL).read_bytes())))
         (made / LIST).write_text('\n'.join(sorted(_own_files())) + '\n')
     return dataclasses.replace(check, path=folder / MODEL)
