@@ -46,8 +46,6 @@ def check_folder_of(path: str | Path, files: Collection[str], what: str, *, over
     check_folder(path)
     if path.is_file():
         raise FileExistsError(f'{printable(path, None)} is a file: name a folder')
-    if path.exists() and not overwrite:
-        raise _taken(path)
     if path.exists() and not os.access(path, os.W_OK | os.X_OK):
         raise PermissionError(f'{printable(path, None)} may not be written to: name another folder')
     found = {each.relative_to(path).as_posix() for each in path.rglob('*') if each.is_symlink() or not each.is_dir()}
@@ -56,6 +54,8 @@ def check_folder_of(path: str | Path, files: Collection[str], what: str, *, over
             f'{printable(path, None)} is not replaced, as it holds what no {what} does ({listing(others)}): '
             'name another folder'
         )
+    if path.exists() and not overwrite:
+        raise _taken(path)
 
 
 def _taken(path: Path) -> FileExistsError:

@@ -149,8 +149,8 @@ def _images(
             return {'images': own[1]} if len(own[1]) else {}
     if quantized.calibration is None:
         return {}
-    count = quantized.calibration_images or CALIBRATION_IMAGES
-    calibrated, others = read_images(quantized.calibration, model.preprocessing, count, quantized.data_dir)
+    read = read_images(quantized.calibration, model.preprocessing, _count(quantized), quantized.data_dir)
+    calibrated, others = read
     int8 = Int8(calibrated, quantized.observer, int8_io)
     return {'int8': int8, 'images': others if len(others) else None}
 
@@ -200,13 +200,13 @@ def quantize_report(
 
     Without --calibration the ranges of int8 are found on training images.
     """
-    from flaxmobile.export.int8 import check_enough
+    from flaxmobile.export.calibration import check_count
     from flaxmobile.export.report import check_report
     from flaxmobile.export.report import quantize_report as make_report
     from flaxmobile.export.report.text import decibels
 
     check_report(folder, overwrite=overwrite)
-    check_enough('what is to be calibrated on', calibrated.calibration_images or CALIBRATION_IMAGES)
+    check_count(_count(calibrated))
     measured, run = open_model(model, opened), run_of(model, opened)
     title = title_of(model, measured, opened)
     other = open_model(trained, Opened(image_size=opened.image_size)) if trained else None
@@ -223,12 +223,16 @@ def quantize_report(
     return 0
 
 
+def _count(how: Calibrated) -> int:
+    return CALIBRATION_IMAGES if how.calibration_images is None else how.calibration_images
+
+
 def _calibration(model: 'Model', run: 'RunDescription | None', data: str, how: Calibrated) -> 'np.ndarray':
     """The images to find ranges on; where none are named, the first that are to train on."""
     from flaxmobile.data import load_dataset
     from flaxmobile.export.calibration import SPLIT, first_images, read_images
 
-    count = how.calibration_images or CALIBRATION_IMAGES
+    count = _count(how)
     if how.calibration is not None:
         return read_images(how.calibration, model.preprocessing, count, how.data_dir)[0]
     config = run.config if run and run.config.dataset == data else None

@@ -99,6 +99,8 @@ def _bytes(source: Source) -> bytes:
 def _naming(source: Source) -> Iterator[None]:
     try:
         yield
+    except FileNotFoundError as error:
+        raise UnreadableImage(f'there is no file {printable(source)}') from error
     except Exception as error:  # Of broken data each of Pillow's plugins raises what it stumbles over.
         name = f'{len(source)} bytes' if isinstance(source, bytes) else printable(source)
         reason = _format(source) if isinstance(error, UnidentifiedImageError) else printable(error)

@@ -1,9 +1,10 @@
 """Data sets by name."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 from flaxmobile.data.dataset import Dataset
-from flaxmobile.messages import nearest, printable, unknown
+from flaxmobile.messages import listing, nearest, printable, unknown
 
 OWN_IMAGES = 'images'
 """The folder that a config for images of one's own names until it is told another."""
@@ -61,13 +62,20 @@ def load_dataset(
         raise FileNotFoundError(
             f'there is no folder {folder.absolute()}: dataset=FOLDER names the one with your images'
         )
-    known = tfds_sets.known_names()
+    raise ValueError(_no_such(name, folder.absolute(), tfds_sets.known_names()))
+
+
+def _no_such(name: str, folder: Path, known: Collection[str]) -> str:
+    """Say that there is neither such a folder nor such a data set, and which come nearest."""
+    beside = [each.name for each in folder.parent.iterdir() if each.is_dir()] if folder.parent.is_dir() else []
+    if name and (alike := nearest(name, beside)):
+        return f'there is no folder {printable(folder)} and no data set of that name. Did you mean {listing(alike)}?'
     if name and not nearest(name, known):
-        raise ValueError(
-            f'there is no folder {Path(name).absolute()}, and of the {len(known)} data sets that are known none has a '
-            f"name like '{printable(name)}'"
+        return (
+            f'there is no folder {printable(folder)}, and of the {len(known)} data sets that are known none has a name '
+            f"like '{printable(name)}'"
         )
-    raise ValueError(unknown('data set', name, known) + f'. Nor is there a folder {Path(name).absolute()}')
+    return unknown('data set', name, known) + f'. Nor is there a folder {printable(folder)}'
 
 
 def is_plain_folder(name: str, *, data_dir: str | Path | None = None) -> bool:

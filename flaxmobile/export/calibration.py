@@ -40,7 +40,7 @@ def read_images(
         FileNotFoundError: a folder holds no image, or the data set is not prepared.
         ValueError: no name or no such data set, too few images that can be read, or a `count` of too few.
     """
-    check_enough('what is to be calibrated on', count)
+    check_count(count)
     if not source:
         raise ValueError("what is to be calibrated on has the name '': name a folder of images or a data set")
     if is_plain_folder(source, data_dir=data_dir):
@@ -52,6 +52,16 @@ def read_images(
     kept = max(len(found) - count, min(len(found) // 5, len(found) - LEAST_IMAGES))
     pixels = np.stack(found)
     return pixels[: len(found) - kept], pixels[len(found) - kept :][:COMPARED]
+
+
+def check_count(count: int) -> None:
+    """See that a count of images to calibrate on is one of enough.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if count < LEAST_IMAGES:
+        raise ValueError(f'calibration_images={count} is too few: {LEAST_IMAGES} at least; 48 to 100 are usual')
 
 
 def _of_folder(folder: Path, preprocessing: Preprocessing) -> Iterator[np.ndarray]:

@@ -213,6 +213,7 @@ class Display:
         self._training, self._validation = (LOSS, *task.logged), tuple(dict.fromkeys((LOSS, task.best.measure)))
         self._total, self._epochs = total_steps, epochs
         self._first: tuple[int, float] | None = None
+        self._validated = False
         self._plain = silent or not self.console.is_terminal
         self._bar = Progress(
             TextColumn('epoch {task.fields[epoch]}'),
@@ -253,4 +254,6 @@ class Display:
     def validation(self, epoch: float, values: Mapping[str, float], best: bool) -> None:
         """Show a validation; `best` marks the best one so far."""
         line = _line(values, self._validation)
+        if not self._validated:  # The first one compiles, which says nothing of the time that is left either.
+            self._validated, self._first = True, None
         self.say(f'validation after {epoch:.1f} epochs  {line}' + ('  best so far' if best else ''))

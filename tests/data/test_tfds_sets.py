@@ -129,12 +129,16 @@ def test_the_default_place_is_that_of_tfds(tmp_path, monkeypatch):
         load_dataset('cifar10', 'train')
 
 
-def test_unknown_names(tmp_path):
+def test_unknown_names(tmp_path, monkeypatch):
     with pytest.raises(
         ValueError,
         match=r"unknown data set 'fashion_mnist_mni'.*_mini.*Nor is there a folder /.*_mni",
     ):
         load_dataset('fashion_mnist_mni', 'train', data_dir=tmp_path)
+    (tmp_path / 'photos').mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r'there is no folder .*/photo and no data set .* Did you mean photos\?'):
+        load_dataset('photo', 'train', data_dir=tmp_path)
     with pytest.raises(ValueError, match=r"unknown data set ''"):
         load_dataset('', 'train', data_dir=tmp_path)
 

@@ -141,7 +141,7 @@ def test_an_image_that_cannot_be_read_is_left_out(tmp_path: Path) -> None:
     [
         (0, 100, 'photos holds no image that can be read'),
         (2, 100, 'photos has 2 images, and 16 at least are needed .* 48 to 100 are usual'),
-        (16, 3, 'what is to be calibrated on has 3 images'),
+        (16, 3, 'calibration_images=3 is too few: 16 at least'),
     ],
 )
 def test_too_few_images_are_refused(there: int, asked: int, words: str, tmp_path: Path) -> None:

@@ -298,7 +298,7 @@ def test_what_cannot_be_reported_is_said_before_anything_is_written(tmp_path: Pa
     ('words', 'wanted'),
     [
         (['there'], 'there is already there: --overwrite replaces it'),
-        (['new', '--calibration-images', '3'], 'what is to be calibrated on has 3 images, and 16 at least are needed'),
+        (['new', '--calibration-images', '3'], '--calibration-images 3 is too few: 16 at least'),
         (['new'], 'say which images '),
         (['new', '--data', 'fashion_mnist_mini', '--calibration', 'empty'], 'holds no image that can be read'),
         (['new', '--data', 'no_such_data'], "unknown data set 'no_such_data'"),

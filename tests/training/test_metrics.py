@@ -177,10 +177,18 @@ def test_plain_lines_where_there_is_no_terminal(capsys: pytest.CaptureFixture[st
         display.training(25, 1.0, values)
         display.training(50, 2.0, values)
         display.validation(2.0, {'loss': 0.6, 'accuracy': 0.9}, best=True)
-    first, training, validation = (' '.join(line.split()) for line in capsys.readouterr().out.splitlines())
+        display.training(75, 3.0, values)
+        display.validation(3.0, {'loss': 0.6, 'accuracy': 0.9}, best=False)
+        display.training(100, 4.0, values)
+    first, training, validation, after, _, last = (
+        ' '.join(line.split()) for line in capsys.readouterr().out.splitlines()
+    )
     assert first == 'step 25/100 epoch 1.0/4 loss 0.5123 accuracy 87.50 % 1,234 images/s'
     assert training == 'step 50/100 epoch 2.0/4 loss 0.5123 accuracy 87.50 % 1,234 images/s 0 s left'
     assert validation == 'validation after 2.0 epochs loss 0.6000 accuracy 90.00 % best so far'
+    # The first validation was compiled, too.
+    assert after == 'step 75/100 epoch 3.0/4 loss 0.5123 accuracy 87.50 % 1,234 images/s'
+    assert last == 'step 100/100 epoch 4.0/4 loss 0.5123 accuracy 87.50 % 1,234 images/s 0 s left'
     with Display(Classification, total_steps=100, epochs=4, silent=True) as display:
         display.training(50, 2.0, values)
     assert capsys.readouterr().out == ''
