@@ -81,6 +81,7 @@ MAY_IMPORT = {
     'export': {
         'messages',
         'lazy',
+        'rules',
         'files',
         'drawing',
         'markdown',
