@@ -53,18 +53,19 @@ def _run_to_the_end(coroutine: Coroutine[Any, Any, Any]) -> Any:
     loop = asyncio.new_event_loop()
     try:
         asyncio.set_event_loop(loop)
-        try:
-            return loop.run_until_complete(coroutine)
-        except BaseException:
-            with suppress(RuntimeError):  # Another thread may be adding a task of its own.
-                left = asyncio.all_tasks(loop)
-                for task in left:
-                    task.cancel()
-                loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
-            raise
+        result = loop.run_until_complete(coroutine)
+    except BaseException:
+        with suppress(RuntimeError):  # Another thread may be adding a task of its own.
+            left = asyncio.all_tasks(loop)
+            for task in left:
+                task.cancel()
+            loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+        raise  # What TensorStore still has to tell the loop comes from its own threads, so the loop stays open.
+    else:
+        loop.close()
+        return result
     finally:
         asyncio.set_event_loop(None)
-        loop.close()
 
 
 # Orbax 0.12 closes its event loop at the first error. The other writes then fail one by one, each with a traceback on
