@@ -18,7 +18,7 @@ QUICKLY = {'xla_backend_optimization_level': 0}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('devices', [1, 8])
+@pytest.mark.parametrize('devices', [pytest.param(1, marks=pytest.mark.thorough), 8])
 def test_an_exported_step_for_cpu_and_cuda(devices: int) -> None:
     """A CPU runs its half of the same artefact, to the numbers of the step itself."""
     step, state, batch = planned_step(SMALL, 10, jax.devices()[:devices])

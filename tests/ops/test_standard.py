@@ -221,7 +221,7 @@ def test_no_primitive_of_ours_in_a_network(network):
 
 
 @pytest.mark.parametrize(
-    'network', [FirstBlock, *(pytest.param(network, marks=pytest.mark.slow) for network in NETWORKS)]
+    'network', [FirstBlock, *(pytest.param(network, marks=pytest.mark.thorough) for network in NETWORKS)]
 )
 def test_a_network_and_its_gradient(network):
     variables, images, apply, gradient = network_and_gradient(network)

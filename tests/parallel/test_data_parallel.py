@@ -29,8 +29,8 @@ def compare(network: str, processes: int, devices: int) -> list[dict[str, Any]]:
 CASES = [
     pytest.param(('tiny', 1, 8), id='8 devices'),
     pytest.param(('tiny', 2, 2), id='2 processes'),
-    pytest.param(('tiny', 4, 1), id='4 processes'),
-    pytest.param(('mobilenetv1_025', 1, 8), id='8 devices, whole network'),
+    pytest.param(('tiny', 4, 1), id='4 processes', marks=pytest.mark.thorough),
+    pytest.param(('mobilenetv1_025', 1, 8), id='8 devices, whole network', marks=pytest.mark.thorough),
 ]
 
 

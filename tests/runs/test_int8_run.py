@@ -103,6 +103,7 @@ def test_ranges_begin_with_the_extremes_of_training_images(short: None, float_ru
     np.testing.assert_allclose(extremes['classifier']['output'], [logits.min(), logits.max()], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_to_the_same_bits(
     short: None, float_run: Path, int8_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

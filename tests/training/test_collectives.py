@@ -70,7 +70,7 @@ def test_two_exchanges_a_batch_norm_and_one_for_the_gradients(dtype: Any) -> Non
 @pytest.mark.parametrize(
     'name',
     [
-        'mobilenetv2_100',
+        pytest.param('mobilenetv2_100', marks=pytest.mark.thorough),
         pytest.param('mobilenetv3_large_100', marks=pytest.mark.thorough),
         pytest.param('mobilenetv4_hybrid_medium', marks=pytest.mark.thorough),
     ],

@@ -48,7 +48,7 @@ def page_faults(call: Callable[[], Any]) -> int:
 @pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != 'glibc', reason="it is glibc's malloc that gives large pieces back")
 def test_memory_is_kept_from_step_to_step() -> None:
-    model = create_model('mobilenetv3_small_100')
+    model = create_model('mobilenetv1_025')
     variables = initial_variables(model, jax.random.key(0), (1, 64, 64, 3))
     loaded = Model(model, variables, Preprocessing(224))
     step, state, batch = rehearse(loaded, random_batch(loaded, 8))
