@@ -14,7 +14,7 @@ from PIL import Image
 
 from benchmarks.random_variables import random_variables
 from flaxmobile.data import Preprocessing
-from flaxmobile.export import to_litert
+from flaxmobile.export import Int8, to_litert
 from flaxmobile.weights import Model
 
 EXAMPLE = Path(__file__).resolve().parents[2] / 'examples' / 'classify_with_litert.py'
@@ -72,8 +72,8 @@ def test_int8_numbers_are_taken_for_what_they_stand_for(options: dict, tmp_path:
     for path, pixels in zip(garments, images('test', 0, 6)[0], strict=True):
         Image.fromarray(pixels[..., 0]).save(path)
     for int8_io in (True, False):
-        path, int8 = tmp_path / f'{int8_io}.tflite', {'int8': True, 'calibration': calibration(), 'int8_io': int8_io}
-        to_litert(fitted('V1'), path, images=unseen()[:50], **int8, **options)
+        path, int8 = tmp_path / f'{int8_io}.tflite', Int8(calibration(), int8_io=int8_io)
+        to_litert(fitted('V1'), path, images=unseen()[:50], int8=int8, **options)
         rows = [sorted(classify(str(path), str(garment), top=10)) for garment in garments]
         found.append(np.array([[probability for _, _, probability in row] for row in rows]))
     np.testing.assert_allclose(found[0], found[1], atol=1 / 256 if options else 1e-6)

@@ -177,7 +177,7 @@ def test_a_file_says_what_it_is(float16: bool, tmp_path: Path) -> None:
     assert any(name.startswith('block_00/depthwise/') for name in names)
     assert not any('ShortV3' in name for name in names)
     (graph,) = root(held['TFLITE_METADATA'], b'M001').tables(3)
-    assert graph.tables(2)[0].table(3).table(1).table(1).number(0, '<I') == 32
+    assert graph.tables(2)[0].table(3).table(1).table(1).number(0, '<I') == SIZE
 
 
 def test_mediapipe_reads_a_file_as_an_image_classifier_does(tmp_path: Path) -> None:

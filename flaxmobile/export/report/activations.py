@@ -58,7 +58,7 @@ def kept_activations(graph: Sequence[Operation]) -> dict[str, tuple[Operation, T
 def layer_of(name: str, operation: Operation) -> str:
     """The path in the parameters of the layer that an activation is of.
 
-    A tensor is named by the modules that it was traced in: `jit(f)/Net/Net.features/stem/folded/add;...`.
+    A tensor is named by the layers whose operations became one, and by those: `block_03/project/add;...`.
 
     Args:
         name: of the activation.
@@ -67,10 +67,8 @@ def layer_of(name: str, operation: Operation) -> str:
     if operation.kind == QUANTIZE:
         return 'image'
     traced = operation.inputs[1].name if operation.kind in WITH_WEIGHTS else name
-    scopes = traced.split(';')[0].split('/')[2:-1]  # Without the function, the network, and what was computed.
-    path = [scope for scope in scopes if scope != 'folded' and not set(scope) & set('.(,>')]
-    methods = [scope.rpartition('.')[2] for scope in scopes if '.' in scope]
-    return '/'.join(path) or next(reversed(methods), name)
+    layer, _, computed = traced.split(';')[0].rpartition('/')
+    return layer or computed
 
 
 def sqnr(signal: float, noise: float) -> float:
