@@ -230,11 +230,12 @@ def test_overwrite_replaces_a_package_alone(tmp_path: Path) -> None:
     path.mkdir()
     (path / 'Manifest.json').write_text('{}')
     (path / 'mine').write_text('mine')
+    for overwrite in (False, True):
+        with pytest.raises(FileExistsError, match=r'as it holds what no Core ML package does \(mine\): name another'):
+            to_coreml(small('short'), path, overwrite=overwrite)
+    (path / 'mine').unlink()
     with pytest.raises(FileExistsError, match='is already there: overwrite=True replaces it'):
         to_coreml(small('short'), path)
-    with pytest.raises(FileExistsError, match=r'as it holds what no Core ML package does \(mine\): name another'):
-        to_coreml(small('short'), path, overwrite=True)
-    (path / 'mine').unlink()
     to_coreml(small('short'), path, overwrite=True)
     assert sorted(each.name for each in path.iterdir()) == ['Data', 'Manifest.json']
     assert check_target(path, overwrite=True) == '.mlpackage'

@@ -262,11 +262,12 @@ def test_what_is_kept_of_an_activation_by_hand() -> None:
 @pytest.mark.parametrize(
     ('name', 'weights', 'layer'),
     [
-        ('jit(f)/Net/Net.embed/Net.taps/block_01/residual/add', '', 'block_01/residual'),
-        ('jit(f)/Net/Net.taps/block_01/attention/bqhd,bkd->bqhk/dot_general', '', 'block_01/attention'),
-        ('jit(f)/Net/Net.embed/Net.head/reduce_sum1', '', 'head'),
-        ('serving_default_logits_output', 'jit(f)/Net/classifier/dot_general', 'classifier'),
-        ('jit(f)/Net/stem/jit(relu)/max', 'jit(f)/Net/stem/folded/conv_general_dilated', 'stem'),
+        ('block_01/residual/add;block_00/project/add', '', 'block_01/residual'),
+        ('block_01/attention/bqhd,bkd->bqhk/dot_general', '', 'block_01/attention'),
+        ('reduce_sum;div', '', 'reduce_sum'),
+        ('serving_default_logits_output', 'classifier/dot_general', 'classifier'),
+        ('stem/jit(relu)/max', 'stem/conv_general_dilated', 'stem'),
+        ('block_02/depthwise/jit(relu)/max', '', 'block_02/depthwise'),
         ('no scope', '', 'no scope'),
     ],
 )
@@ -279,10 +280,9 @@ def test_what_cannot_be_reported_is_said_before_anything_is_written(tmp_path: Pa
     options = {'dataset': load_dataset('fashion_mnist_mini', 'test[:20]'), 'calibration': calibration()}
     (tmp_path / 'there').mkdir()
     (tmp_path / 'there' / 'thesis.txt').touch()
-    with pytest.raises(FileExistsError, match=r'there is already there: overwrite=True replaces it$'):
-        quantize_report(fitted('V1'), tmp_path / 'there', **options)
-    with pytest.raises(FileExistsError, match=r'as it holds what no report does \(thesis\.txt\)'):
-        quantize_report(fitted('V1'), tmp_path / 'there', overwrite=True, **options)
+    for overwrite in (False, True):
+        with pytest.raises(FileExistsError, match=r'as it holds what no report does \(thesis\.txt\)'):
+            quantize_report(fitted('V1'), tmp_path / 'there', overwrite=overwrite, **options)
     other = dataclasses.replace(fitted('V1'), preprocessing=Preprocessing(48, 1, (0.286,), (0.353,)))
     with pytest.raises(ValueError, match=r'^trained=\.\.\. takes other images than the model: '):
         quantize_report(fitted('V1'), tmp_path / 'new', trained=other, **options)

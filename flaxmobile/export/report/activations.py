@@ -67,8 +67,10 @@ def layer_of(name: str, operation: Operation) -> str:
     if operation.kind == QUANTIZE:
         return 'image'
     traced = operation.inputs[1].name if operation.kind in WITH_WEIGHTS else name
-    layer, _, computed = traced.split(';')[0].rpartition('/')
-    return layer or computed
+    *scopes, computed = traced.split(';')[0].split('/')
+    return (
+        '/'.join(scope for scope in scopes if not set(scope) & set('(,>')) or computed
+    )  # `jit(relu)`, `bqhd,bkd->bqhk`
 
 
 def sqnr(signal: float, noise: float) -> float:
