@@ -68,9 +68,8 @@ def layer_of(name: str, operation: Operation) -> str:
         return 'image'
     traced = operation.inputs[1].name if operation.kind in WITH_WEIGHTS else name
     *scopes, computed = traced.split(';')[0].split('/')
-    return (
-        '/'.join(scope for scope in scopes if not set(scope) & set('(,>')) or computed
-    )  # `jit(relu)`, `bqhd,bkd->bqhk`
+    layer = '/'.join(scope for scope in scopes if not set(scope) & set('(,>'))  # Without `jit(relu)`, `bqhd,bkd->bqhk`.
+    return layer or computed
 
 
 def sqnr(signal: float, noise: float) -> float:
