@@ -130,11 +130,18 @@ def _run(words: list[str]) -> int:
     about = 'The MobileNet family for JAX. `flaxmobile COMMAND --help` says more; --version gives the version.'
     with refusals():
         if words and words[0] in commands:  # Its own parser alone, so that a mistake is told of its options alone.
+            _forget_earlier_calls()
             named: int = tyro.cli(commands[words[0]], prog=f'flaxmobile {words[0]}', args=words[1:])
             return named
         if words and not words[0].startswith('-'):
             raise ValueError(unknown('command', words[0], commands))
         return tyro.extras.subcommand_cli_from_dict(commands, prog='flaxmobile', description=about, args=words)
+
+
+def _forget_earlier_calls() -> None:
+    """Of tyro 0.9.17, which keeps the options that it did not know for the next parser of a subcommand."""
+    formatter = sys.modules.get('tyro._argparse_formatter')
+    getattr(formatter, 'global_unrecognized_arg_and_prog', []).clear()
 
 
 _CONFIGURED: dict[str, Callable[..., int]] = {'train': train, 'preview': preview, 'compile': compile_step}
