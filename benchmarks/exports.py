@@ -32,6 +32,7 @@ from flaxmobile.export import export
 from flaxmobile.files import write_whole
 from flaxmobile.models.registry import create_model, entry
 from flaxmobile.weights import Model
+from flaxmobile.weights.model import task_of
 
 RESULTS = Path(__file__).parent / 'results' / 'exports.json'
 FORMATS = ('.tflite', '.onnx', '.jax')
@@ -52,7 +53,8 @@ def prepared(name: str) -> tuple[Model, np.ndarray]:
     variables = random_variables(network, (1, side, side, 3))
     if network.norm == 'batch':
         _, variables = calibrated(network, variables['params'], preprocessing.normalize(pixels))
-    return Model(network, jax.tree.map(np.asarray, variables), preprocessing, name=name, overrides=fields), pixels
+    held = jax.tree.map(np.asarray, variables)
+    return Model(network, held, preprocessing, None, task_of(network), name, fields), pixels
 
 
 def squares(side: int) -> np.ndarray:

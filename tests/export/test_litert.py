@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import importlib.metadata
 import json
+import math
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -159,6 +160,16 @@ def test_float16_weights_are_half_the_size(tmp_path: Path) -> None:
     assert check.left_out == {}
     weights = sum(leaf.nbytes for leaf in jax.tree.leaves(small('short').variables['params']))
     assert weights / 2 < half.stat().st_size < whole.stat().st_size - 0.45 * weights
+
+
+def test_the_exact_gelu_is_one_piece() -> None:
+    """Of V4 hybrid large, in float64."""
+    values = np.linspace(-6, 6, 8 * 8 * 16, dtype=np.float32).reshape(1, 8, 8, 16)
+    program = Program(lambda images: (ops.activation('gelu')(images),), jax.eval_shape(lambda: values), ('logits',))
+    answers, partitions = run(convert(program, {}), values)
+    wanted = [value * (1 + math.erf(value / math.sqrt(2))) / 2 for value in values.astype(np.float64).ravel()]
+    np.testing.assert_allclose(answers.ravel(), wanted, atol=2e-6)
+    assert partitions == 1
 
 
 @pytest.mark.parametrize('float16', [False, True])

@@ -10,7 +10,7 @@ import jax
 
 from flaxmobile.export.extras import distribution_of, needed
 from flaxmobile.export.graph import layer_of
-from flaxmobile.export.litert.lines import with_slices
+from flaxmobile.export.litert.xnnpack import for_xnnpack
 from flaxmobile.export.program import Program
 from flaxmobile.messages import printable
 
@@ -45,7 +45,7 @@ def convert(program: Program, metadata: Mapping[str, bytes]) -> bytes:
     api = _package('litert_converter.converter_api_ext')
     ir, passmanager = _package('litert_converter.mlir.ir'), _package('litert_converter.mlir.passmanager')
     # Of a marked network each operation lies between marks, and new ones would have none.
-    function = program.function if program.marked else with_slices(program.function)
+    function = program.function if program.marked else for_xnnpack(program.function)
     exported = jax.export.export(jax.jit(function), platforms=['cpu'])(program.image)
     context = ir.Context()
     api.prepare_mlir_context(context)

@@ -1,4 +1,8 @@
-"""Rows and columns that a network takes by number, as slices and joins: XNNPACK has these, no gather and no strides."""
+"""A program in operations that XNNPACK has.
+
+Rows and columns that are taken by number are slices and joins, without gathers and strides. `erfc`, of the exact GELU,
+is 1 - `erf`: LiteRT writes `erf` as a polynomial, and `erfc` in cases.
+"""
 
 import functools
 import math
@@ -19,8 +23,8 @@ MOST_RUNS = 64
 """Slices that a gather becomes at most; with more it stays."""
 
 
-def with_slices(function: Callable[..., tuple[Any, ...]]) -> Callable[..., tuple[Any, ...]]:
-    """The same function, whose slices have no strides, and whose gathers of rows or columns by constants are slices.
+def for_xnnpack(function: Callable[..., tuple[Any, ...]]) -> Callable[..., tuple[Any, ...]]:
+    """The same function: slices without strides, gathers of rows or columns by constants as slices, `erf` for `erfc`.
 
     Args:
         function: of arrays, without calls in calls, as `ops.standard` gives it; it returns a tuple of arrays.
@@ -51,6 +55,8 @@ def _apply(equation: JaxprEqn, operands: list[Any]) -> Sequence[Any]:
     if whole and operands and not any(isinstance(operand, jax.core.Tracer) for operand in operands):
         with jax.ensure_compile_time_eval():  # The numbers of rows are computed, negative ones from the end.
             return _bound(equation, operands)
+    if primitive is lax.erfc_p:
+        return [1 - lax.erf(operands[0])]
     if primitive is lax.slice_p:
         return [_sliced(operands[0], equation.params)]
     if primitive is lax.gather_p and not isinstance(operands[1], jax.core.Tracer):
