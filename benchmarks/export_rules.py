@@ -39,6 +39,8 @@ RMS_NORM = {
     '.onnx': {'ReduceMean', 'Sqrt', 'Div', 'Concat', 'Resize', 'Gather'},
 }
 """Those of MobileNetV5's norms and of its fusion."""
+EXACT_GELU = {'SUB', 'NEG', 'DIV', 'MINIMUM', 'MAXIMUM'}
+"""Those of LiteRT's polynomial for the exact GELU, of V4 hybrid large, besides `MUL` and `ADD`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +53,7 @@ class Layers:
         blurs: how many blur poolings, which an ONNX file has as depthwise convolutions.
         attentions: how many layers of attention.
         rms: whether its norms are root-mean-square ones, which no convolution takes in.
+        exact_gelu: whether its activation is the exact GELU, which a LiteRT file has as a polynomial.
     """
 
     size: int
@@ -58,6 +61,7 @@ class Layers:
     blurs: int
     attentions: int
     rms: bool
+    exact_gelu: bool = False
 
 
 def layers_of(model: Model) -> Layers:
@@ -72,6 +76,7 @@ def layers_of(model: Model) -> Layers:
         blurs=sum(block.place.strides > 1 for block in model.module.plan.blocks) if blurred else 0,
         attentions=sum('query' in name for name in kernels),
         rms=model.module.norm == 'rms',
+        exact_gelu=getattr(model.module, 'activation', None) == 'gelu',
     )
 
 
@@ -98,6 +103,7 @@ def unexpected(suffix: str, operations: Mapping[str, int], layers: Layers) -> di
     allowed = PLAIN[suffix] | (ATTENTION[suffix] if layers.attentions else set())
     allowed |= RMS_NORM[suffix] if layers.rms else set()
     allowed |= {'SLICE'} if layers.blurs else set()
+    allowed |= EXACT_GELU if layers.exact_gelu and suffix == '.tflite' else set()
     return {name: count for name, count in operations.items() if name not in allowed}
 
 
