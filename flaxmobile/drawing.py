@@ -35,6 +35,17 @@ def png(figure: Figure) -> bytes:
     return content.getvalue()
 
 
+def style(axes: Axes, title: str, *, margin: float) -> None:
+    """Give axes the look of all diagrams: a title at the left, fine lines across, no frame; `margin` as a share."""
+    axes.set_title(title, loc='left', fontsize=11, color=INK, fontweight='bold', pad=10)
+    axes.tick_params(length=0, labelsize=8.5, labelcolor=MUTED)
+    axes.grid(axis='y', color=HAIRLINE, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.margins(x=margin)
+    for side, spine in axes.spines.items():
+        spine.set(visible=side == 'bottom', color=HAIRLINE)
+
+
 def show(axes: Axes, image: np.ndarray) -> None:
     """Draw an image, uint8 [height, width, channels]. Images below 100 pixels are drawn without smoothing."""
     grey = image.shape[-1] == 1

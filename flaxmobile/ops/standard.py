@@ -1,7 +1,7 @@
 """A function in XLA's own operations, for exporters."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -33,13 +33,22 @@ def standard(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def rewritten(*arguments: Any, **named: Any) -> Any:
         traced, results = jax.make_jaxpr(function, return_shape=True)(*arguments, **named)
-        outputs = _evaluate(traced, jax.tree.leaves((arguments, named)))
+        outputs = evaluate(traced, jax.tree.leaves((arguments, named)), _apply)
         return jax.tree.unflatten(jax.tree.structure(results), outputs)
 
     return rewritten
 
 
-def _evaluate(closed: ClosedJaxpr | Jaxpr, operands: Sequence[Any]) -> list[Any]:
+def evaluate(
+    closed: ClosedJaxpr | Jaxpr, operands: Sequence[Any], apply: Callable[[JaxprEqn, list[Any]], Sequence[Any]]
+) -> list[Any]:
+    """The results of a traced program, in which `apply` does each equation; they keep the names of their scopes.
+
+    Args:
+        closed: the program.
+        operands: its arguments, flat.
+        apply: from an equation and its operands to its results.
+    """
     program, constants = (closed.jaxpr, closed.consts) if isinstance(closed, ClosedJaxpr) else (closed, ())
     values = dict(zip((*program.constvars, *program.invars), (*constants, *operands), strict=True))
 
@@ -48,9 +57,17 @@ def _evaluate(closed: ClosedJaxpr | Jaxpr, operands: Sequence[Any]) -> list[Any]
 
     for equation in program.eqns:
         with names_of(equation):
-            results = _apply(equation, [read(atom) for atom in equation.invars])
+            results = apply(equation, [read(atom) for atom in equation.invars])
         values.update(zip(equation.outvars, results, strict=True))
     return [read(atom) for atom in program.outvars]
+
+
+def bound(equation: JaxprEqn, operands: list[Any], params: Mapping[str, Any]) -> Sequence[Any]:
+    """The results of an equation's own primitive, with `params` in place of its parameters."""
+    primitive = equation.primitive
+    with equation.ctx.manager:
+        results = primitive.bind(*operands, **primitive.get_bind_params(params))
+    return results if primitive.multiple_results else [results]
 
 
 def names_of(equation: JaxprEqn) -> AbstractContextManager[Any]:
@@ -66,11 +83,8 @@ def _apply(equation: JaxprEqn, operands: list[Any]) -> Sequence[Any]:
     if primitive.name == 'shard_map':
         raise ValueError('standard: the function has a shard_map in it; give the function inside the shard_map instead')
     if primitive.name in INLINED:
-        return _evaluate(params['jaxpr' if 'jaxpr' in params else 'call_jaxpr'], operands)
-    rewritten = {name: _rewrite(value) for name, value in params.items()}
-    with equation.ctx.manager:
-        results = primitive.bind(*operands, **primitive.get_bind_params(rewritten))
-    return results if primitive.multiple_results else [results]
+        return evaluate(params['jaxpr' if 'jaxpr' in params else 'call_jaxpr'], operands, _apply)
+    return bound(equation, operands, {name: _rewrite(value) for name, value in params.items()})
 
 
 def _rewrite(value: Any) -> Any:
@@ -79,7 +93,7 @@ def _rewrite(value: Any) -> Any:
         rewritten = map(_rewrite, value)
         return type(value)(*rewritten) if hasattr(value, '_fields') else tuple(rewritten)
     if isinstance(value, ClosedJaxpr):
-        return jax.make_jaxpr(lambda *operands: _evaluate(value, operands))(*value.in_avals)
+        return jax.make_jaxpr(lambda *operands: evaluate(value, operands, _apply))(*value.in_avals)
     if isinstance(value, Jaxpr) and _holds_ours(value):
         raise ValueError('standard: a convolution lies in a call that cannot be rewritten: give what is called')
     return value

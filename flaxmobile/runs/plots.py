@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from flaxmobile.drawing import BLUE, HAIRLINE, INK, MUTED, ORANGE
+from flaxmobile.drawing import BLUE, INK, MUTED, ORANGE, style
 from flaxmobile.tasks.task import LOSS, Measure
 
 Record = Mapping[str, Any]
@@ -39,14 +39,8 @@ def _curve(axes: Axes, records: Sequence[Record], name: str, scale: float, label
 
 
 def _style(axes: Axes, title: str) -> None:
-    axes.set_title(title, loc='left', fontsize=11, color=INK, fontweight='bold', pad=10)
+    style(axes, title, margin=0.02)
     axes.set_xlabel('epoch', fontsize=9, color=MUTED)
-    axes.tick_params(length=0, labelsize=8.5, labelcolor=MUTED)
-    axes.grid(axis='y', color=HAIRLINE, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.margins(x=0.02)
-    for side, spine in axes.spines.items():
-        spine.set(visible=side == 'bottom', color=HAIRLINE)
 
 
 def schedules(epochs: np.ndarray, rates: np.ndarray, spans: np.ndarray | None, chances: Mapping[str, float]) -> Figure:

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax import linen as nn
 from jax import lax
 
 from flaxmobile import ops
@@ -64,3 +65,21 @@ def convolve(x: Any, kernel: Any, **fields: Any) -> Any:
     """JAX's convolution of NHWC."""
     fields = {'window_strides': (1, 1), 'padding': 'VALID', 'dimension_numbers': ('NHWC', 'HWIO', 'NHWC')} | fields
     return lax.conv_general_dilated(x, kernel, **fields)
+
+
+class Layers(nn.Module):
+    """A function of images as the layer block_03."""
+
+    function: object
+
+    @nn.compact
+    def __call__(self, images):
+        return Layer(self.function, name='block_03')(images)
+
+
+class Layer(nn.Module):
+    function: object
+
+    @nn.compact
+    def __call__(self, images):
+        return self.function(images)

@@ -4,14 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import linen as nn
 from jax import lax
 
 from flaxmobile import ops
 from flaxmobile.export.coreml.package import operations, save
 from flaxmobile.export.operators.writing import write
 from flaxmobile.export.program import Program
-from tests.export.onnx_runs import convolve, noise
+from tests.export.onnx_runs import Layers, convolve, noise
 
 pytestmark = pytest.mark.parity
 IMAGES = noise(1, 4, 6, 8)
@@ -162,22 +161,6 @@ def test_constants_are_the_arrays_bit_for_bit(tmp_path):
     found = {value.shape: value for value in constants}
     np.testing.assert_array_equal(found[5, 8, 3, 3], kernel.transpose(3, 2, 0, 1))
     np.testing.assert_array_equal(found[5,], bias)
-
-
-class Layers(nn.Module):
-    function: object
-
-    @nn.compact
-    def __call__(self, images):
-        return Layer(self.function, name='block_03')(images)
-
-
-class Layer(nn.Module):
-    function: object
-
-    @nn.compact
-    def __call__(self, images):
-        return self.function(images)
 
 
 REFUSED = {

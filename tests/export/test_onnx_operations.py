@@ -4,13 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import linen as nn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import lax
 
 from flaxmobile import ops
-from tests.export.onnx_runs import convolve, kinds, noise, same, written
+from tests.export.onnx_runs import Layers, convolve, kinds, noise, same, written
 
 pytestmark = pytest.mark.export
 IMAGES = noise(3, 4, 6, 8)
@@ -198,22 +197,6 @@ def test_reshapes(shape, before, after):
 def test_slices_and_padding(start, length, stride, padding):
     rows, columns, channels = (slice(s, s + n, d) for s, n, d in zip(start, length, stride, strict=True))
     same(lambda x: jnp.pad(x, ((0, 0), *padding), constant_values=2)[:, rows, columns, channels] * 2, IMAGES)
-
-
-class Layers(nn.Module):
-    function: object
-
-    @nn.compact
-    def __call__(self, images):
-        return Layer(self.function, name='block_03')(images)
-
-
-class Layer(nn.Module):
-    function: object
-
-    @nn.compact
-    def __call__(self, images):
-        return self.function(images)
 
 
 REFUSED = {

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from flaxmobile.export.graph import refuse
+from flaxmobile.export.operators.handlers import registering
 from flaxmobile.export.operators.writer import Node
 from flaxmobile.export.operators.writing import Port, Written
 
@@ -77,16 +78,8 @@ class Step:
 Handler = Callable[[Step], Any]
 HANDLERS: dict[str, Handler] = {}
 """By ONNX's operator. A handler makes operations of MIL and gives the last one's variable."""
-
-
-def handles(*kinds: str) -> Callable[[Handler], Handler]:
-    """Register a function for those operators."""
-
-    def register(handler: Handler) -> Handler:
-        HANDLERS.update(dict.fromkeys(kinds, handler))
-        return handler
-
-    return register
+handles = registering(HANDLERS)
+"""Register a function for those operators."""
 
 
 def mil_program(written: Written) -> Any:

@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
-from jax.extend.core import JaxprEqn, Literal
+from jax.extend.core import JaxprEqn
 
-from flaxmobile.ops.standard import names_of
+from flaxmobile.ops.standard import bound, evaluate
 
 JOINED = 5
 """Arrays that XNNPACK joins at once."""
@@ -32,18 +32,7 @@ def for_xnnpack(function: Callable[..., tuple[Any, ...]]) -> Callable[..., tuple
 
     @functools.wraps(function)
     def rewritten(*operands: Any) -> tuple[Any, ...]:
-        closed = jax.make_jaxpr(function)(*operands)
-        program = closed.jaxpr
-        values = dict(zip((*program.constvars, *program.invars), (*closed.consts, *operands), strict=True))
-
-        def read(atom: Any) -> Any:
-            return atom.val if isinstance(atom, Literal) else values[atom]
-
-        for equation in program.eqns:
-            with names_of(equation):
-                results = _apply(equation, [read(atom) for atom in equation.invars])
-            values.update(zip(equation.outvars, results, strict=True))
-        return tuple(read(atom) for atom in program.outvars)
+        return tuple(evaluate(jax.make_jaxpr(function)(*operands), operands, _apply))
 
     return rewritten
 
@@ -54,7 +43,7 @@ def _apply(equation: JaxprEqn, operands: list[Any]) -> Sequence[Any]:
     whole = all(not jnp.issubdtype(each.dtype, jnp.inexact) for each in shapes)
     if whole and operands and not any(isinstance(operand, jax.core.Tracer) for operand in operands):
         with jax.ensure_compile_time_eval():  # The numbers of rows are computed, negative ones from the end.
-            return _bound(equation, operands)
+            return bound(equation, operands, equation.params)
     if primitive is lax.erfc_p:
         return [1 - lax.erf(operands[0])]
     if primitive is lax.slice_p:
@@ -64,14 +53,7 @@ def _apply(equation: JaxprEqn, operands: list[Any]) -> Sequence[Any]:
         axis = _axis(images.shape, numbers, equation.params)
         if axis is not None and (lines := _lines(images, numbers[:, 0], axis)) is not None:
             return [lines]
-    return _bound(equation, operands)
-
-
-def _bound(equation: JaxprEqn, operands: list[Any]) -> Sequence[Any]:
-    primitive = equation.primitive
-    with equation.ctx.manager:
-        results = primitive.bind(*operands, **primitive.get_bind_params(equation.params))
-    return results if primitive.multiple_results else [results]
+    return bound(equation, operands, equation.params)
 
 
 def _sliced(images: Array, params: dict[str, Any]) -> Array:

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from flaxmobile.drawing import BLUE, HAIRLINE, INK, MUTED, ORANGE, short
+from flaxmobile.drawing import BLUE, INK, ORANGE, short, style
 from flaxmobile.export.report.results import ActivationError
 
 HIGHEST = 60.0
@@ -46,11 +46,4 @@ def _style(axes: Axes, blocks: Sequence[str]) -> None:
         if begins and (not named or place - named[-1] >= len(blocks) / NAMED_BLOCKS):
             named.append(place)
     axes.set_xticks(named, [short(blocks[place]) for place in named], rotation=90, fontsize=8, parse_math=False)
-    title = 'Signal to quantisation noise of each activation, dB: less is worse'
-    axes.set_title(title, loc='left', fontsize=11, color=INK, fontweight='bold', pad=10)
-    axes.tick_params(length=0, labelsize=8.5, labelcolor=MUTED)
-    axes.grid(axis='y', color=HAIRLINE, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.margins(x=0.01)
-    for side, spine in axes.spines.items():
-        spine.set(visible=side == 'bottom', color=HAIRLINE)
+    style(axes, 'Signal to quantisation noise of each activation, dB: less is worse', margin=0.01)
